@@ -1,0 +1,157 @@
+//! The bodies of the HTTP API, in camelCase.
+//!
+//! Invariant: unknown fields are refused, so that a misspelt one never silently means its default.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::{ConversationId, ConversationType, Micros, MsgId, UserId};
+
+/// `POST /api/v1/query`: one SQL statement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryRequest {
+    /// The statement.
+    pub sql: String,
+    /// What its placeholders stand for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Params>,
+}
+
+/// The values of a statement's placeholders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Params {
+    /// For `$1`, `$2`, …
+    #[schema(value_type = Vec<Object>)]
+    Positional(Vec<Value>),
+    /// For `$name`.
+    #[schema(value_type = Object)]
+    Named(BTreeMap<String, Value>),
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self::Positional(Vec::new())
+    }
+}
+
+/// The answer to a read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryResponse {
+    /// Column names, in order.
+    pub columns: Vec<String>,
+    /// SQL type names (`BIGINT`, `VARCHAR`, …), in the same order.
+    pub types: Vec<String>,
+    /// The rows, each an array in column order.
+    #[schema(value_type = Vec<Vec<Object>>)]
+    pub rows: Vec<Vec<Value>>,
+    /// How many rows there are here.
+    pub row_count: usize,
+    /// Whether `query.max_rows` cut the answer.
+    pub truncated: bool,
+    /// How long the statement took, in milliseconds.
+    pub execution_time_ms: f64,
+}
+
+/// The answer to a write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WriteResponse {
+    /// Rows of the named table that changed; a group send counts as one.
+    pub rows_affected: u64,
+    /// The ids of inserted messages, in the order of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub msg_ids: Option<Vec<MsgId>>,
+    /// How long the statement took, in milliseconds.
+    pub execution_time_ms: f64,
+}
+
+/// `POST /api/v1/messages`: one message to send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SendMessageRequest {
+    /// Where to.
+    pub conversation_id: ConversationId,
+    /// The text.
+    pub content: String,
+    /// When absent: the group of that id the caller is in, else their AI conversation, else the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation_type: Option<ConversationType>,
+    /// The sender; the caller when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The id to give it; generated when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub msg_id: Option<MsgId>,
+    /// When it was sent: seconds, milliseconds or microseconds; now when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<i64>,
+    /// A file of the same conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_ref: Option<String>,
+    /// Anything the application wants to keep beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// What became of a message that was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SendMessageResponse {
+    /// Its id.
+    pub msg_id: MsgId,
+    /// Where it went.
+    pub conversation_id: ConversationId,
+    /// When it was sent, in microseconds.
+    pub timestamp: Micros,
+    /// Always `stored`: it survives what `rocksdb.durability` promises.
+    pub status: SendStatus,
+}
+
+/// See [`SendMessageResponse::status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SendStatus {
+    /// On disk, for every participant.
+    Stored,
+}
+
+/// `GET /api/v1/health`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`; a server that is not does not answer.
+    pub status: String,
+    /// The server's version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime: u64,
+}
+
+impl SendMessageRequest {
+    /// A message with nothing but what is needed.
+    #[must_use]
+    pub fn new(conversation_id: ConversationId, content: impl Into<String>) -> Self {
+        Self {
+            conversation_id,
+            content: content.into(),
+            conversation_type: None,
+            from: None,
+            msg_id: None,
+            timestamp: None,
+            content_ref: None,
+            metadata: None,
+        }
+    }
+
+    /// The same message, from `sender`.
+    #[must_use]
+    pub fn from_user(self, sender: &UserId) -> Self {
+        Self { from: Some(sender.as_str().to_owned()), ..self }
+    }
+}

@@ -1,0 +1,19 @@
+//! What KalamDB and its clients say to each other: identifiers, HTTP bodies, error codes, units of time.
+//!
+//! Invariant: plain data. Nothing here opens a file, a socket or a clock, and nothing here knows how a message
+//! is stored; a client may depend on this crate alone.
+
+mod error;
+mod http;
+mod ids;
+mod tables;
+mod time;
+
+pub use error::{ErrorBody, ErrorCode};
+pub use http::{
+    Health, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendStatus,
+    WriteResponse,
+};
+pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
+pub use tables::{Column, ColumnType, TABLES, Table};
+pub use time::{MAX_MICROS, Micros, to_micros};

@@ -1,0 +1,95 @@
+//! The SQL tables that a user sees: one description for the planner, the documentation and the shell's `\d`.
+//!
+//! Invariant: the order and spelling here are what `SELECT *` answers; adding a column goes at the end.
+
+/// A column's type, by its SQL name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnType {
+    /// `BIGINT`
+    BigInt,
+    /// `BIGINT`, microseconds since the Unix epoch; compared with seconds and milliseconds too.
+    Time,
+    /// `VARCHAR`
+    Text,
+    /// `VARCHAR` holding JSON text.
+    Json,
+}
+
+/// One column.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// Its canonical spelling.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: ColumnType,
+    /// Whether it can be NULL.
+    pub nullable: bool,
+}
+
+/// One table of a user's schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Its canonical spelling.
+    pub name: &'static str,
+    /// Its columns, in the order of `SELECT *`.
+    pub columns: &'static [Column],
+    /// The names of its key columns.
+    pub key: &'static [&'static str],
+}
+
+const fn column(name: &'static str, kind: ColumnType) -> Column {
+    Column { name, kind, nullable: false }
+}
+
+const fn nullable(name: &'static str, kind: ColumnType) -> Column {
+    Column { name, kind, nullable: true }
+}
+
+use ColumnType::{BigInt, Json, Text, Time};
+
+/// The tables in every user's schema.
+pub const TABLES: &[Table] = &[
+    Table {
+        name: "messages",
+        columns: &[
+            column("msgId", BigInt),
+            column("conversationId", Text),
+            column("conversationType", Text),
+            column("from", Text),
+            column("timestamp", Time),
+            column("content", Text),
+            nullable("contentRef", Text),
+            nullable("metadata", Json),
+        ],
+        key: &["msgId"],
+    },
+    Table {
+        name: "conversations",
+        columns: &[
+            column("conversationId", Text),
+            column("conversationType", Text),
+            nullable("userId", Text),
+            nullable("firstMsgId", BigInt),
+            nullable("lastMsgId", BigInt),
+            column("created", Time),
+            column("updated", Time),
+            column("storagePath", Text),
+            nullable("metadata", Json),
+            nullable("lastReadMsgId", BigInt),
+            column("unreadCount", BigInt),
+        ],
+        key: &["conversationId", "conversationType"],
+    },
+    Table {
+        name: "conversationUsers",
+        columns: &[
+            column("userId", Text),
+            column("conversationId", Text),
+            column("role", Text),
+            column("created", Time),
+            column("updated", Time),
+            nullable("metadata", Json),
+        ],
+        key: &["userId", "conversationId"],
+    },
+];

@@ -1,0 +1,198 @@
+//! Creating, changing and deleting conversations.
+//!
+//! Invariant: what a group's participants share stands in the group's row and in each participant's view of it, and
+//! both are written by the same commit.
+
+use std::ops::ControlFlow;
+
+use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, Role, UserId};
+
+use super::{Apply, conflict, forbidden};
+use crate::{
+    commit::Actor,
+    database::Read,
+    error::{Error, Result},
+    keys::{self, Family},
+    model::{ConversationKey, Seq},
+    records::{ChangeKind, ConversationRecord, GroupRecord, MemberRecord, Record},
+    rows,
+};
+
+/// What to change of a conversation; `None` leaves a field as it is.
+pub(super) struct Set<'a> {
+    pub(super) metadata: &'a Option<Option<String>>,
+    pub(super) last_msg_id: Option<Option<MsgId>>,
+    /// How far, and how many unread messages lie in segments after that.
+    pub(super) last_read: Option<(Option<MsgId>, u64)>,
+}
+
+impl Apply<'_, '_> {
+    /// Creates a conversation; of a group its owner is the first participant.
+    pub(super) fn create_conversation(
+        &mut self,
+        owner: &UserId,
+        id: &ConversationId,
+        kind: Option<ConversationType>,
+        created: Option<i64>,
+        metadata: Option<String>,
+    ) -> Result<()> {
+        let key = ConversationKey { id: id.clone(), kind: kind.unwrap_or(self.rules.default_type) };
+        let created = self.time(created)?;
+        if key.kind == ConversationType::Group {
+            if rows::group(self.overlay, id)?.is_some() {
+                return Err(conflict("There is a group of this id already; choose another conversationId."));
+            }
+            return self.found_group(owner, &key, created, metadata);
+        }
+        if rows::conversation(self.overlay, owner, &key)?.is_some() {
+            return Err(conflict("There is a conversation of this id already; choose another conversationId."));
+        }
+        self.put_conversation(owner, &key, ConversationRecord::new(created, self.now, metadata))?;
+        self.log(owner, ChangeKind::ConversationChanged, &key, None)
+    }
+
+    /// A group that does not exist yet begins, with one participant.
+    pub(super) fn found_group(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        created: Micros,
+        metadata: Option<String>,
+    ) -> Result<()> {
+        let group = GroupRecord { version: self.seq, created, metadata, participants: 0 };
+        self.join(owner, key, group, Role::Owner, None)
+    }
+
+    /// Writes a participant's row, their view of the conversation, and the group's new count.
+    pub(super) fn join(
+        &mut self,
+        user: &UserId,
+        key: &ConversationKey,
+        mut group: GroupRecord,
+        role: Role,
+        metadata: Option<String>,
+    ) -> Result<()> {
+        let member = MemberRecord { version: self.seq, role, created: self.now, updated: self.now, metadata };
+        self.overlay.put(Family::Members, keys::member(&key.id, user), member.encode()?);
+        // Someone who left keeps their copies, and with them their view of the conversation.
+        let mut row = match rows::conversation(self.overlay, user, key)? {
+            Some(row) => row,
+            None => ConversationRecord::new(group.created, self.now, None),
+        };
+        row.joined = true;
+        row.created = group.created;
+        row.metadata = group.metadata.clone();
+        self.put_conversation(user, key, row)?;
+        group.participants += 1;
+        group.version = self.seq;
+        self.overlay.put(Family::Groups, key.id.as_str().as_bytes().to_vec(), group.encode()?);
+        self.log_to_members(&key.id, ChangeKind::MemberChanged)
+    }
+
+    /// Notes a change of the group for everybody who takes part in it.
+    pub(super) fn log_to_members(&mut self, group: &ConversationId, kind: ChangeKind) -> Result<()> {
+        let key = ConversationKey { id: group.clone(), kind: ConversationType::Group };
+        for (user, _) in rows::members(self.overlay, group)? {
+            self.log(&user, kind, &key, None)?;
+        }
+        Ok(())
+    }
+
+    /// An owner's view of a conversation, if it is still the version that the preparation saw.
+    fn unchanged(&self, owner: &UserId, key: &ConversationKey, version: Seq) -> Result<ConversationRecord> {
+        match rows::conversation(self.overlay, owner, key)? {
+            Some(row) if row.version == version => Ok(row),
+            _ => Err(Error::changed()),
+        }
+    }
+
+    /// Changes what may be changed of a conversation.
+    pub(super) fn set_conversation(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        key: &ConversationKey,
+        version: Seq,
+        set: &Set<'_>,
+    ) -> Result<()> {
+        let mut row = self.unchanged(owner, key, version)?;
+        if let Some(last) = set.last_msg_id {
+            row.shown_last = Some(last);
+        }
+        if let Some((last_read, cold_unread)) = set.last_read {
+            row.last_read = last_read;
+            let after = last_read.unwrap_or(0);
+            row.unread = match row.last {
+                Some(last) if after < last => cold_unread + rows::hot_unread(self.overlay, owner, key, after)?,
+                _ => 0,
+            };
+        }
+        if let Some(metadata) = set.metadata {
+            row.metadata.clone_from(metadata);
+            if key.kind == ConversationType::Group {
+                self.set_group_metadata(actor, owner, key, metadata.as_ref())?;
+            }
+        }
+        self.put_conversation(owner, key, row)?;
+        self.log(owner, ChangeKind::ConversationChanged, key, None)
+    }
+
+    /// Gives a group new metadata, in everybody's view of it.
+    fn set_group_metadata(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        key: &ConversationKey,
+        metadata: Option<&String>,
+    ) -> Result<()> {
+        let role = rows::member(self.overlay, &key.id, owner)?.map(|member| member.role);
+        if !actor.admin && !matches!(role, Some(Role::Owner | Role::Admin)) {
+            return Err(forbidden("Only a group's owner and admins may change its metadata."));
+        }
+        let Some(mut group) = rows::group(self.overlay, &key.id)? else { return Ok(()) };
+        group.metadata = metadata.cloned();
+        self.overlay.put(Family::Groups, key.id.as_str().as_bytes().to_vec(), group.encode()?);
+        for (user, _) in rows::members(self.overlay, &key.id)? {
+            if &user != owner
+                && let Some(mut row) = rows::conversation(self.overlay, &user, key)?
+            {
+                row.metadata = metadata.cloned();
+                self.put_conversation(&user, key, row)?;
+                self.log(&user, ChangeKind::ConversationChanged, key, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a conversation with all of the owner's messages in it; of a group the owner leaves.
+    pub(super) fn delete_conversation(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        version: Seq,
+        cold: &[(u64, Vec<(u32, u32)>)],
+    ) -> Result<()> {
+        let row = self.unchanged(owner, key, version)?;
+        for msg_id in self.hot_ids(owner, key)? {
+            self.delete_hot(owner, key, msg_id)?;
+        }
+        for (segment, ranges) in cold {
+            self.mark_deleted(owner, *segment, ranges)?;
+        }
+        if key.kind == ConversationType::Group && row.joined {
+            self.leave(&key.id, owner)?;
+        }
+        self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
+        self.log(owner, ChangeKind::ConversationDeleted, key, None)
+    }
+
+    fn hot_ids(&self, owner: &UserId, key: &ConversationKey) -> Result<Vec<MsgId>> {
+        let prefix = keys::conversation(owner, key);
+        let mut ids = Vec::new();
+        self.overlay.scan(Family::Messages, &prefix, &keys::after_prefix(&prefix), false, &mut |key, _| {
+            ids.push(keys::parse_message(key)?.1);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(ids)
+    }
+}

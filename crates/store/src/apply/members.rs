@@ -1,0 +1,196 @@
+//! Who takes part in a group, and as what.
+//!
+//! Invariant: a group has an owner as long as it has participants, and never more participants than allowed.
+
+use kalamdb_protocol::{ConversationId, ConversationType, Role, UserId};
+
+use super::{Apply, conflict, forbidden, invalid, messages::not_a_participant};
+use crate::{
+    commit::Actor,
+    error::{Error, Result},
+    keys::{self, Family},
+    model::{ConversationKey, Seq},
+    records::{ChangeKind, MemberRecord, Record},
+    rows,
+};
+
+fn group_key(group: &ConversationId) -> ConversationKey {
+    ConversationKey { id: group.clone(), kind: ConversationType::Group }
+}
+
+impl Apply<'_, '_> {
+    /// What the schema's owner may do in the group; a server's admin may do anything.
+    fn role_of(&self, actor: &Actor, owner: &UserId, group: &ConversationId) -> Result<Role> {
+        match rows::member(self.overlay, group, owner)? {
+            _ if actor.admin => Ok(Role::Owner),
+            Some(member) => Ok(member.role),
+            None => Err(not_a_participant()),
+        }
+    }
+
+    /// Adds a participant.
+    pub(super) fn add_member(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        group: &ConversationId,
+        user: &UserId,
+        role: Option<Role>,
+        metadata: Option<String>,
+    ) -> Result<()> {
+        let record = match rows::group(self.overlay, group)? {
+            Some(record) => record,
+            None if actor.admin => return Err(invalid("There is no group of this id; create it first.")),
+            None => return Err(not_a_participant()),
+        };
+        let own = self.role_of(actor, owner, group)?;
+        if own == Role::Member {
+            return Err(forbidden("Only a group's owner and admins may add participants."));
+        }
+        let role = role.unwrap_or(Role::Member);
+        if role == Role::Owner {
+            return Err(invalid("A group has one owner: add a member, then UPDATE its role to hand the group over."));
+        }
+        if role == Role::Admin && own != Role::Owner {
+            return Err(forbidden("Only a group's owner may make somebody an admin of it."));
+        }
+        if rows::member(self.overlay, group, user)?.is_some() {
+            return Err(conflict("This user takes part in the group already."));
+        }
+        if record.participants as usize >= self.rules.max_group_participants {
+            return Err(invalid(format!(
+                "A group may have at most {} participants (conversations.max_group_participants).",
+                self.rules.max_group_participants
+            )));
+        }
+        self.join(user, &group_key(group), record, role, metadata)
+    }
+
+    /// A participant's row, if it is still the version that the preparation saw.
+    fn unchanged_member(&self, group: &ConversationId, user: &UserId, version: Seq) -> Result<MemberRecord> {
+        match rows::member(self.overlay, group, user)? {
+            Some(member) if member.version == version => Ok(member),
+            _ => Err(Error::changed()),
+        }
+    }
+
+    fn put_member(&mut self, group: &ConversationId, user: &UserId, mut member: MemberRecord) -> Result<()> {
+        member.version = self.seq;
+        member.updated = self.now;
+        self.overlay.put(Family::Members, keys::member(group, user), member.encode()?);
+        Ok(())
+    }
+
+    /// Notes that the participants, or their roles, are others now.
+    fn bump_group(&mut self, group: &ConversationId, participants: i32) -> Result<()> {
+        let Some(mut record) = rows::group(self.overlay, group)? else { return Ok(()) };
+        record.version = self.seq;
+        record.participants = record.participants.saturating_add_signed(participants);
+        let key = group.as_str().as_bytes().to_vec();
+        if record.participants == 0 {
+            self.overlay.delete(Family::Groups, key);
+        } else {
+            self.overlay.put(Family::Groups, key, record.encode()?);
+        }
+        Ok(())
+    }
+
+    /// Changes a participant's role or metadata.
+    #[allow(clippy::too_many_arguments, reason = "these are the fields of one Change, taken apart once")]
+    pub(super) fn set_member(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        group: &ConversationId,
+        user: &UserId,
+        version: Seq,
+        role: Option<Role>,
+        metadata: Option<&Option<String>>,
+    ) -> Result<()> {
+        let mut member = self.unchanged_member(group, user, version)?;
+        let own = self.role_of(actor, owner, group)?;
+        if let Some(metadata) = metadata {
+            if user != owner && !actor.admin {
+                return Err(forbidden("Only one's own metadata in a group may be changed."));
+            }
+            member.metadata.clone_from(metadata);
+        }
+        if let Some(role) = role
+            && role != member.role
+        {
+            if own != Role::Owner {
+                return Err(forbidden("Only a group's owner may change roles."));
+            }
+            if member.role == Role::Owner {
+                return Err(invalid("Hand the group over by making another participant its owner."));
+            }
+            if role == Role::Owner {
+                self.dethrone(group)?;
+            }
+            member.role = role;
+        }
+        self.put_member(group, user, member)?;
+        self.bump_group(group, 0)?;
+        self.log_to_members(group, ChangeKind::MemberChanged)
+    }
+
+    /// The owner becomes an admin: a group has one owner.
+    fn dethrone(&mut self, group: &ConversationId) -> Result<()> {
+        for (user, mut member) in rows::members(self.overlay, group)? {
+            if member.role == Role::Owner {
+                member.role = Role::Admin;
+                self.put_member(group, &user, member)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a participant, or leaves.
+    pub(super) fn remove_member(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        group: &ConversationId,
+        user: &UserId,
+        version: Seq,
+    ) -> Result<()> {
+        let member = self.unchanged_member(group, user, version)?;
+        if user != owner {
+            match self.role_of(actor, owner, group)? {
+                Role::Member => return Err(forbidden("Only a group's owner and admins may remove participants.")),
+                Role::Admin if member.role == Role::Owner => {
+                    return Err(forbidden("A group's owner cannot be removed, only leave."));
+                }
+                Role::Admin | Role::Owner => {}
+            }
+        }
+        self.leave(group, user)?;
+        let key = group_key(group);
+        match rows::conversation(self.overlay, user, &key)? {
+            // The copies stay, and with them the view of the conversation.
+            Some(mut row) if row.first.is_some() => {
+                row.joined = false;
+                self.put_conversation(user, &key, row)?;
+            }
+            _ => self.overlay.delete(Family::Conversations, keys::conversation(user, &key)),
+        }
+        self.log(user, ChangeKind::MemberRemoved, &key, None)
+    }
+
+    /// Takes a participant out of a group; when its owner goes, the oldest admin, else the oldest member, follows.
+    pub(super) fn leave(&mut self, group: &ConversationId, user: &UserId) -> Result<()> {
+        let Some(leaving) = rows::member(self.overlay, group, user)? else { return Ok(()) };
+        self.overlay.delete(Family::Members, keys::member(group, user));
+        if leaving.role == Role::Owner {
+            let heir = rows::members(self.overlay, group)?
+                .into_iter()
+                .min_by_key(|(user, member)| (member.role != Role::Admin, member.created, user.clone()));
+            if let Some((heir, mut member)) = heir {
+                member.role = Role::Owner;
+                self.put_member(group, &heir, member)?;
+            }
+        }
+        self.bump_group(group, -1)?;
+        self.log_to_members(group, ChangeKind::MemberRemoved)
+    }
+}

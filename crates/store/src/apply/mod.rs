@@ -1,0 +1,212 @@
+//! The rules of a write: what a command does to the rows, decided on the rows as they are.
+//!
+//! Invariant: a deterministic function of the database, the command, and the commit's number and time. It reads and
+//! writes the overlay only; a rule that fails leaves it to the caller to discard everything.
+
+mod conversations;
+mod members;
+mod messages;
+mod segments;
+
+use std::collections::BTreeMap;
+
+use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId, to_micros};
+use roaring::RoaringBitmap;
+
+use crate::{
+    Rules,
+    commit::{Actor, Change, Expect, Proposal, Receipt},
+    counters::Counters,
+    error::{Error, Result},
+    keys::{self, Family},
+    model::{ConversationKey, Seq},
+    overlay::Overlay,
+    records::{ChangeKind, ChangeRecord, ConversationRecord, OwnerRecord, Record},
+    rows,
+};
+
+/// One commit in the making.
+pub(crate) struct Apply<'a, 'db> {
+    overlay: &'a mut Overlay<'db>,
+    rules: &'a Rules,
+    counters: &'a mut Counters,
+    now: Micros,
+    seq: Seq,
+    /// Owners whose counters move, and whether anything that they can see did.
+    owners: BTreeMap<UserId, (OwnerRecord, bool)>,
+    /// Deletion vectors that grow.
+    deletions: BTreeMap<(UserId, u64), RoaringBitmap>,
+    /// Entries of the change log so far.
+    logged: u32,
+}
+
+/// Conversations whose first and last message must be looked up again, with what lies of them in segments.
+type Ends = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
+
+impl<'a, 'db> Apply<'a, 'db> {
+    /// A commit with the number that `counters` has now.
+    pub(crate) fn new(
+        overlay: &'a mut Overlay<'db>,
+        rules: &'a Rules,
+        counters: &'a mut Counters,
+        now: Micros,
+    ) -> Self {
+        let seq = counters.seq;
+        Self { overlay, rules, counters, now, seq, owners: BTreeMap::new(), deletions: BTreeMap::new(), logged: 0 }
+    }
+
+    /// Does everything a proposal asks for.
+    pub(crate) fn proposal(&mut self, proposal: &Proposal) -> Result<Receipt> {
+        self.check(&proposal.expect)?;
+        let mut sent = Vec::new();
+        let mut ends = Ends::new();
+        for change in &proposal.changes {
+            match change {
+                Change::Send(message) => sent.push(self.send(&proposal.actor, message)?),
+                change => self.change(&proposal.actor, change, &mut ends)?,
+            }
+        }
+        self.settle_ends(ends)?;
+        Ok(Receipt { seq: self.seq, sent })
+    }
+
+    fn change(&mut self, actor: &Actor, change: &Change, ends: &mut Ends) -> Result<()> {
+        match change {
+            Change::Send(_) => Ok(()),
+            Change::Edit { .. } => self.edit(actor, change),
+            Change::Delete { owner, msg_id, conversation, from, place } => {
+                self.delete(owner, *msg_id, conversation, from, *place)?;
+                ends.entry((owner.clone(), conversation.clone())).or_default();
+                Ok(())
+            }
+            Change::Cold(summary) => {
+                ends.insert((summary.owner.clone(), summary.conversation.clone()), summary.msg_ids);
+                Ok(())
+            }
+            Change::CreateConversation { owner, id, kind, created, metadata } => {
+                self.create_conversation(owner, id, *kind, *created, metadata.clone())
+            }
+            Change::SetConversation { owner, key, version, metadata, last_msg_id, last_read } => {
+                let set = conversations::Set { metadata, last_msg_id: *last_msg_id, last_read: *last_read };
+                self.set_conversation(actor, owner, key, *version, &set)
+            }
+            Change::DeleteConversation { owner, key, version, cold } => {
+                self.delete_conversation(owner, key, *version, cold)
+            }
+            Change::AddMember { owner, group, user, role, metadata } => {
+                self.add_member(actor, owner, group, user, *role, metadata.clone())
+            }
+            Change::SetMember { owner, group, user, version, role, metadata } => {
+                self.set_member(actor, owner, group, user, *version, *role, metadata.as_ref())
+            }
+            Change::RemoveMember { owner, group, user, version } => {
+                self.remove_member(actor, owner, group, user, *version)
+            }
+        }
+    }
+
+    fn check(&self, expectations: &[Expect]) -> Result<()> {
+        for expect in expectations {
+            let (now, then) = match expect {
+                Expect::Cold { owner, version } => (rows::owner(self.overlay, owner)?.cold_version, *version),
+                Expect::Group { group, version } => {
+                    (rows::group(self.overlay, group)?.map_or(0, |group| group.version), *version)
+                }
+            };
+            if now != then {
+                return Err(Error::changed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered: owners' counters and deletion vectors.
+    pub(crate) fn finish(self) -> Result<()> {
+        for ((owner, number), deleted) in &self.deletions {
+            let mut bytes = Vec::with_capacity(deleted.serialized_size());
+            deleted.serialize_into(&mut bytes).map_err(|_| Error::corrupt("deletion vector"))?;
+            self.overlay.put(Family::Deletions, keys::segment(owner, *number), bytes);
+        }
+        for (owner, (mut record, changed)) in self.owners {
+            if changed {
+                record.change = self.seq;
+            }
+            self.overlay.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
+        }
+        Ok(())
+    }
+
+    /// An owner's counters, to be written at the end.
+    fn owner(&mut self, owner: &UserId) -> Result<&mut (OwnerRecord, bool)> {
+        if !self.owners.contains_key(owner) {
+            let record = rows::owner(self.overlay, owner)?;
+            self.owners.insert(owner.clone(), (record, false));
+        }
+        self.owners.get_mut(owner).ok_or_else(|| Error::corrupt("owner"))
+    }
+
+    /// Notes in the change log that something changed for `owner`.
+    fn log(&mut self, owner: &UserId, kind: ChangeKind, of: &ConversationKey, msg_id: Option<MsgId>) -> Result<()> {
+        self.owner(owner)?.1 = true;
+        let record = ChangeRecord {
+            kind,
+            conversation_id: of.id.as_str().to_owned(),
+            conversation_type: of.kind,
+            msg_id,
+        };
+        self.overlay.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
+        self.logged += 1;
+        Ok(())
+    }
+
+    /// Writes an owner's view of a conversation, as changed by this commit.
+    fn put_conversation(&mut self, owner: &UserId, key: &ConversationKey, mut record: ConversationRecord) -> Result<()> {
+        record.version = self.seq;
+        record.updated = self.now;
+        self.overlay.put(Family::Conversations, keys::conversation(owner, key), record.encode()?);
+        Ok(())
+    }
+
+    /// Marks rows of a segment as deleted; one that is already is somebody else's doing.
+    fn mark_deleted(&mut self, owner: &UserId, number: u64, ranges: &[(u32, u32)]) -> Result<()> {
+        let at = (owner.clone(), number);
+        if !self.deletions.contains_key(&at) {
+            if rows::segment(self.overlay, owner, number)?.is_none() {
+                return Err(Error::changed());
+            }
+            let deleted = rows::deletions(self.overlay, owner, number)?;
+            self.deletions.insert(at.clone(), deleted);
+        }
+        if let Some(deleted) = self.deletions.get_mut(&at) {
+            for (start, end) in ranges {
+                if deleted.insert_range(*start..*end) != u64::from(end - start) {
+                    return Err(Error::changed());
+                }
+            }
+        }
+        let seq = self.seq;
+        self.owner(owner)?.0.cold_version = seq;
+        Ok(())
+    }
+
+    /// A time as given by a client, in microseconds; the commit's when absent.
+    fn time(&self, given: Option<i64>) -> Result<Micros> {
+        let micros = given.map_or(self.now, to_micros);
+        if micros.unsigned_abs() > MAX_MICROS.unsigned_abs() {
+            return Err(invalid("A time must lie between the years 1684 and 2255."));
+        }
+        Ok(micros)
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::refused(ErrorCode::InvalidValue, message)
+}
+
+fn forbidden(message: impl Into<String>) -> Error {
+    Error::refused(ErrorCode::Forbidden, message)
+}
+
+fn conflict(message: impl Into<String>) -> Error {
+    Error::refused(ErrorCode::Conflict, message)
+}

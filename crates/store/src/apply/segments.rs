@@ -1,0 +1,92 @@
+//! Moving hot rows to a segment.
+//!
+//! Invariant: a publishing commit shows exactly the rows that were there before it: each is hot or in a segment,
+//! never both, never neither.
+
+use std::ops::ControlFlow;
+
+use kalamdb_protocol::UserId;
+use roaring::RoaringBitmap;
+
+use super::Apply;
+use crate::{
+    database::Read,
+    error::{Error, Result},
+    keys::{self, Family},
+    paths,
+    records::{IntentRecord, MessageRecord, Record, SegmentRecord},
+    segment::RowVersion,
+};
+
+impl Apply<'_, '_> {
+    /// Takes the owner's next number, and names the file before it is written.
+    pub(crate) fn reserve_segment(&mut self, owner: &UserId) -> Result<(u64, String)> {
+        let now = self.now;
+        let (record, _) = self.owner(owner)?;
+        record.last_segment += 1;
+        let number = record.last_segment;
+        let path = paths::segment(owner, number, now);
+        self.overlay.put(Family::Intents, path.clone().into_bytes(), IntentRecord { created: now }.encode()?);
+        Ok((number, path))
+    }
+
+    /// Adopts a batch file: its rows stop being hot, and those that changed or vanished since it was written are
+    /// deleted in it from the start.
+    pub(crate) fn publish_segment(
+        &mut self,
+        owner: &UserId,
+        number: u64,
+        segment: &SegmentRecord,
+        written: &[RowVersion],
+    ) -> Result<()> {
+        if self.overlay.get(Family::Intents, segment.path.as_bytes())?.is_none() {
+            return Err(Error::changed());
+        }
+        let unchanged = self.unchanged_rows(owner, written)?;
+        for position in &unchanged {
+            if let Some(row) = written.get(position as usize) {
+                self.delete_hot(owner, &row.conversation, row.msg_id)?;
+            }
+        }
+        let deleted = RoaringBitmap::from_iter(0..segment.rows) - unchanged;
+        if !deleted.is_empty() {
+            self.deletions.insert((owner.clone(), number), deleted);
+        }
+        self.overlay.put(Family::Segments, keys::segment(owner, number), segment.encode()?);
+        self.overlay.delete(Family::Intents, segment.path.clone().into_bytes());
+        let seq = self.seq;
+        let (record, _) = self.owner(owner)?;
+        record.cold_version = seq;
+        // What is still hot came after the snapshot that the file was written from.
+        record.hot_since = record.hot_since.map(|_| segment.created);
+        Ok(())
+    }
+
+    /// Positions of the written rows that are still as they were: one pass over both, which have the same order.
+    fn unchanged_rows(&self, owner: &UserId, written: &[RowVersion]) -> Result<RoaringBitmap> {
+        let mut unchanged = RoaringBitmap::new();
+        let mut rest = (0_u32..).zip(written).map(|(position, row)| {
+            (keys::message(owner, &row.conversation, row.msg_id), position, row.version)
+        });
+        let Some(first) = rest.next() else { return Ok(unchanged) };
+        let mut next = Some(first);
+        let end = keys::after_prefix(&keys::id_prefix(owner.as_str()));
+        let start = next.as_ref().map(|(key, ..)| key.clone()).unwrap_or_default();
+        self.overlay.scan(Family::Messages, &start, &end, false, &mut |key, value| {
+            while next.as_ref().is_some_and(|(wanted, ..)| wanted.as_slice() < key) {
+                next = rest.next();
+            }
+            match &next {
+                Some((wanted, position, version)) if wanted == key => {
+                    if MessageRecord::version(value)? == *version {
+                        unchanged.insert(*position);
+                    }
+                }
+                Some(_) => {}
+                None => return Ok(ControlFlow::Break(())),
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(unchanged)
+    }
+}

@@ -1,0 +1,253 @@
+//! What a write asks for: a [`Proposal`], prepared on a snapshot, and the [`Receipt`] of the commit it became.
+//!
+//! Invariant: plain serialisable values. Everything that a commit depends on besides the state of the database is
+//! in the proposal or assigned by the sequencer, so that the same proposals in the same order build the same
+//! database, here or on another machine.
+
+use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, Role, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ConversationKey, Seq};
+
+/// One write: applied whole, or not at all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Who asks.
+    pub actor: Actor,
+    /// Answers a repeated request with the first one's receipt.
+    pub idempotency: Option<Idempotency>,
+    /// What the preparation read and the changes do not name themselves.
+    pub expect: Vec<Expect>,
+    /// What to do, in order.
+    pub changes: Vec<Change>,
+}
+
+/// Who asks for a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The user of the token.
+    pub user: UserId,
+    /// Whether the token says so: admins write in any schema and past the rules of roles.
+    pub admin: bool,
+}
+
+/// A client's name for one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The client's key, unique among the actor's for 24 hours.
+    pub key: String,
+    /// SHA-256 of the request: the same key with another request is a conflict.
+    pub request_hash: [u8; 32],
+}
+
+/// Something the preparation read that must still be so; if not, the answer is [`crate::ErrorKind::Changed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// The owner's segments and deletion vectors: [`crate::OwnerState::cold_version`].
+    Cold {
+        /// Whose.
+        owner: UserId,
+        /// As the snapshot had it.
+        version: Seq,
+    },
+    /// Who takes part in the group, and as what: [`crate::Snapshot::group_version`].
+    Group {
+        /// Which.
+        group: ConversationId,
+        /// As the snapshot had it.
+        version: Seq,
+    },
+}
+
+/// Where a copy of a message lies, and how to tell that it is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In RocksDB, last written by this commit.
+    Hot {
+        /// [`crate::HotMessage::version`].
+        version: Seq,
+    },
+    /// In a segment.
+    Cold {
+        /// [`crate::Segment::number`].
+        segment: u64,
+        /// The row's position in the file, from 0.
+        position: u32,
+    },
+}
+
+/// A message to send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewMessage {
+    /// The schema it is sent from.
+    pub owner: UserId,
+    /// Where to.
+    pub conversation: ConversationId,
+    /// When absent, found by the rule of DESIGN section 3.
+    pub kind: Option<ConversationType>,
+    /// The owner when absent.
+    pub from: Option<String>,
+    /// Generated when absent.
+    pub msg_id: Option<MsgId>,
+    /// The time of the commit when absent; seconds, milliseconds or microseconds.
+    pub timestamp: Option<i64>,
+    /// The text.
+    pub content: String,
+    /// A file of the conversation.
+    pub content_ref: Option<String>,
+    /// JSON text of an object.
+    pub metadata: Option<String>,
+}
+
+/// An owner's messages of one conversation that lie in segments, with the deletions of the same proposal taken
+/// out: what the sequencer, which reads RocksDB only, cannot see for itself. Goes with [`Expect::Cold`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColdSummary {
+    /// Whose.
+    pub owner: UserId,
+    /// Which conversation.
+    pub conversation: ConversationKey,
+    /// The lowest and highest id left there.
+    pub msg_ids: Option<(MsgId, MsgId)>,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    /// Send a message: to its owner, or to every participant of a group.
+    Send(NewMessage),
+    /// Give a message new content or metadata, in each of the copies named.
+    Edit {
+        /// The schema the statement named.
+        owner: UserId,
+        /// The id.
+        msg_id: MsgId,
+        /// The conversation.
+        conversation: ConversationKey,
+        /// Its sender, timestamp and file, which stay.
+        from: String,
+        /// See `from`.
+        timestamp: Micros,
+        /// See `from`.
+        content_ref: Option<String>,
+        /// The text from now on.
+        content: String,
+        /// The metadata from now on.
+        metadata: Option<String>,
+        /// Every copy that gets it: the owner's, and in a group each current participant's.
+        copies: Vec<(UserId, Place)>,
+    },
+    /// Remove one owner's copy of a message.
+    Delete {
+        /// Whose copy.
+        owner: UserId,
+        /// The id.
+        msg_id: MsgId,
+        /// The conversation.
+        conversation: ConversationKey,
+        /// The sender, which decides whether it counted as unread.
+        from: String,
+        /// Where the copy lies.
+        place: Place,
+    },
+    /// What remains in segments after the deletions of this proposal; one for each conversation that has them.
+    Cold(ColdSummary),
+    /// Create a conversation; for a group its owner becomes the first participant.
+    CreateConversation {
+        /// The schema.
+        owner: UserId,
+        /// Its key; the type by default [`crate::Rules::default_type`].
+        id: ConversationId,
+        /// See `id`.
+        kind: Option<ConversationType>,
+        /// Now when absent; seconds, milliseconds or microseconds.
+        created: Option<i64>,
+        /// JSON text of an object.
+        metadata: Option<String>,
+    },
+    /// Change what may be changed of a conversation; `None` leaves a field as it is.
+    SetConversation {
+        /// The schema.
+        owner: UserId,
+        /// Its key.
+        key: ConversationKey,
+        /// As the snapshot had it.
+        version: Seq,
+        /// New metadata, for a group by its owner and admins.
+        metadata: Option<Option<String>>,
+        /// Shown until the next send or deletion.
+        last_msg_id: Option<Option<MsgId>>,
+        /// How far the owner has read, and how many messages after that, from somebody else, lie in segments.
+        last_read: Option<(Option<MsgId>, u64)>,
+    },
+    /// Remove a conversation with all the owner's messages in it; in a group the owner leaves.
+    DeleteConversation {
+        /// The schema.
+        owner: UserId,
+        /// Its key.
+        key: ConversationKey,
+        /// As the snapshot had it.
+        version: Seq,
+        /// Ranges `[start, end)` of positions of its messages, by segment number.
+        cold: Vec<(u64, Vec<(u32, u32)>)>,
+    },
+    /// Add a participant.
+    AddMember {
+        /// The schema the statement named: who adds.
+        owner: UserId,
+        /// The group.
+        group: ConversationId,
+        /// Who is added.
+        user: UserId,
+        /// [`Role::Member`] when absent.
+        role: Option<Role>,
+        /// JSON text of an object.
+        metadata: Option<String>,
+    },
+    /// Change a participant's role or metadata.
+    SetMember {
+        /// The schema the statement named.
+        owner: UserId,
+        /// The group.
+        group: ConversationId,
+        /// Whose row.
+        user: UserId,
+        /// As the snapshot had it.
+        version: Seq,
+        /// The new role.
+        role: Option<Role>,
+        /// New metadata.
+        metadata: Option<Option<String>>,
+    },
+    /// Remove a participant, or leave; the copies stay.
+    RemoveMember {
+        /// The schema the statement named.
+        owner: UserId,
+        /// The group.
+        group: ConversationId,
+        /// Whose row.
+        user: UserId,
+        /// As the snapshot had it.
+        version: Seq,
+    },
+}
+
+/// What became of a proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The number of its commit.
+    pub seq: Seq,
+    /// The messages sent, in the order of the proposal.
+    pub sent: Vec<Sent>,
+}
+
+/// One message sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Its id.
+    pub msg_id: MsgId,
+    /// Where it went.
+    pub conversation: ConversationKey,
+    /// When it was sent.
+    pub timestamp: Micros,
+}

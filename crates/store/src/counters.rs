@@ -1,0 +1,102 @@
+//! The server's single values: format version, epoch, commit number, message id.
+//!
+//! Invariant: numbers only rise; a folder of a newer format is refused, never guessed at.
+
+use kalamdb_protocol::{MAX_MICROS, Micros, MsgId};
+
+use crate::{
+    Durability,
+    database::{Database, Read},
+    error::{Error, ErrorKind, Result},
+    keys::Family,
+    model::Seq,
+};
+
+/// The layout of the folder that this program writes.
+const FORMAT: u64 = 1;
+
+const FORMAT_KEY: &[u8] = b"format";
+const EPOCH_KEY: &[u8] = b"epoch";
+const SEQ_KEY: &[u8] = b"seq";
+const LAST_MSG_ID_KEY: &[u8] = b"last_msg_id";
+const RUNNING_KEY: &[u8] = b"running";
+
+/// The numbers that each commit moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// The last commit.
+    pub(crate) seq: Seq,
+    /// The last message id, generated or given.
+    pub(crate) last_msg_id: MsgId,
+}
+
+fn number(read: &impl Read, key: &[u8]) -> Result<Option<u64>> {
+    let Some(bytes) = read.get(Family::Meta, key)? else { return Ok(None) };
+    Ok(Some(u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| Error::corrupt("counter"))?)))
+}
+
+/// The last commit that `read` can see.
+pub(crate) fn seq(read: &impl Read) -> Result<Seq> {
+    Ok(number(read, SEQ_KEY)?.unwrap_or(0))
+}
+
+impl Counters {
+    /// As stored.
+    pub(crate) fn load(read: &impl Read) -> Result<Self> {
+        let last_msg_id = number(read, LAST_MSG_ID_KEY)?.unwrap_or(0) as MsgId;
+        Ok(Self { seq: seq(read)?, last_msg_id })
+    }
+
+    /// The rows that keep them.
+    pub(crate) fn entries(self) -> [(&'static [u8], [u8; 8]); 2] {
+        [(SEQ_KEY, self.seq.to_be_bytes()), (LAST_MSG_ID_KEY, self.last_msg_id.to_be_bytes())]
+    }
+
+    /// The id that a message sent at `now` gets: its microseconds, unless a clock that stood still or jumped back
+    /// would repeat one. So ids rise in commit order and stay within 53 bits until the year 2255.
+    pub(crate) fn next_msg_id(self, now: Micros) -> Result<MsgId> {
+        let next = now.max(self.last_msg_id + 1);
+        if next > MAX_MICROS {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "The server's clock is past the year 2255, where message ids end; set the clock right.",
+            ));
+        }
+        Ok(next)
+    }
+}
+
+/// Checks the format, and gives the epoch of this run: a new one whenever numbers of the last run may have been lost
+/// with the power, so that an (epoch, seq) pair never means two commits.
+pub(crate) fn start(database: &Database, durability: Durability) -> Result<u64> {
+    match number(database, FORMAT_KEY)? {
+        None | Some(FORMAT) => {}
+        Some(newer) => {
+            return Err(Error::new(
+                ErrorKind::Unusable,
+                format!("The data folder has format {newer}; this program knows {FORMAT}: use a newer kalamdb."),
+            ));
+        }
+    }
+    let last = number(database, EPOCH_KEY)?;
+    let crashed = number(database, RUNNING_KEY)? == Some(1);
+    let epoch = match last {
+        Some(epoch) if !crashed => epoch,
+        last => last.unwrap_or(0) + 1,
+    };
+    // With synced commits nothing acknowledged can be lost, so the run needs no mark.
+    let running = u64::from(durability == Durability::Os);
+    put(database, &[(FORMAT_KEY, FORMAT), (EPOCH_KEY, epoch), (RUNNING_KEY, running)])?;
+    Ok(epoch)
+}
+
+/// Notes that everything is on disk.
+pub(crate) fn stop(database: &Database) -> Result<()> {
+    database.sync()?;
+    put(database, &[(RUNNING_KEY, 0)])
+}
+
+fn put(database: &Database, values: &[(&[u8], u64)]) -> Result<()> {
+    let bytes: Vec<_> = values.iter().map(|(key, value)| (*key, value.to_be_bytes())).collect();
+    database.write(bytes.iter().map(|(key, value)| (Family::Meta, *key, Some(value.as_slice()))), true)
+}

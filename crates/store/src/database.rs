@@ -1,0 +1,276 @@
+//! RocksDB: opening it, reading it, writing to it.
+//!
+//! Invariant: the only file that names RocksDB's handles; above it there are families, keys and values.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
+    DBRawIterator, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+};
+
+use crate::{
+    Durability, Settings,
+    error::{Error, ErrorKind, Result},
+    keys::{Family, seq_of_change},
+    records::{Record, RequestRecord},
+};
+
+/// Uncompressed blocks kept in memory. Hot rows are few by design, so a small cache holds what is read often.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Open files of RocksDB: bounded, because an operator's limit on descriptors is.
+const MAX_OPEN_FILES: i32 = 512;
+/// The log is cut into memtables at this size whatever the families hold: it bounds the time of a restart.
+const MAX_WAL_BYTES: u64 = 256 << 20;
+
+/// What compaction may forget: derived rows that have had their time.
+#[derive(Debug, Default)]
+pub(crate) struct Horizon {
+    /// Change log entries below this commit.
+    pub(crate) changes_below: AtomicU64,
+    /// Receipts that expired before this time.
+    pub(crate) requests_before: AtomicI64,
+}
+
+/// The database's handle.
+pub(crate) struct Database {
+    db: DB,
+    durability: Durability,
+}
+
+/// Anything that rows can be read from: the database, a snapshot, a write in progress.
+pub(crate) trait Read {
+    /// One value.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The entries with `from <= key < to` in order, or from the last backwards, until `each` breaks.
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        backwards: bool,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()>;
+}
+
+impl Database {
+    /// Opens the folder, creating it if there is none.
+    pub(crate) fn open(path: &Path, settings: &Settings, horizon: &Arc<Horizon>) -> Result<Self> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_max_background_jobs(settings.max_background_jobs);
+        options.set_max_open_files(MAX_OPEN_FILES);
+        options.set_max_total_wal_size(MAX_WAL_BYTES);
+        options.set_db_write_buffer_size(settings.write_buffer_size_mb << 20);
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(4 << 20);
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache, horizon))
+        });
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {
+            tracing::error!(%error, "RocksDB does not open");
+            Error::new(
+                ErrorKind::Unusable,
+                "The database folder cannot be opened: another server may be running on it, or it is damaged.",
+            )
+        })?;
+        Ok(Self { db, durability: settings.durability })
+    }
+
+    fn family(&self, family: Family) -> Result<&ColumnFamily> {
+        self.db.cf_handle(family.name()).ok_or_else(|| Error::corrupt("column family"))
+    }
+
+    /// Applies the entries in one atomic write (`None` deletes), durable as the settings say, or now.
+    pub(crate) fn write<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (Family, &'a [u8], Option<&'a [u8]>)>,
+        sync: bool,
+    ) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for (family, key, value) in entries {
+            match value {
+                Some(value) => batch.put_cf(self.family(family)?, key, value),
+                None => batch.delete_cf(self.family(family)?, key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync || self.durability == Durability::Sync);
+        Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    /// Makes everything written so far survive a power loss.
+    pub(crate) fn sync(&self) -> Result<()> {
+        Ok(self.db.flush_wal(true)?)
+    }
+}
+
+fn family_options(family: Family, settings: &Settings, cache: &Cache, horizon: &Arc<Horizon>) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_write_buffer_size((settings.write_buffer_size_mb << 20) / 4);
+    let horizon = Arc::clone(horizon);
+    match family {
+        Family::Changes => options.set_compaction_filter(c"changes", move |_level, key: &[u8], _value: &[u8]| {
+            let below = horizon.changes_below.load(Ordering::Relaxed);
+            forget(seq_of_change(key).is_some_and(|seq| seq < below))
+        }),
+        Family::Requests => options.set_compaction_filter(c"requests", move |_level, _key: &[u8], value: &[u8]| {
+            let before = horizon.requests_before.load(Ordering::Relaxed);
+            forget(RequestRecord::decode(value).is_ok_and(|request| request.expires < before))
+        }),
+        _ => {}
+    }
+    options
+}
+
+fn forget(old: bool) -> CompactionDecision {
+    if old { CompactionDecision::Remove } else { CompactionDecision::Keep }
+}
+
+impl Read for Database {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.db.get_cf(self.family(family)?, key)?)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        backwards: bool,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family)?, range_options(from, to));
+        walk(&mut iterator, backwards, each)
+    }
+}
+
+fn range_options(from: &[u8], to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+fn walk(
+    iterator: &mut DBRawIterator<'_>,
+    backwards: bool,
+    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    if backwards { iterator.seek_to_last() } else { iterator.seek_to_first() }
+    while let Some((key, value)) = iterator.item() {
+        if each(key, value)?.is_break() {
+            return Ok(());
+        }
+        if backwards { iterator.prev() } else { iterator.next() }
+    }
+    Ok(iterator.status()?)
+}
+
+type RawSnapshot<'a> = SnapshotWithThreadMode<'a, DB>;
+type RawIterator<'a> = DBRawIterator<'a>;
+
+/// Handles that borrow the database and keep it alive. The macro's code is unsafe inside and safe to use: that is
+/// what `self_cell` is for.
+#[allow(unsafe_code)]
+mod cells {
+    use super::{Arc, Database, RawIterator, RawSnapshot};
+
+    self_cell::self_cell!(
+        pub(super) struct SnapshotCell {
+            owner: Arc<Database>,
+            #[not_covariant]
+            dependent: RawSnapshot,
+        }
+    );
+
+    self_cell::self_cell!(
+        pub(super) struct IteratorCell {
+            owner: Arc<SnapshotCell>,
+            #[not_covariant]
+            dependent: RawIterator,
+        }
+    );
+}
+
+/// The database as it was at one moment; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct DatabaseSnapshot(Arc<cells::SnapshotCell>);
+
+impl DatabaseSnapshot {
+    /// Now.
+    pub(crate) fn new(database: &Arc<Database>) -> Self {
+        Self(Arc::new(cells::SnapshotCell::new(Arc::clone(database), |database| RawSnapshot::new(&database.db))))
+    }
+
+    /// An iterator of its own over `from <= key < to`.
+    pub(crate) fn iterate(&self, family: Family, from: &[u8], to: &[u8], backwards: bool) -> Result<Entries> {
+        let cell = cells::IteratorCell::try_new(Arc::clone(&self.0), |snapshot| {
+            let handle = snapshot.borrow_owner().family(family)?;
+            let mut iterator =
+                snapshot.with_dependent(|_, raw| raw.raw_iterator_cf_opt(handle, range_options(from, to)));
+            if backwards { iterator.seek_to_last() } else { iterator.seek_to_first() }
+            Ok::<_, Error>(iterator)
+        })?;
+        Ok(Entries { cell, backwards })
+    }
+}
+
+impl Read for DatabaseSnapshot {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.with_dependent(|database, snapshot| Ok(snapshot.get_cf(database.family(family)?, key)?))
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        backwards: bool,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        self.0.with_dependent(|database, snapshot| {
+            let mut iterator = snapshot.raw_iterator_cf_opt(database.family(family)?, range_options(from, to));
+            walk(&mut iterator, backwards, each)
+        })
+    }
+}
+
+/// A snapshot's entries, one after the other.
+pub(crate) struct Entries {
+    cell: cells::IteratorCell,
+    backwards: bool,
+}
+
+impl Entries {
+    /// Makes something of the current entry and moves on; `None` at the end.
+    pub(crate) fn next<T>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> Result<T>) -> Option<Result<T>> {
+        let backwards = self.backwards;
+        self.cell.with_dependent_mut(|_, iterator| {
+            let Some((key, value)) = iterator.item() else {
+                return iterator.status().err().map(|error| Err(error.into()));
+            };
+            let item = read(key, value);
+            if backwards { iterator.prev() } else { iterator.next() }
+            Some(item)
+        })
+    }
+}

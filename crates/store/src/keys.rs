@@ -1,0 +1,289 @@
+//! The column families and the layout of their keys.
+//!
+//! Invariant: every key starts with its owner (or group) and sorts so that each common question is one bounded
+//! range: an owner's messages by conversation and id, one conversation's newest, a group's participants. A family,
+//! once released, keeps its name and its layout; a new layout is a new family and a new format version.
+//!
+//! Ids hold no control characters, so a NUL byte ends one without ambiguity; numbers are big-endian, so that bytes
+//! sort as numbers do.
+
+use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
+
+use crate::{
+    error::{Error, Result},
+    model::{ConversationKey, Seq},
+};
+
+/// A column family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Single values of the server: counters, format, epoch.
+    Meta,
+    /// owner, conversation, msgId → a hot message.
+    Messages,
+    /// owner, msgId → the conversation of a hot message.
+    MessageIds,
+    /// owner, conversation → the owner's view of it.
+    Conversations,
+    /// group → what its participants share.
+    Groups,
+    /// group, user → a participant.
+    Members,
+    /// owner → counters and the next segment number.
+    Owners,
+    /// owner, number → a segment.
+    Segments,
+    /// owner, number → positions of its deleted rows.
+    Deletions,
+    /// path → a file about to be written, that no commit has adopted yet.
+    Intents,
+    /// owner, seq, n → what changed, without content.
+    Changes,
+    /// user, client key → the receipt of a request.
+    Requests,
+}
+
+impl Family {
+    /// Every family, in the order of their numbers.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Messages,
+        Self::MessageIds,
+        Self::Conversations,
+        Self::Groups,
+        Self::Members,
+        Self::Owners,
+        Self::Segments,
+        Self::Deletions,
+        Self::Intents,
+        Self::Changes,
+        Self::Requests,
+    ];
+
+    /// Its name in RocksDB.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Messages => "messages",
+            Self::MessageIds => "message_ids",
+            Self::Conversations => "conversations",
+            Self::Groups => "groups",
+            Self::Members => "members",
+            Self::Owners => "owners",
+            Self::Segments => "segments",
+            Self::Deletions => "deletions",
+            Self::Intents => "intents",
+            Self::Changes => "changes",
+            Self::Requests => "requests",
+        }
+    }
+}
+
+/// Ends an id within a key.
+const END: u8 = 0;
+
+/// `id NUL`: all keys of one owner, or of one group.
+pub(crate) fn id_prefix(id: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(id.len() + 40);
+    key.extend_from_slice(id.as_bytes());
+    key.push(END);
+    key
+}
+
+/// The first key after all that start with `prefix`.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+const fn kind_byte(kind: ConversationType) -> u8 {
+    match kind {
+        ConversationType::Ai => 0,
+        ConversationType::Group => 1,
+    }
+}
+
+fn push_conversation(key: &mut Vec<u8>, conversation: &ConversationKey) {
+    key.extend_from_slice(conversation.id.as_str().as_bytes());
+    key.push(END);
+    key.push(kind_byte(conversation.kind));
+}
+
+fn push_number(key: &mut Vec<u8>, number: u64) {
+    key.extend_from_slice(&number.to_be_bytes());
+}
+
+/// A message id as a number: ids are positive, which whoever takes one from a client has checked.
+fn id_number(msg_id: MsgId) -> u64 {
+    u64::try_from(msg_id).unwrap_or(0)
+}
+
+/// Of an owner's view of a conversation; also the prefix of its messages.
+pub(crate) fn conversation(owner: &UserId, conversation: &ConversationKey) -> Vec<u8> {
+    let mut key = id_prefix(owner.as_str());
+    push_conversation(&mut key, conversation);
+    key
+}
+
+/// Of a hot message.
+pub(crate) fn message(owner: &UserId, of: &ConversationKey, msg_id: MsgId) -> Vec<u8> {
+    let mut key = conversation(owner, of);
+    push_number(&mut key, id_number(msg_id));
+    key
+}
+
+/// Of a hot message's entry by id.
+pub(crate) fn message_id(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+    let mut key = id_prefix(owner.as_str());
+    push_number(&mut key, id_number(msg_id));
+    key
+}
+
+/// Of a participant.
+pub(crate) fn member(group: &ConversationId, user: &UserId) -> Vec<u8> {
+    let mut key = id_prefix(group.as_str());
+    key.extend_from_slice(user.as_str().as_bytes());
+    key
+}
+
+/// Of a segment, and of its deletions.
+pub(crate) fn segment(owner: &UserId, number: u64) -> Vec<u8> {
+    let mut key = id_prefix(owner.as_str());
+    push_number(&mut key, number);
+    key
+}
+
+/// Of an entry of the change log.
+pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
+    let mut key = id_prefix(owner.as_str());
+    push_number(&mut key, seq);
+    key.extend_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// Of a client's name for a request.
+pub(crate) fn request(user: &UserId, client_key: &str) -> Vec<u8> {
+    let mut key = id_prefix(user.as_str());
+    key.extend_from_slice(client_key.as_bytes());
+    key
+}
+
+/// The seq in a key of the change log: the eight bytes before the last four.
+pub(crate) fn seq_of_change(key: &[u8]) -> Option<Seq> {
+    let end = key.len().checked_sub(4)?;
+    let bytes = key.get(end.checked_sub(8)?..end)?;
+    Some(Seq::from_be_bytes(bytes.try_into().ok()?))
+}
+
+fn split_id(bytes: &[u8]) -> Result<(&str, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == END).ok_or_else(|| Error::corrupt("key"))?;
+    let id = std::str::from_utf8(&bytes[..end]).map_err(|_| Error::corrupt("key"))?;
+    Ok((id, &bytes[end + 1..]))
+}
+
+fn parse_user(text: &str) -> Result<UserId> {
+    UserId::new(text).map_err(|_| Error::corrupt("key"))
+}
+
+/// A whole key that is a user id.
+pub(crate) fn parse_owner(key: &[u8]) -> Result<UserId> {
+    parse_user(std::str::from_utf8(key).map_err(|_| Error::corrupt("key"))?)
+}
+
+/// The conversation at the front of what follows the owner, and the rest.
+fn split_conversation(bytes: &[u8]) -> Result<(ConversationKey, &[u8])> {
+    let (id, rest) = split_id(bytes)?;
+    let (kind, rest) = match rest.split_first() {
+        Some((0, rest)) => (ConversationType::Ai, rest),
+        Some((1, rest)) => (ConversationType::Group, rest),
+        _ => return Err(Error::corrupt("key")),
+    };
+    let id = ConversationId::new(id).map_err(|_| Error::corrupt("key"))?;
+    Ok((ConversationKey { id, kind }, rest))
+}
+
+fn parse_number(bytes: &[u8]) -> Result<u64> {
+    Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| Error::corrupt("key"))?))
+}
+
+/// The conversation of a key made by [`conversation`].
+pub(crate) fn parse_conversation(key: &[u8]) -> Result<ConversationKey> {
+    Ok(split_conversation(split_id(key)?.1)?.0)
+}
+
+/// The conversation and id of a key made by [`message`].
+pub(crate) fn parse_message(key: &[u8]) -> Result<(ConversationKey, MsgId)> {
+    let (conversation, rest) = split_conversation(split_id(key)?.1)?;
+    Ok((conversation, parse_number(rest)? as MsgId))
+}
+
+/// The user of a key made by [`member`].
+pub(crate) fn parse_member(key: &[u8]) -> Result<UserId> {
+    parse_owner(split_id(key)?.1)
+}
+
+/// The number of a key made by [`segment`].
+pub(crate) fn parse_segment(key: &[u8]) -> Result<u64> {
+    parse_number(split_id(key)?.1)
+}
+
+/// The value of [`Family::MessageIds`]: the conversation's part of the message's key.
+pub(crate) fn conversation_value(conversation: &ConversationKey) -> Vec<u8> {
+    let mut value = Vec::with_capacity(conversation.id.as_str().len() + 2);
+    push_conversation(&mut value, conversation);
+    value
+}
+
+/// Reads what [`conversation_value`] wrote.
+pub(crate) fn parse_conversation_value(value: &[u8]) -> Result<ConversationKey> {
+    Ok(split_conversation(value)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str, kind: ConversationType) -> ConversationKey {
+        ConversationKey { id: ConversationId::new(id).unwrap(), kind }
+    }
+
+    #[test]
+    fn keys_sort_as_segments_do() {
+        let owner = UserId::new("o").unwrap();
+        let mut rows = Vec::new();
+        for id in ["a", "a b", "ab", "b", "é", "🙂"] {
+            for kind in [ConversationType::Ai, ConversationType::Group] {
+                for msg_id in [1, 255, 256, 1 << 40, (1 << 53) - 1] {
+                    rows.push((key(id, kind), msg_id));
+                }
+            }
+        }
+        let keys: Vec<_> = rows.iter().map(|(conversation, id)| message(&owner, conversation, *id)).collect();
+        assert!(keys.is_sorted());
+        for (row, key) in rows.iter().zip(&keys) {
+            assert_eq!(&parse_message(key).unwrap(), row);
+        }
+    }
+
+    #[test]
+    fn an_owner_s_keys_are_not_another_s() {
+        let (short, long) = (UserId::new("a").unwrap(), UserId::new("ab").unwrap());
+        let prefix = id_prefix(short.as_str());
+        let other = message(&long, &key("c", ConversationType::Ai), 1);
+        assert!(!other.starts_with(&prefix));
+        assert!(other > after_prefix(&prefix));
+    }
+
+    #[test]
+    fn a_change_key_gives_its_seq_back() {
+        let owner = UserId::new("o").unwrap();
+        assert_eq!(seq_of_change(&change(&owner, 77, 3)), Some(77));
+        assert_eq!(seq_of_change(b"short"), None);
+    }
+}

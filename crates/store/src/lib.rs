@@ -1,0 +1,319 @@
+//! The truth: RocksDB for recent rows, Parquet segments for older ones, and the rules of every write.
+//!
+//! Invariant: knows nothing of SQL, HTTP or tokens, and has one way in for a change: [`Store::commit`].
+//!
+//! The journey of a write: a [`Proposal`] is prepared by the caller on a [`Snapshot`]; `sequencer` takes its turn,
+//! `apply` decides it by the rules on an `overlay`, `database` writes it in one batch. The journey of a row to
+//! Parquet: `consolidate`, `segment`, `objects`, and back to the `sequencer` to publish.
+
+mod apply;
+mod commit;
+mod consolidate;
+mod counters;
+mod database;
+mod error;
+mod keys;
+mod model;
+mod objects;
+mod overlay;
+mod paths;
+mod records;
+mod rows;
+mod segment;
+mod sequencer;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+pub use commit::{Actor, Change, ColdSummary, Expect, Idempotency, NewMessage, Place, Proposal, Receipt, Sent};
+pub use error::{Error, ErrorKind, Result};
+use kalamdb_protocol::{ConversationType, ErrorCode, Micros, UserId};
+pub use model::{Conversation, ConversationKey, HotMessage, Member, Message, MessageRange, OwnerState, Segment, Seq};
+pub use segment::segment_schema;
+pub use snapshot::{MessageCursor, Snapshot};
+
+use crate::{
+    database::{Database, DatabaseSnapshot, Horizon},
+    objects::Objects,
+    records::{IntentRecord, Record},
+    sequencer::{Command, Done, Sequencer},
+};
+
+/// Changes of one proposal: it is applied by one thread, in one write, while everybody else waits.
+pub const MAX_CHANGES: usize = 100_000;
+/// Bytes of text in one proposal.
+pub const MAX_PROPOSAL_BYTES: usize = 64 << 20;
+
+/// When an acknowledged commit is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives a power loss: the log is synced before the answer.
+    Sync,
+    /// It survives a killed process: the log has reached the operating system.
+    Os,
+}
+
+/// What the store needs to know; plain values.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where segments lie; the server's own state lies under `.kalamdb` in it.
+    pub base_path: PathBuf,
+    /// When an acknowledged commit is safe.
+    pub durability: Durability,
+    /// RocksDB's memory for recent writes, in MiB.
+    pub write_buffer_size_mb: usize,
+    /// RocksDB's background threads.
+    pub max_background_jobs: i32,
+    /// The rules that an operator may set.
+    pub rules: Rules,
+}
+
+/// Rules of the data that an operator may set.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The type of a conversation that its first message does not name.
+    pub default_type: ConversationType,
+    /// Participants that a group may have.
+    pub max_group_participants: usize,
+    /// Messages of this many bytes or more are refused, until content files exist.
+    pub large_message_threshold_bytes: usize,
+    /// How long the change log is kept, in hours.
+    pub replay_hours: u32,
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, in microseconds since the Unix epoch.
+    fn now(&self) -> Micros;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Micros {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+    }
+}
+
+/// A moment at which a crash would be interesting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A batch of commits is decided and not yet written.
+    BeforeWrite,
+    /// It is written and not yet acknowledged.
+    AfterWrite,
+    /// A segment has a name, and no file.
+    SegmentReserved,
+    /// It has a file that no commit has adopted.
+    SegmentWritten,
+    /// It is adopted.
+    SegmentPublished,
+}
+
+/// What a test may want to replace.
+#[derive(Clone)]
+pub struct Components {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every [`Step`]; a test may end the process in it.
+    pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
+}
+
+impl Default for Components {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), on_step: None }
+    }
+}
+
+impl Components {
+    fn step(&self, step: Step) {
+        if let Some(on_step) = &self.on_step {
+            on_step(step);
+        }
+    }
+}
+
+/// What a consolidation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consolidated {
+    /// Messages written to the new segment.
+    pub messages: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
+}
+
+/// The store: cheap to clone; the last clone to go closes it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Arc<Database>,
+    sequencer: Sequencer,
+    objects: Objects,
+    components: Components,
+    horizon: Arc<Horizon>,
+    rules: Rules,
+    epoch: u64,
+    consolidating: tokio::sync::Mutex<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.sequencer.stop();
+        if let Err(error) = counters::stop(&self.database) {
+            tracing::error!(%error, "the database could not be closed cleanly");
+        }
+    }
+}
+
+impl Store {
+    /// Opens the folder, creating it if there is none, and removes what a crash left half-way. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, is in use, or has a newer format.
+    pub fn open(settings: Settings, components: Components) -> Result<Self> {
+        let state = settings.base_path.join(paths::STATE);
+        std::fs::create_dir_all(&state)?;
+        let base_path = std::path::absolute(&settings.base_path)?;
+        let horizon = Arc::new(Horizon::default());
+        let database = Arc::new(Database::open(&state.join("rocksdb"), &settings, &horizon)?);
+        let epoch = counters::start(&database, settings.durability)?;
+        clear_intents(&database, &base_path)?;
+        let objects = Objects::local(&base_path)?;
+        let sequencer = Sequencer::start(Arc::clone(&database), settings.rules.clone(), components.clone())?;
+        let inner = Inner {
+            database,
+            sequencer,
+            objects,
+            components,
+            horizon,
+            rules: settings.rules,
+            epoch,
+            consolidating: tokio::sync::Mutex::new(()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// One consistent view of everything.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(DatabaseSnapshot::new(&self.inner.database))
+    }
+
+    /// Applies a proposal whole, or not at all; returns once it is as durable as the settings say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] when something that the preparation read is no longer so; [`ErrorKind::Refused`] when a
+    /// rule forbids it; [`ErrorKind::Unavailable`] when the disk fails.
+    pub async fn commit(&self, proposal: Proposal) -> Result<Receipt> {
+        check_size(&proposal)?;
+        match self.command(Command::Write(proposal)).await? {
+            Done::Write(receipt) => Ok(receipt),
+            _ => Err(Error::corrupt("answer")),
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<Done> {
+        self.inner.sequencer.commit(command).await
+    }
+
+    /// Where [`Segment::path`] points.
+    #[must_use]
+    pub fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
+        self.inner.objects.reader()
+    }
+
+    /// The last commit that changed anything the owner can see, newest, not a snapshot's.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn change_number(&self, owner: &UserId) -> Result<Seq> {
+        Ok(rows::owner(&*self.inner.database, owner)?.change)
+    }
+
+    /// The last commit, newest, not a snapshot's.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn last_seq(&self) -> Result<Seq> {
+        counters::seq(&*self.inner.database)
+    }
+
+    /// Changes at each start after which a commit number could have been given twice.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// The rules that this store was opened with.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.inner.rules
+    }
+
+    /// The store's clock.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.inner.components.clock.now()
+    }
+
+    /// Lets compaction forget derived rows that have had their time: change log entries below `changes_below`, and
+    /// receipts of requests that have expired.
+    pub fn forget(&self, changes_below: Seq) {
+        self.inner.horizon.changes_below.fetch_max(changes_below, Ordering::Relaxed);
+        self.inner.horizon.requests_before.fetch_max(self.now(), Ordering::Relaxed);
+    }
+}
+
+/// Refuses what would keep everybody else waiting.
+fn check_size(proposal: &Proposal) -> Result<()> {
+    let bytes: usize = proposal
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Send(message) => message.content.len() + message.metadata.as_ref().map_or(0, String::len),
+            Change::Edit { content, metadata, copies, .. } => {
+                (content.len() + metadata.as_ref().map_or(0, String::len)) * copies.len()
+            }
+            _ => 0,
+        })
+        .sum();
+    if proposal.changes.len() > MAX_CHANGES || bytes > MAX_PROPOSAL_BYTES {
+        return Err(Error::refused(
+            ErrorCode::PayloadTooLarge,
+            format!(
+                "One statement may change at most {MAX_CHANGES} rows and {} MiB; change fewer at a time.",
+                MAX_PROPOSAL_BYTES >> 20
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Removes files that were named and perhaps written, but adopted by no commit.
+fn clear_intents(database: &Database, base_path: &std::path::Path) -> Result<()> {
+    use database::Read;
+    let mut paths = Vec::new();
+    database.scan(keys::Family::Intents, &[], &[0xff], false, &mut |key, value| {
+        IntentRecord::decode(value)?;
+        paths.push(String::from_utf8(key.to_vec()).map_err(|_| Error::corrupt("intent"))?);
+        Ok(std::ops::ControlFlow::Continue(()))
+    })?;
+    for path in &paths {
+        match std::fs::remove_file(base_path.join(path)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => tracing::info!(path, "removed a file that no commit had adopted"),
+        }
+    }
+    database.write(paths.iter().map(|path| (keys::Family::Intents, path.as_bytes(), None)), true)
+}

@@ -1,0 +1,202 @@
+//! The values that RocksDB holds, and their encoding.
+//!
+//! Invariant: every value starts with the version of its encoding, and this program reads every version that was
+//! ever released. A hot message has its commit number next, in eight fixed bytes, so that a consolidation can check
+//! ten thousand of them without decoding one.
+
+use kalamdb_protocol::{ConversationType, Micros, MsgId, Role};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    commit::Receipt,
+    error::{Error, Result},
+    model::{ConversationKey, Seq},
+};
+
+/// The only encoding so far.
+const VERSION: u8 = 1;
+
+/// A value of a family.
+pub(crate) trait Record: Serialize + DeserializeOwned {
+    /// What to call it when it cannot be read.
+    const NAME: &'static str;
+
+    /// Its bytes.
+    fn encode(&self) -> Result<Vec<u8>> {
+        postcard::to_extend(self, vec![VERSION]).map_err(|_| Error::corrupt(Self::NAME))
+    }
+
+    /// Reads what [`Record::encode`] wrote.
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Error::corrupt(Self::NAME)),
+            _ => Err(Error::corrupt(Self::NAME)),
+        }
+    }
+}
+
+/// A hot message, without what its key says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MessageRecord {
+    pub(crate) from: String,
+    pub(crate) timestamp: Micros,
+    pub(crate) content: String,
+    pub(crate) content_ref: Option<String>,
+    pub(crate) metadata: Option<String>,
+}
+
+impl MessageRecord {
+    /// Its bytes, written by commit `version`.
+    pub(crate) fn encode(&self, version: Seq) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.content.len() + 64);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&version.to_be_bytes());
+        postcard::to_extend(self, bytes).map_err(|_| Error::corrupt("message"))
+    }
+
+    /// The commit that wrote these bytes.
+    pub(crate) fn version(bytes: &[u8]) -> Result<Seq> {
+        match bytes {
+            [VERSION, rest @ ..] if rest.len() >= 8 => {
+                Ok(Seq::from_be_bytes(rest[..8].try_into().map_err(|_| Error::corrupt("message"))?))
+            }
+            _ => Err(Error::corrupt("message")),
+        }
+    }
+
+    /// Reads what [`MessageRecord::encode`] wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Seq, Self)> {
+        let version = Self::version(bytes)?;
+        let record = postcard::from_bytes(&bytes[9..]).map_err(|_| Error::corrupt("message"))?;
+        Ok((version, record))
+    }
+}
+
+/// An owner's view of a conversation, without its key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ConversationRecord {
+    pub(crate) version: Seq,
+    /// The lowest and highest id of the owner's messages in it.
+    pub(crate) first: Option<MsgId>,
+    pub(crate) last: Option<MsgId>,
+    /// What an UPDATE says instead of `last`, until the next send or deletion.
+    pub(crate) shown_last: Option<Option<MsgId>>,
+    pub(crate) created: Micros,
+    pub(crate) updated: Micros,
+    pub(crate) metadata: Option<String>,
+    pub(crate) last_read: Option<MsgId>,
+    pub(crate) unread: u64,
+    pub(crate) joined: bool,
+}
+
+impl ConversationRecord {
+    pub(crate) fn new(created: Micros, updated: Micros, metadata: Option<String>) -> Self {
+        Self {
+            version: 0,
+            first: None,
+            last: None,
+            shown_last: None,
+            created,
+            updated,
+            metadata,
+            last_read: None,
+            unread: 0,
+            joined: true,
+        }
+    }
+}
+
+/// What the participants of a group share.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    /// The last commit that changed who takes part, or as what.
+    pub(crate) version: Seq,
+    pub(crate) created: Micros,
+    pub(crate) metadata: Option<String>,
+    pub(crate) participants: u32,
+}
+
+/// A participant, without group and user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MemberRecord {
+    pub(crate) version: Seq,
+    pub(crate) role: Role,
+    pub(crate) created: Micros,
+    pub(crate) updated: Micros,
+    pub(crate) metadata: Option<String>,
+}
+
+/// An owner's counters.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OwnerRecord {
+    pub(crate) change: Seq,
+    pub(crate) cold_version: Seq,
+    pub(crate) hot_messages: u64,
+    pub(crate) hot_since: Option<Micros>,
+    /// The number that the last batch file took; numbers are never reused.
+    pub(crate) last_segment: u64,
+}
+
+/// A segment, without owner and number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SegmentRecord {
+    pub(crate) path: String,
+    pub(crate) rows: u32,
+    pub(crate) bytes: u64,
+    pub(crate) created: Micros,
+    pub(crate) msg_ids: (MsgId, MsgId),
+    pub(crate) timestamps: (Micros, Micros),
+    pub(crate) conversations: (ConversationKey, ConversationKey),
+}
+
+/// A file about to be written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct IntentRecord {
+    pub(crate) created: Micros,
+}
+
+/// What a commit did to something that an owner sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ChangeKind {
+    MessageSent,
+    MessageEdited,
+    MessageDeleted,
+    ConversationChanged,
+    ConversationDeleted,
+    MemberChanged,
+    MemberRemoved,
+}
+
+/// An entry of the change log, without owner, seq and number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ChangeRecord {
+    pub(crate) kind: ChangeKind,
+    pub(crate) conversation_id: String,
+    pub(crate) conversation_type: ConversationType,
+    pub(crate) msg_id: Option<MsgId>,
+}
+
+/// A request that had a client's name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RequestRecord {
+    pub(crate) expires: Micros,
+    pub(crate) request_hash: [u8; 32],
+    pub(crate) receipt: Receipt,
+}
+
+macro_rules! records {
+    ($($type:ty = $name:literal),+ $(,)?) => {
+        $(impl Record for $type { const NAME: &'static str = $name; })+
+    };
+}
+
+records!(
+    ConversationRecord = "conversation",
+    GroupRecord = "group",
+    MemberRecord = "participant",
+    OwnerRecord = "owner",
+    SegmentRecord = "segment",
+    IntentRecord = "intent",
+    ChangeRecord = "change",
+    RequestRecord = "request",
+);

@@ -1,0 +1,199 @@
+//! Writing a batch of hot messages as one Parquet file.
+//!
+//! Invariant: plain Parquet with the columns of the table `messages` and nothing else, sorted by conversation, then
+//! by id, laid out so that "the last 50 of one conversation" reads a few pages.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::{
+    array::{ArrayRef, Int64Builder, RecordBatch, StringBuilder},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+use bytes::Bytes;
+use kalamdb_protocol::{Micros, MsgId};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::{
+        metadata::SortingColumn,
+        properties::{EnabledStatistics, WriterProperties, WriterVersion},
+    },
+    schema::types::ColumnPath,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    model::{ConversationKey, HotMessage, Seq},
+    records::SegmentRecord,
+};
+
+/// Rows of a row group: its statistics and bloom filters tell a reader whether to open it.
+const ROW_GROUP_ROWS: usize = 16 * 1024;
+/// Rows of a page, the least that a reader decodes. Smaller pages cost compression: at 512 rows the last 50 of a
+/// conversation decode one page per column, and the file grows by some per cent.
+const PAGE_ROWS: usize = 512;
+/// Rows handed to the writer at a time; divides [`PAGE_ROWS`], which the writer checks once a batch.
+const WRITE_BATCH_ROWS: usize = 256;
+/// ZSTD's level: above 3 the file shrinks by little and the writing slows by much.
+const ZSTD_LEVEL: i32 = 3;
+
+/// A hot row that went into a segment, and the version it had.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RowVersion {
+    pub(crate) conversation: ConversationKey,
+    pub(crate) msg_id: MsgId,
+    pub(crate) version: Seq,
+}
+
+/// The Arrow schema of a segment file: the columns of `messages`.
+#[must_use]
+pub fn segment_schema() -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+        Arc::new(Schema::new(vec![
+            Field::new("msgId", DataType::Int64, false),
+            Field::new("conversationId", DataType::Utf8, false),
+            Field::new("conversationType", DataType::Utf8, false),
+            Field::new("from", DataType::Utf8, false),
+            Field::new("timestamp", DataType::Int64, false),
+            Field::new("content", DataType::Utf8, false),
+            Field::new("contentRef", DataType::Utf8, true),
+            Field::new("metadata", DataType::Utf8, true),
+        ]))
+    });
+    Arc::clone(&SCHEMA)
+}
+
+fn properties() -> Result<WriterProperties> {
+    let sorted_by = [1, 2, 0].map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
+    Ok(WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_write_batch_size(WRITE_BATCH_ROWS)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_sorting_columns(Some(sorted_by.to_vec()))
+        .set_column_bloom_filter_enabled(ColumnPath::from("msgId"), true)
+        .set_column_bloom_filter_enabled(ColumnPath::from("conversationId"), true)
+        .set_column_dictionary_enabled(ColumnPath::from("msgId"), false)
+        .set_column_dictionary_enabled(ColumnPath::from("timestamp"), false)
+        .set_column_dictionary_enabled(ColumnPath::from("content"), false)
+        // Texts are long and never compared by order: their statistics would only fill the footer.
+        .set_column_statistics_enabled(ColumnPath::from("content"), EnabledStatistics::None)
+        .set_column_statistics_enabled(ColumnPath::from("metadata"), EnabledStatistics::None)
+        .build())
+}
+
+/// A batch of messages on its way into a file.
+pub(crate) struct SegmentWriter {
+    writer: ArrowWriter<Vec<u8>>,
+    columns: Columns,
+    rows: Vec<RowVersion>,
+    msg_ids: (MsgId, MsgId),
+    timestamps: (Micros, Micros),
+}
+
+/// A finished file and what to say of it.
+pub(crate) struct WrittenSegment {
+    pub(crate) bytes: Bytes,
+    pub(crate) rows: Vec<RowVersion>,
+    pub(crate) record: SegmentRecord,
+}
+
+impl SegmentWriter {
+    /// An empty file.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            writer: ArrowWriter::try_new(Vec::new(), segment_schema(), Some(properties()?))?,
+            columns: Columns::default(),
+            rows: Vec::new(),
+            msg_ids: (MsgId::MAX, MsgId::MIN),
+            timestamps: (Micros::MAX, Micros::MIN),
+        })
+    }
+
+    /// Adds the next message in key order.
+    pub(crate) fn push(&mut self, hot: HotMessage) -> Result<()> {
+        let message = hot.message;
+        self.msg_ids = (self.msg_ids.0.min(message.msg_id), self.msg_ids.1.max(message.msg_id));
+        self.timestamps = (self.timestamps.0.min(message.timestamp), self.timestamps.1.max(message.timestamp));
+        self.columns.msg_id.append_value(message.msg_id);
+        self.columns.conversation_id.append_value(message.conversation.id.as_str());
+        self.columns.conversation_type.append_value(message.conversation.kind.as_str());
+        self.columns.from.append_value(&message.from);
+        self.columns.timestamp.append_value(message.timestamp);
+        self.columns.content.append_value(&message.content);
+        self.columns.content_ref.append_option(message.content_ref);
+        self.columns.metadata.append_option(message.metadata);
+        self.rows.push(RowVersion {
+            conversation: message.conversation,
+            msg_id: message.msg_id,
+            version: hot.version,
+        });
+        if self.rows.len().is_multiple_of(ROW_GROUP_ROWS) {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = self.columns.finish()?;
+        Ok(self.writer.write(&batch)?)
+    }
+
+    /// Rows so far.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes that the file holds so far, roughly.
+    pub(crate) fn size(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size() + self.columns.content.values_slice().len()
+    }
+
+    /// The file; `None` when there is no row in it.
+    pub(crate) fn finish(mut self, path: String, created: Micros) -> Result<Option<WrittenSegment>> {
+        self.flush()?;
+        let bytes = Bytes::from(self.writer.into_inner()?);
+        let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else { return Ok(None) };
+        let record = SegmentRecord {
+            path,
+            rows: u32::try_from(self.rows.len()).map_err(|_| Error::corrupt("segment"))?,
+            bytes: bytes.len() as u64,
+            created,
+            msg_ids: self.msg_ids,
+            timestamps: self.timestamps,
+            conversations: (first.conversation.clone(), last.conversation.clone()),
+        };
+        Ok(Some(WrittenSegment { bytes, record, rows: self.rows }))
+    }
+}
+
+#[derive(Default)]
+struct Columns {
+    msg_id: Int64Builder,
+    conversation_id: StringBuilder,
+    conversation_type: StringBuilder,
+    from: StringBuilder,
+    timestamp: Int64Builder,
+    content: StringBuilder,
+    content_ref: StringBuilder,
+    metadata: StringBuilder,
+}
+
+impl Columns {
+    fn finish(&mut self) -> Result<RecordBatch> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.msg_id.finish()),
+            Arc::new(self.conversation_id.finish()),
+            Arc::new(self.conversation_type.finish()),
+            Arc::new(self.from.finish()),
+            Arc::new(self.timestamp.finish()),
+            Arc::new(self.content.finish()),
+            Arc::new(self.content_ref.finish()),
+            Arc::new(self.metadata.finish()),
+        ];
+        RecordBatch::try_new(segment_schema(), columns).map_err(|_| Error::corrupt("message"))
+    }
+}

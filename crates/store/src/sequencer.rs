@@ -1,0 +1,239 @@
+//! The one place where commits happen: a thread that takes waiting commands, applies each to an overlay, writes the
+//! whole batch at once, and only then answers.
+//!
+//! Invariant: nothing is acknowledged before it is written, nothing is written in another order than it is
+//! numbered, and a refused command leaves no trace. The thread does no I/O but RocksDB's.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use kalamdb_protocol::{ErrorCode, Micros, UserId};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Components, Rules, Step,
+    apply::Apply,
+    commit::{Proposal, Receipt},
+    counters::Counters,
+    database::{Database, Read},
+    error::{Error, ErrorKind, Result},
+    keys::{self, Family},
+    overlay::Overlay,
+    records::{Record, RequestRecord, SegmentRecord},
+    segment::RowVersion,
+};
+
+/// Commands that may wait; beyond it senders wait for a place, which is what slows a flood down.
+const QUEUE: usize = 1024;
+/// Commands in one write: enough to share a sync among all who wait, few enough to keep the wait short.
+const BATCH_COMMANDS: usize = 256;
+/// Bytes of one write, after which it goes out whatever else waits.
+const BATCH_BYTES: usize = 8 << 20;
+/// How long a client's name for a request is remembered.
+const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
+
+/// Everything that changes the database, as a plain value.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// What a user or an application asked for.
+    Write(Proposal),
+    /// Name the next batch file before it is written.
+    ReserveSegment { owner: UserId },
+    /// Adopt a batch file: its rows stop being hot.
+    PublishSegment {
+        owner: UserId,
+        number: u64,
+        segment: SegmentRecord,
+        /// The hot rows in the file, in its order, as they were when it was written.
+        rows: Vec<RowVersion>,
+    },
+    /// Give up a file that was not adopted and is gone.
+    ReleaseIntent { path: String },
+}
+
+/// What a command came to.
+#[derive(Debug, Clone)]
+pub(crate) enum Done {
+    Write(Receipt),
+    Reserved { number: u64, path: String },
+    Published,
+    Released,
+}
+
+type Waiting = (Command, oneshot::Sender<Result<Done>>);
+
+/// The sequencer's handle.
+pub(crate) struct Sequencer {
+    queue: Mutex<Option<mpsc::Sender<Waiting>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sequencer {
+    /// Starts the thread.
+    pub(crate) fn start(database: Arc<Database>, rules: Rules, components: Components) -> Result<Self> {
+        let counters = Counters::load(&*database)?;
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let mut work = Work { database, rules, components, counters };
+        let thread = std::thread::Builder::new()
+            .name("sequencer".to_owned())
+            .spawn(move || work.run(waiting))
+            .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Commits a command; returns once it is durable.
+    pub(crate) async fn commit(&self, command: Command) -> Result<Done> {
+        let queue = self.queue.lock().clone().ok_or_else(stopped)?;
+        let (reply, answer) = oneshot::channel();
+        queue.send((command, reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Finishes what waits and ends the thread. Blocks.
+    pub(crate) fn stop(&self) {
+        self.queue.lock().take();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sequencer ended in a panic");
+        }
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Unavailable, "The server is shutting down; try again.")
+}
+
+struct Work {
+    database: Arc<Database>,
+    rules: Rules,
+    components: Components,
+    counters: Counters,
+}
+
+impl Work {
+    fn run(&mut self, mut waiting: mpsc::Receiver<Waiting>) {
+        let mut batch = Vec::with_capacity(BATCH_COMMANDS);
+        while waiting.blocking_recv_many(&mut batch, BATCH_COMMANDS) > 0 {
+            let mut rest = batch.drain(..).peekable();
+            while rest.peek().is_some() {
+                self.commit_batch(&mut rest);
+            }
+        }
+    }
+
+    /// Applies commands until the batch is full, writes them, and answers.
+    fn commit_batch(&mut self, commands: &mut impl Iterator<Item = Waiting>) {
+        let database = Arc::clone(&self.database);
+        let mut overlay = Overlay::new(&database);
+        let mut counters = self.counters;
+        let mut answers = Vec::new();
+        while overlay.bytes() < BATCH_BYTES
+            && let Some((command, reply)) = commands.next()
+        {
+            let result = self.apply(&mut overlay, &mut counters, command);
+            answers.push((reply, result));
+        }
+        let written = self.write(&overlay, counters);
+        if written.is_ok() {
+            self.counters = counters;
+        }
+        for (reply, result) in answers {
+            let answer = match &written {
+                Ok(()) => result,
+                // A refusal was decided on earlier commands of the batch, which are not there now.
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever asked may have gone; the commit stands all the same.
+            if reply.send(answer).is_err() {
+                tracing::debug!("nobody waits for this commit any more");
+            }
+        }
+    }
+
+    fn write(&self, overlay: &Overlay<'_>, counters: Counters) -> Result<()> {
+        if overlay.is_empty() {
+            return Ok(());
+        }
+        let numbers = counters.entries();
+        let numbers = numbers.iter().map(|(key, value)| (Family::Meta, *key, Some(value.as_slice())));
+        self.components.step(Step::BeforeWrite);
+        self.database.write(overlay.entries().chain(numbers), false)?;
+        self.components.step(Step::AfterWrite);
+        Ok(())
+    }
+
+    /// Applies one command whole, or not at all.
+    fn apply(&self, overlay: &mut Overlay<'_>, counters: &mut Counters, command: Command) -> Result<Done> {
+        let now = self.components.clock.now();
+        let mut next = Counters { seq: counters.seq + 1, ..*counters };
+        let result = self.decide(overlay, &mut next, now, command);
+        if result.is_err() {
+            overlay.discard();
+        } else if overlay.keep() {
+            *counters = next;
+        }
+        result
+    }
+
+    fn decide(&self, overlay: &mut Overlay<'_>, next: &mut Counters, now: Micros, command: Command) -> Result<Done> {
+        match command {
+            Command::Write(proposal) => {
+                if let Some(receipt) = repeated(overlay, &proposal, now)? {
+                    return Ok(Done::Write(receipt));
+                }
+                let mut apply = Apply::new(overlay, &self.rules, next, now);
+                let receipt = apply.proposal(&proposal)?;
+                apply.finish()?;
+                remember(overlay, &proposal, &receipt, now)?;
+                Ok(Done::Write(receipt))
+            }
+            Command::ReserveSegment { owner } => {
+                let mut apply = Apply::new(overlay, &self.rules, next, now);
+                let (number, path) = apply.reserve_segment(&owner)?;
+                apply.finish()?;
+                Ok(Done::Reserved { number, path })
+            }
+            Command::PublishSegment { owner, number, segment, rows } => {
+                let mut apply = Apply::new(overlay, &self.rules, next, now);
+                apply.publish_segment(&owner, number, &segment, &rows)?;
+                apply.finish()?;
+                Ok(Done::Published)
+            }
+            Command::ReleaseIntent { path } => {
+                overlay.delete(Family::Intents, path.into_bytes());
+                Ok(Done::Released)
+            }
+        }
+    }
+}
+
+/// The first answer, if the client has asked this before.
+fn repeated(overlay: &Overlay<'_>, proposal: &Proposal, now: Micros) -> Result<Option<Receipt>> {
+    let Some(idempotency) = &proposal.idempotency else { return Ok(None) };
+    let key = keys::request(&proposal.actor.user, &idempotency.key);
+    let Some(bytes) = overlay.get(Family::Requests, &key)? else { return Ok(None) };
+    let request = RequestRecord::decode(&bytes)?;
+    if request.expires < now {
+        Ok(None)
+    } else if request.request_hash == idempotency.request_hash {
+        Ok(Some(request.receipt))
+    } else {
+        Err(Error::refused(
+            ErrorCode::Conflict,
+            "This Idempotency-Key was used for another request; use a new key for each request.",
+        ))
+    }
+}
+
+fn remember(overlay: &mut Overlay<'_>, proposal: &Proposal, receipt: &Receipt, now: Micros) -> Result<()> {
+    let Some(idempotency) = &proposal.idempotency else { return Ok(()) };
+    let record = RequestRecord {
+        expires: now + REQUEST_MEMORY,
+        request_hash: idempotency.request_hash,
+        receipt: receipt.clone(),
+    };
+    overlay.put(Family::Requests, keys::request(&proposal.actor.user, &idempotency.key), record.encode()?);
+    Ok(())
+}
