@@ -15,5 +15,5 @@ pub use http::{
     WriteResponse,
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
-pub use tables::{Column, ColumnType, TABLES, Table};
+pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table};
 pub use time::{MAX_MICROS, Micros, to_micros};

@@ -26,7 +26,7 @@ pub struct Column {
     pub nullable: bool,
 }
 
-/// One table of a user's schema.
+/// One table.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
     /// Its canonical spelling.
@@ -93,3 +93,47 @@ pub const TABLES: &[Table] = &[
         key: &["userId", "conversationId"],
     },
 ];
+
+/// The schema of [`SYSTEM_TABLES`].
+pub const SYSTEM_SCHEMA: &str = "system";
+
+/// The column that leads every table of the schema `*`: whose row it is.
+pub const OWNER_COLUMN: Column = column("owner", Text);
+
+/// The tables of the schema `system`, which only admins may name: the server's own state.
+pub const SYSTEM_TABLES: &[Table] = &[
+    Table {
+        name: "users",
+        columns: &[
+            column("userId", Text),
+            column("hotMessages", BigInt),
+            column("segments", BigInt),
+            column("coldMessages", BigInt),
+            column("lastChange", BigInt),
+        ],
+        key: &["userId"],
+    },
+    Table {
+        name: "segments",
+        columns: &[
+            column("userId", Text),
+            column("number", BigInt),
+            column("path", Text),
+            column("rows", BigInt),
+            column("deletedRows", BigInt),
+            column("bytes", BigInt),
+            column("created", Time),
+            column("minMsgId", BigInt),
+            column("maxMsgId", BigInt),
+        ],
+        key: &["userId", "number"],
+    },
+];
+
+impl Table {
+    /// The column of that name, whatever its case.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&'static Column> {
+        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
+    }
+}

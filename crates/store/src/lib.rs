@@ -26,6 +26,7 @@ mod snapshot;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
@@ -82,8 +83,8 @@ pub struct Rules {
     pub max_group_participants: usize,
     /// Messages of this many bytes or more are refused, until content files exist.
     pub large_message_threshold_bytes: usize,
-    /// How long the change log is kept, in hours.
-    pub replay_hours: u32,
+    /// Hot messages of one owner at which [`Store::crowded`] tells of it.
+    pub crowded_at: u64,
 }
 
 /// Where the time comes from.
@@ -223,6 +224,14 @@ impl Store {
         }
     }
 
+    /// The receipt of a request that was committed under this client's name before.
+    ///
+    /// # Errors
+    /// `conflict` when the name was another request's; [`ErrorKind::Unavailable`] when the disk fails.
+    pub fn earlier_receipt(&self, user: &UserId, idempotency: &Idempotency) -> Result<Option<Receipt>> {
+        sequencer::repeated(&*self.inner.database, user, idempotency, self.now())
+    }
+
     async fn command(&self, command: Command) -> Result<Done> {
         self.inner.sequencer.commit(command).await
     }
@@ -265,6 +274,11 @@ impl Store {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.inner.components.clock.now()
+    }
+
+    /// Waits until some owners have reached [`Rules::crowded_at`] hot messages, and names them.
+    pub async fn crowded(&self) -> BTreeSet<UserId> {
+        self.inner.sequencer.crowded().await
     }
 
     /// Lets compaction forget derived rows that have had their time: change log entries below `changes_below`, and

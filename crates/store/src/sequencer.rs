@@ -4,17 +4,17 @@
 //! Invariant: nothing is acknowledged before it is written, nothing is written in another order than it is
 //! numbered, and a refused command leaves no trace. The thread does no I/O but RocksDB's.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle};
 
 use kalamdb_protocol::{ErrorCode, Micros, UserId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     Components, Rules, Step,
     apply::Apply,
-    commit::{Proposal, Receipt},
+    commit::{Idempotency, Proposal, Receipt},
     counters::Counters,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
@@ -65,6 +65,7 @@ type Waiting = (Command, oneshot::Sender<Result<Done>>);
 
 /// The sequencer's handle.
 pub(crate) struct Sequencer {
+    crowd: Arc<Crowd>,
     queue: Mutex<Option<mpsc::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -74,12 +75,13 @@ impl Sequencer {
     pub(crate) fn start(database: Arc<Database>, rules: Rules, components: Components) -> Result<Self> {
         let counters = Counters::load(&*database)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let mut work = Work { database, rules, components, counters };
+        let crowd = Arc::new(Crowd::default());
+        let mut work = Work { database, rules, components, counters, crowd: Arc::clone(&crowd) };
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
             .spawn(move || work.run(waiting))
             .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { crowd, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Commits a command; returns once it is durable.
@@ -88,6 +90,17 @@ impl Sequencer {
         let (reply, answer) = oneshot::channel();
         queue.send((command, reply)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Waits until somebody has many hot messages; who that is.
+    pub(crate) async fn crowded(&self) -> BTreeSet<UserId> {
+        loop {
+            let owners = std::mem::take(&mut *self.crowd.owners.lock());
+            if !owners.is_empty() {
+                return owners;
+            }
+            self.crowd.grown.notified().await;
+        }
     }
 
     /// Finishes what waits and ends the thread. Blocks.
@@ -101,6 +114,22 @@ impl Sequencer {
     }
 }
 
+/// Owners with many hot messages, until somebody asks: at most as many as there are owners.
+#[derive(Default)]
+struct Crowd {
+    owners: Mutex<BTreeSet<UserId>>,
+    grown: Notify,
+}
+
+impl Crowd {
+    fn add(&self, owners: Vec<UserId>) {
+        if !owners.is_empty() {
+            self.owners.lock().extend(owners);
+            self.grown.notify_one();
+        }
+    }
+}
+
 fn stopped() -> Error {
     Error::new(ErrorKind::Unavailable, "The server is shutting down; try again.")
 }
@@ -110,6 +139,7 @@ struct Work {
     rules: Rules,
     components: Components,
     counters: Counters,
+    crowd: Arc<Crowd>,
 }
 
 impl Work {
@@ -129,15 +159,17 @@ impl Work {
         let mut overlay = Overlay::new(&database);
         let mut counters = self.counters;
         let mut answers = Vec::new();
+        let mut crowded = Vec::new();
         while overlay.bytes() < BATCH_BYTES
             && let Some((command, reply)) = commands.next()
         {
-            let result = self.apply(&mut overlay, &mut counters, command);
+            let result = self.apply(&mut overlay, &mut counters, command, &mut crowded);
             answers.push((reply, result));
         }
         let written = self.write(&overlay, counters);
         if written.is_ok() {
             self.counters = counters;
+            self.crowd.add(crowded);
         }
         for (reply, result) in answers {
             let answer = match &written {
@@ -165,10 +197,16 @@ impl Work {
     }
 
     /// Applies one command whole, or not at all.
-    fn apply(&self, overlay: &mut Overlay<'_>, counters: &mut Counters, command: Command) -> Result<Done> {
+    fn apply(
+        &self,
+        overlay: &mut Overlay<'_>,
+        counters: &mut Counters,
+        command: Command,
+        crowded: &mut Vec<UserId>,
+    ) -> Result<Done> {
         let now = self.components.clock.now();
         let mut next = Counters { seq: counters.seq + 1, ..*counters };
-        let result = self.decide(overlay, &mut next, now, command);
+        let result = self.decide(overlay, &mut next, now, command, crowded);
         if result.is_err() {
             overlay.discard();
         } else if overlay.keep() {
@@ -177,15 +215,24 @@ impl Work {
         result
     }
 
-    fn decide(&self, overlay: &mut Overlay<'_>, next: &mut Counters, now: Micros, command: Command) -> Result<Done> {
+    fn decide(
+        &self,
+        overlay: &mut Overlay<'_>,
+        next: &mut Counters,
+        now: Micros,
+        command: Command,
+        crowded: &mut Vec<UserId>,
+    ) -> Result<Done> {
         match command {
             Command::Write(proposal) => {
-                if let Some(receipt) = repeated(overlay, &proposal, now)? {
+                if let Some(idempotency) = &proposal.idempotency
+                    && let Some(receipt) = repeated(overlay, &proposal.actor.user, idempotency, now)?
+                {
                     return Ok(Done::Write(receipt));
                 }
                 let mut apply = Apply::new(overlay, &self.rules, next, now);
                 let receipt = apply.proposal(&proposal)?;
-                apply.finish()?;
+                crowded.extend(apply.finish()?);
                 remember(overlay, &proposal, &receipt, now)?;
                 Ok(Done::Write(receipt))
             }
@@ -210,10 +257,13 @@ impl Work {
 }
 
 /// The first answer, if the client has asked this before.
-fn repeated(overlay: &Overlay<'_>, proposal: &Proposal, now: Micros) -> Result<Option<Receipt>> {
-    let Some(idempotency) = &proposal.idempotency else { return Ok(None) };
-    let key = keys::request(&proposal.actor.user, &idempotency.key);
-    let Some(bytes) = overlay.get(Family::Requests, &key)? else { return Ok(None) };
+pub(crate) fn repeated(
+    read: &impl Read,
+    user: &UserId,
+    idempotency: &Idempotency,
+    now: Micros,
+) -> Result<Option<Receipt>> {
+    let Some(bytes) = read.get(Family::Requests, &keys::request(user, &idempotency.key))? else { return Ok(None) };
     let request = RequestRecord::decode(&bytes)?;
     if request.expires < now {
         Ok(None)

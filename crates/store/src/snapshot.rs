@@ -85,6 +85,12 @@ impl Snapshot {
         Ok(record.map(|record| rows::public_conversation(owner, key.clone(), record)))
     }
 
+    /// The lowest and highest id of the owner's messages in a conversation, whatever an UPDATE shows instead.
+    pub fn message_ends(&self, owner: &UserId, key: &ConversationKey) -> Result<Option<(MsgId, MsgId)>> {
+        let record = rows::conversation(&self.database, owner, key)?;
+        Ok(record.and_then(|record| record.first.zip(record.last)))
+    }
+
     /// The owner's conversations, in key order.
     pub fn conversations(&self, owner: &UserId) -> Result<Vec<Conversation>> {
         let rows = rows::conversations(&self.database, owner)?;

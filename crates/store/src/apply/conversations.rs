@@ -101,7 +101,7 @@ impl Apply<'_, '_> {
     /// An owner's view of a conversation, if it is still the version that the preparation saw.
     fn unchanged(&self, owner: &UserId, key: &ConversationKey, version: Seq) -> Result<ConversationRecord> {
         match rows::conversation(self.overlay, owner, key)? {
-            Some(row) if row.version == version => Ok(row),
+            Some(row) if self.is_current(row.version, version) => Ok(row),
             _ => Err(Error::changed()),
         }
     }

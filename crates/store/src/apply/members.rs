@@ -69,7 +69,7 @@ impl Apply<'_, '_> {
     /// A participant's row, if it is still the version that the preparation saw.
     fn unchanged_member(&self, group: &ConversationId, user: &UserId, version: Seq) -> Result<MemberRecord> {
         match rows::member(self.overlay, group, user)? {
-            Some(member) if member.version == version => Ok(member),
+            Some(member) if self.is_current(member.version, version) => Ok(member),
             _ => Err(Error::changed()),
         }
     }

@@ -4,9 +4,10 @@
 
 use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, UserId};
 
-use super::{Apply, Ends, conflict, forbidden, invalid};
+use super::{Apply, ColdEnds, conflict, forbidden, invalid};
 use crate::{
-    commit::{Actor, Change, NewMessage, Place, Sent},
+    commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
+    database::Read,
     error::{Error, Result},
     keys::{self, Family},
     model::ConversationKey,
@@ -126,7 +127,6 @@ impl Apply<'_, '_> {
     }
 
     fn has_hot(&self, owner: &UserId, msg_id: MsgId) -> Result<bool> {
-        use crate::database::Read;
         Ok(self.overlay.get(Family::MessageIds, &keys::message_id(owner, msg_id))?.is_some())
     }
 
@@ -155,8 +155,7 @@ impl Apply<'_, '_> {
     fn take(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<()> {
         match place {
             Place::Hot { version } => {
-                use crate::database::Read;
-                let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
+                        let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
                 match bytes.map(|bytes| MessageRecord::version(&bytes)).transpose()? {
                     Some(now) if now == version => self.delete_hot(owner, key, msg_id),
                     _ => Err(Error::changed()),
@@ -220,19 +219,35 @@ impl Apply<'_, '_> {
             if from != owner.as_str() && msg_id > row.last_read.unwrap_or(0) {
                 row.unread = row.unread.saturating_sub(1);
             }
+            if row.first == Some(msg_id) || row.last == Some(msg_id) {
+                self.shortened.insert((owner.clone(), conversation.clone()));
+            }
+            row.shown_last = None;
             self.put_conversation(owner, conversation, row)?;
         }
         self.log(owner, ChangeKind::MessageDeleted, conversation, Some(msg_id))
     }
 
-    /// Looks up the first and last message of conversations that lost some.
-    pub(super) fn settle_ends(&mut self, ends: Ends) -> Result<()> {
-        for ((owner, key), cold) in ends {
+    /// Looks up the first and last message of conversations that lost theirs: among the hot ones here, and among
+    /// the cold ones as the preparation saw them. Where it did not look, it did not know that they would go.
+    pub(super) fn settle_ends(&mut self, proposal: &Proposal) -> Result<()> {
+        let cold: ColdEnds = proposal
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Cold(summary) => {
+                    Some(((summary.owner.clone(), summary.conversation.clone()), summary.msg_ids))
+                }
+                _ => None,
+            })
+            .collect();
+        for at in std::mem::take(&mut self.shortened) {
+            let cold = cold.get(&at).ok_or_else(Error::changed)?;
+            let (owner, key) = at;
             let Some(mut row) = rows::conversation(self.overlay, &owner, &key)? else { continue };
             let hot = rows::hot_ends(self.overlay, &owner, &key)?;
-            row.first = hot.iter().chain(&cold).map(|(first, _)| *first).min();
-            row.last = hot.iter().chain(&cold).map(|(_, last)| *last).max();
-            row.shown_last = None;
+            row.first = hot.iter().chain(cold).map(|(first, _)| *first).min();
+            row.last = hot.iter().chain(cold).map(|(_, last)| *last).max();
             self.put_conversation(&owner, &key, row)?;
         }
         Ok(())

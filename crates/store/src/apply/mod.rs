@@ -8,7 +8,7 @@ mod members;
 mod messages;
 mod segments;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId, to_micros};
 use roaring::RoaringBitmap;
@@ -36,12 +36,14 @@ pub(crate) struct Apply<'a, 'db> {
     owners: BTreeMap<UserId, (OwnerRecord, bool)>,
     /// Deletion vectors that grow.
     deletions: BTreeMap<(UserId, u64), RoaringBitmap>,
+    /// Conversations that lost their first or last message.
+    shortened: BTreeSet<(UserId, ConversationKey)>,
     /// Entries of the change log so far.
     logged: u32,
 }
 
-/// Conversations whose first and last message must be looked up again, with what lies of them in segments.
-type Ends = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
+/// What lies in segments of the conversations that lose messages: their first and last id.
+type ColdEnds = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
 
 impl<'a, 'db> Apply<'a, 'db> {
     /// A commit with the number that `counters` has now.
@@ -52,36 +54,40 @@ impl<'a, 'db> Apply<'a, 'db> {
         now: Micros,
     ) -> Self {
         let seq = counters.seq;
-        Self { overlay, rules, counters, now, seq, owners: BTreeMap::new(), deletions: BTreeMap::new(), logged: 0 }
+        Self {
+            overlay,
+            rules,
+            counters,
+            now,
+            seq,
+            owners: BTreeMap::new(),
+            deletions: BTreeMap::new(),
+            shortened: BTreeSet::new(),
+            logged: 0,
+        }
     }
 
     /// Does everything a proposal asks for.
     pub(crate) fn proposal(&mut self, proposal: &Proposal) -> Result<Receipt> {
         self.check(&proposal.expect)?;
         let mut sent = Vec::new();
-        let mut ends = Ends::new();
         for change in &proposal.changes {
             match change {
                 Change::Send(message) => sent.push(self.send(&proposal.actor, message)?),
-                change => self.change(&proposal.actor, change, &mut ends)?,
+                change => self.change(&proposal.actor, change)?,
             }
         }
-        self.settle_ends(ends)?;
+        self.settle_ends(proposal)?;
         Ok(Receipt { seq: self.seq, sent })
     }
 
-    fn change(&mut self, actor: &Actor, change: &Change, ends: &mut Ends) -> Result<()> {
+    fn change(&mut self, actor: &Actor, change: &Change) -> Result<()> {
         match change {
-            Change::Send(_) => Ok(()),
+            // Sends are counted by the caller; what lies in segments is looked at once everything is deleted.
+            Change::Send(_) | Change::Cold(_) => Ok(()),
             Change::Edit { .. } => self.edit(actor, change),
             Change::Delete { owner, msg_id, conversation, from, place } => {
-                self.delete(owner, *msg_id, conversation, from, *place)?;
-                ends.entry((owner.clone(), conversation.clone())).or_default();
-                Ok(())
-            }
-            Change::Cold(summary) => {
-                ends.insert((summary.owner.clone(), summary.conversation.clone()), summary.msg_ids);
-                Ok(())
+                self.delete(owner, *msg_id, conversation, from, *place)
             }
             Change::CreateConversation { owner, id, kind, created, metadata } => {
                 self.create_conversation(owner, id, *kind, *created, metadata.clone())
@@ -120,8 +126,14 @@ impl<'a, 'db> Apply<'a, 'db> {
         Ok(())
     }
 
-    /// Writes what was gathered: owners' counters and deletion vectors.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Whether a row that the preparation saw in `version` is still that, or changed by this very commit.
+    fn is_current(&self, now: Seq, version: Seq) -> bool {
+        now == version || now == self.seq
+    }
+
+    /// Writes what was gathered, owners' counters and deletion vectors, and tells who has many hot messages now.
+    pub(crate) fn finish(self) -> Result<Vec<UserId>> {
+        let mut crowded = Vec::new();
         for ((owner, number), deleted) in &self.deletions {
             let mut bytes = Vec::with_capacity(deleted.serialized_size());
             deleted.serialize_into(&mut bytes).map_err(|_| Error::corrupt("deletion vector"))?;
@@ -132,8 +144,11 @@ impl<'a, 'db> Apply<'a, 'db> {
                 record.change = self.seq;
             }
             self.overlay.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
+            if record.hot_messages >= self.rules.crowded_at {
+                crowded.push(owner);
+            }
         }
-        Ok(())
+        Ok(crowded)
     }
 
     /// An owner's counters, to be written at the end.

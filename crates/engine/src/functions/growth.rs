@@ -1,0 +1,210 @@
+//! Which functions can make more bytes than they are given, and at most how many.
+//!
+//! Invariant: each rule is an upper bound, from the lengths and numbers of one row's arguments. Of DataFusion's
+//! scalar functions those that are not listed answer with at most a few times the bytes of their arguments, and not
+//! more by being nested: they give back a part of a value (substr, split_part, trim, `array_slice`, `json_get`), reorder it
+//! (reverse, `array_sort`), map characters (upper, lower, initcap), or make a number, a time, a hash or an id.
+//! Aggregates that collect (`string_agg`, `array_agg`) report their size to the memory pool after each batch.
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray},
+        compute::cast,
+        datatypes::{
+            DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit, TimestampMicrosecondType,
+            TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+        },
+    },
+    common::Result,
+    logical_expr::ColumnarValue,
+};
+
+/// The most bytes that a function makes of one row.
+pub(super) type Rule = fn(&Row) -> u128;
+
+const NANOS_PER_DAY: i128 = 86_400_000_000_000;
+/// What a value of a list costs besides its bytes: offsets, validity, and the row that `unnest` makes of it.
+const PER_ITEM: u128 = 64;
+
+/// The rule of the function of that name, if it can grow its input.
+pub(super) fn rule(name: &str) -> Option<Rule> {
+    let rule: Rule = match name {
+        "repeat" => |row| row.bytes(0) * row.count(1),
+        // A fill may be of four bytes a character, but of no more than it has.
+        "lpad" | "rpad" => |row| row.bytes(0) + row.count(1) * row.bytes_or(2, 1).clamp(1, 4),
+        "concat" | "overlay" | super::guard::CONCAT_OPERATOR => |row| row.all_bytes(),
+        "concat_ws" => |row| row.all_bytes() + row.bytes(0) * row.arguments(),
+        // Nothing stands between any two characters, and at both ends.
+        "replace" => |row| row.bytes(0) + (row.bytes(0) / row.bytes(1).max(1) + 1) * row.bytes(2),
+        // Each match, of which there can be one at each character, becomes the replacement; and each reference in
+        // that (of two bytes at least) can be the whole match.
+        "regexp_replace" => {
+            |row| row.bytes(0) + (row.bytes(0) + 1) * row.bytes(2) + row.bytes(0) * (row.bytes(2) / 2)
+        }
+        // Each group, of two bytes at least, can be the whole text.
+        "regexp_match" => |row| (row.bytes(0) + PER_ITEM) * (row.bytes(1) / 2 + 1),
+        "translate" => |row| row.bytes(0) * 4,
+        "encode" => |row| row.bytes(0) * 2 + 4,
+        // The longest item of a format of two bytes is some thirty characters.
+        "to_char" => |row| row.bytes(1) * 20 + 64,
+        // Makes a number, in time that is the product of the lengths.
+        "levenshtein" => |row| row.bytes(0) * row.bytes(1),
+        "string_to_array" => |row| row.bytes(0) + (row.bytes(0) + 1) * PER_ITEM,
+        "array_to_string" => |row| row.bytes(0) * (4 + row.bytes(1) + row.bytes_or(2, 0)),
+        "range" | "generate_series" => |row| row.steps() * PER_ITEM,
+        "array_repeat" => |row| (row.bytes(0) + PER_ITEM) * row.count(1),
+        "array_resize" => |row| row.bytes(0) + (row.bytes_or(2, 0) + PER_ITEM) * row.count(1),
+        "array_replace" | "array_replace_n" | "array_replace_all" => |row| row.bytes(0) * (1 + row.bytes(2)),
+        "arrays_zip" => |row| row.all_bytes() * row.arguments(),
+        "make_array" | "array_append" | "array_prepend" | "array_concat" | "array_union" | "map" | "struct"
+        | "named_struct" => |row| row.all_bytes() + row.arguments() * PER_ITEM,
+        _ => return None,
+    };
+    Some(rule)
+}
+
+/// One row of the arguments of a call.
+pub(super) struct Row<'a> {
+    arguments: &'a [Argument],
+    row: usize,
+}
+
+impl Row<'_> {
+    fn arguments(&self) -> u128 {
+        self.arguments.len() as u128
+    }
+
+    /// The bytes of an argument; none when it is not given.
+    fn bytes(&self, argument: usize) -> u128 {
+        self.bytes_or(argument, 0)
+    }
+
+    fn bytes_or(&self, argument: usize, absent: u128) -> u128 {
+        self.arguments.get(argument).map_or(absent, |argument| u128::from(argument.bytes.at(self.row)))
+    }
+
+    /// An argument that says how many; none when negative or not given.
+    fn count(&self, argument: usize) -> u128 {
+        u128::try_from(self.number(argument).unwrap_or(0)).unwrap_or(0)
+    }
+
+    fn number(&self, argument: usize) -> Option<i128> {
+        self.arguments.get(argument).map(|argument| argument.number.at(self.row))
+    }
+
+    fn all_bytes(&self) -> u128 {
+        (0..self.arguments.len()).map(|argument| self.bytes(argument)).sum()
+    }
+
+    /// The length of the series from one argument to the next by the third.
+    fn steps(&self) -> u128 {
+        let (start, stop) = match (self.number(0), self.number(1)) {
+            (Some(stop), None) => (0, stop),
+            (Some(start), Some(stop)) => (start, stop),
+            _ => return 0,
+        };
+        let step = self.number(2).unwrap_or(1).unsigned_abs().max(1);
+        start.abs_diff(stop) / step + 1
+    }
+}
+
+/// What the rules ask of an argument, for each row.
+struct Argument {
+    bytes: Column<u64>,
+    number: Column<i128>,
+}
+
+enum Column<T> {
+    Same(T),
+    Each(Vec<T>),
+}
+
+impl<T: Copy + Default> Column<T> {
+    fn at(&self, row: usize) -> T {
+        match self {
+            Self::Same(value) => *value,
+            Self::Each(values) => values.get(row).copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// The most bytes that a call makes of each row; of one row when all its arguments are constants.
+pub(super) fn sizes(rule: Rule, args: &[ColumnarValue], rows: usize) -> Result<Vec<u128>> {
+    let arguments = args.iter().map(Argument::new).collect::<Result<Vec<_>>>()?;
+    let is_constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+    let rows = if is_constant { 1 } else { rows };
+    Ok((0..rows).map(|row| rule(&Row { arguments: &arguments, row })).collect())
+}
+
+impl Argument {
+    fn new(value: &ColumnarValue) -> Result<Self> {
+        let array = match value {
+            ColumnarValue::Array(array) => array.clone(),
+            ColumnarValue::Scalar(scalar) => scalar.to_array_of_size(1)?,
+        };
+        let mut argument = Self { bytes: bytes(&array), number: numbers(&array)? };
+        if matches!(value, ColumnarValue::Scalar(_)) {
+            argument = Self {
+                bytes: Column::Same(argument.bytes.at(0)),
+                number: Column::Same(argument.number.at(0)),
+            };
+        }
+        Ok(argument)
+    }
+}
+
+/// The bytes of each value.
+fn bytes(array: &ArrayRef) -> Column<u64> {
+    let length = |length: usize| length as u64;
+    match array.data_type() {
+        DataType::Utf8 => Column::Each(array.as_string::<i32>().iter().map(|text| length(text.map_or(0, str::len))).collect()),
+        DataType::LargeUtf8 => Column::Each(array.as_string::<i64>().iter().map(|text| length(text.map_or(0, str::len))).collect()),
+        DataType::Utf8View => Column::Each(array.as_string_view().lengths().map(u64::from).collect()),
+        DataType::Binary => Column::Each(array.as_binary::<i32>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect()),
+        DataType::LargeBinary => Column::Each(array.as_binary::<i64>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect()),
+        DataType::BinaryView => Column::Each(array.as_binary_view().lengths().map(u64::from).collect()),
+        DataType::List(_) => Column::Each(array.as_list::<i32>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
+        DataType::LargeList(_) => Column::Each(array.as_list::<i64>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
+        fixed if fixed.primitive_width().is_some() => Column::Same(length(fixed.primitive_width().unwrap_or_default())),
+        // Structs, maps and what else there is: rare, and never measured too low.
+        _ => Column::Each((0..array.len()).map(|row| length(array.slice(row, 1).to_data().get_slice_memory_size().unwrap_or(0))).collect()),
+    }
+}
+
+/// The bytes of all values, with something for each.
+fn total(array: &ArrayRef) -> u64 {
+    let values = match bytes(array) {
+        Column::Same(each) => each.saturating_mul(array.len() as u64),
+        Column::Each(values) => values.into_iter().fold(0, u64::saturating_add),
+    };
+    values.saturating_add(array.len() as u64)
+}
+
+/// Each value as a number: a count, or a moment or a duration in nanoseconds; zero for NULL and what is no number.
+fn numbers(array: &ArrayRef) -> Result<Column<i128>> {
+    macro_rules! scaled {
+        ($kind:ty, $nanos:expr) => {
+            Column::Each(array.as_primitive::<$kind>().iter().map(|value| value.map_or(0, |value| i128::from(value) * $nanos)).collect())
+        };
+    }
+    Ok(match array.data_type() {
+        integer if integer.is_integer() => {
+            let array = cast(array, &DataType::Int64)?;
+            Column::Each(array.as_primitive::<Int64Type>().iter().map(|value| value.map_or(0, i128::from)).collect())
+        }
+        DataType::Date32 => scaled!(Date32Type, NANOS_PER_DAY),
+        DataType::Timestamp(TimeUnit::Second, _) => scaled!(TimestampSecondType, 1_000_000_000),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => scaled!(TimestampMillisecondType, 1_000_000),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => scaled!(TimestampMicrosecondType, 1_000),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => scaled!(TimestampNanosecondType, 1),
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            // The shortest month there is, so that the series is never thought shorter than it is.
+            let nanos = |months: i32, days: i32, nanos: i64| {
+                (i128::from(months) * 28 + i128::from(days)) * NANOS_PER_DAY + i128::from(nanos)
+            };
+            let intervals = array.as_primitive::<IntervalMonthDayNanoType>();
+            Column::Each(intervals.iter().map(|step| step.map_or(0, |step| nanos(step.months, step.days, step.nanoseconds))).collect())
+        }
+        _ => Column::Same(0),
+    })
+}

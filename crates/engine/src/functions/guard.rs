@@ -1,0 +1,303 @@
+//! Puts a count before every function that can grow its input.
+//!
+//! Invariant: what a guarded call makes is at most [`MAX_BATCH_BYTES`] at a time and [`MAX_VALUE_BYTES`] in one value,
+//! and all constants of a statement together at most [`MAX_CONSTANT_BYTES`]; DataFusion's memory pool sees none of
+//! them.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef},
+        compute::{concat, kernels::concat_elements::concat_elements_dyn},
+        datatypes::{DataType, FieldRef},
+    },
+    common::{
+        Result, ScalarValue, plan_err,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    logical_expr::{
+        BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
+        ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        binary::BinaryTypeCoercer,
+        expr::ScalarFunction,
+        sort_properties::{ExprProperties, SortProperties},
+    },
+    optimizer::utils::NamePreserver,
+};
+
+use super::{
+    TooLarge,
+    growth::{Rule, rule, sizes},
+};
+
+/// What one call may make of one batch of rows.
+const MAX_BATCH_BYTES: u128 = 64 << 20;
+/// What it may make of one row. More than any message, and little enough for some to be held at a time.
+const MAX_VALUE_BYTES: u128 = 16 << 20;
+/// What calls with constant arguments may make together in one statement; the planner evaluates and keeps them.
+const MAX_CONSTANT_BYTES: u64 = 64 << 20;
+/// Shorter constants may be copied into every row of a batch.
+const SMALL_CONSTANT_BYTES: usize = 1 << 10;
+/// An UNNEST makes many rows of one, with a copy of all else in it: so it gets fewer at a time.
+const UNNEST_ROWS: usize = 256;
+
+/// The function that stands for `||`.
+pub(super) const CONCAT_OPERATOR: &str = "||";
+
+/// Guards every call in the plan that needs it.
+pub(super) fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let constants = Arc::new(AtomicU64::new(MAX_CONSTANT_BYTES));
+    let guarded = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let guarded = expr.transform_up(|expr| guard_call(expr, &constants))?;
+            Ok(guarded.update_data(|expr| name.restore(expr)))
+        })
+    })?;
+    Ok(guarded.data)
+}
+
+fn guard_call(expr: Expr, constants: &Arc<AtomicU64>) -> Result<Transformed<Expr>> {
+    let (inner, args) = match expr {
+        Expr::ScalarFunction(ScalarFunction { func, args }) => (func, args),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+            (Arc::new(ScalarUDF::new_from_impl(ConcatOperator::new())), vec![*left, *right])
+        }
+        other => return Ok(Transformed::no(other)),
+    };
+    match rule(inner.name()) {
+        Some(rule) if !inner.inner().is::<Guarded>() => {
+            let guarded = Guarded { inner, rule, constants: Arc::clone(constants) };
+            let func = Arc::new(ScalarUDF::new_from_impl(guarded));
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args })))
+        }
+        _ => Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func: inner, args }))),
+    }
+}
+
+/// How many rows a batch may have so that constants, which are copied into each row, do not outgrow what one batch may
+/// hold. To be asked of the optimized plan, where `repeat('x', 1000000)` has become a constant.
+pub(crate) fn batch_rows(plan: &LogicalPlan, usual: usize) -> Result<usize> {
+    let mut constant_bytes = 0_usize;
+    let mut rows = usual;
+    plan.apply_with_subqueries(|node| {
+        match node {
+            // Rows of constants are there once.
+            LogicalPlan::Values(_) => return Ok(TreeNodeRecursion::Continue),
+            LogicalPlan::Unnest(_) => rows = rows.min(UNNEST_ROWS),
+            _ => {}
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Literal(value, _) = expr {
+                    let bytes = value.size();
+                    constant_bytes += if bytes > SMALL_CONSTANT_BYTES { bytes } else { 0 };
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    let fitting = usize::try_from(MAX_BATCH_BYTES).unwrap_or(usize::MAX) / constant_bytes.max(1);
+    Ok(rows.min(fitting).max(1))
+}
+
+/// A function with a count before it; all else is the function's own.
+#[derive(Debug)]
+struct Guarded {
+    inner: Arc<ScalarUDF>,
+    rule: Rule,
+    /// What is left of [`MAX_CONSTANT_BYTES`]; shared by all calls of a statement.
+    constants: Arc<AtomicU64>,
+}
+
+// What it is allowed to make does not change what it makes of the same arguments.
+impl PartialEq for Guarded {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
+}
+
+impl Eq for Guarded {}
+
+impl Hash for Guarded {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
+impl Guarded {
+    fn charge_constant(&self, bytes: u128) -> Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let left = self.constants.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if left.is_ok() { Ok(()) } else { Err(TooLarge::Constants.into()) }
+    }
+
+    /// Runs the function on as many rows at a time as are sure to fit, and adds up what it really makes: the bounds
+    /// are far off for some functions, and must not refuse what fits.
+    fn run_in_parts(&self, args: &ScalarFunctionArgs, sizes: &[u128]) -> Result<ColumnarValue> {
+        let mut parts: Vec<ArrayRef> = Vec::new();
+        let (mut made, mut start) = (0, 0);
+        while start < sizes.len() {
+            let end = start + rows_that_fit(&sizes[start..]);
+            let part = self.inner.invoke_with_args(slice(args, start, end - start))?.into_array(end - start)?;
+            made += part.to_data().get_slice_memory_size()? as u128;
+            if made > MAX_BATCH_BYTES {
+                return Err(TooLarge::Batch.into());
+            }
+            parts.push(part);
+            start = end;
+        }
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&parts)?))
+    }
+}
+
+/// How many rows from the first are sure to fit in a batch: at least one, which its own limit has let through.
+fn rows_that_fit(sizes: &[u128]) -> usize {
+    let mut sum = 0;
+    let fitting = sizes.iter().take_while(|size| {
+        sum += **size;
+        sum <= MAX_BATCH_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// The rows of the arguments from `start`.
+fn slice(args: &ScalarFunctionArgs, start: usize, rows: usize) -> ScalarFunctionArgs {
+    let cut = |arg: &ColumnarValue| match arg {
+        ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(start, rows)),
+        ColumnarValue::Scalar(_) => arg.clone(),
+    };
+    ScalarFunctionArgs { args: args.args.iter().map(cut).collect(), number_rows: rows, ..args.clone() }
+}
+
+impl ScalarUDFImpl for Guarded {
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(self.rule, &args.args, args.number_rows)?;
+        if sizes.iter().any(|size| *size > MAX_VALUE_BYTES) {
+            return Err(TooLarge::Value.into());
+        }
+        let total: u128 = sizes.iter().sum();
+        if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) {
+            self.charge_constant(total)?;
+        } else if total > MAX_BATCH_BYTES {
+            return self.run_in_parts(&args, &sizes);
+        }
+        self.inner.invoke_with_args(args)
+    }
+
+    // The function's own simplification would put the unguarded function in its place.
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.inner.schema_name(args)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.inner().is_strict()
+    }
+
+    fn short_circuits(&self) -> bool {
+        self.inner.short_circuits()
+    }
+
+    fn conditional_arguments<'a>(&self, args: &'a [Expr]) -> Option<(Vec<&'a Expr>, Vec<&'a Expr>)> {
+        self.inner.conditional_arguments(args)
+    }
+
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
+        self.inner.output_ordering(inputs)
+    }
+
+    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        self.inner.preserves_lex_ordering(inputs)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
+
+/// `a || b` as a function, so that it can be guarded like the others. As the operator it is NULL when either side is.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ConcatOperator {
+    signature: Signature,
+}
+
+impl ConcatOperator {
+    fn new() -> Self {
+        Self { signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    fn coercer(types: &[DataType]) -> Result<(DataType, DataType)> {
+        let [left, right] = types else {
+            return plan_err!("|| takes two values");
+        };
+        BinaryTypeCoercer::new(left, &Operator::StringConcat, right).get_input_types()
+    }
+}
+
+impl ScalarUDFImpl for ConcatOperator {
+    fn name(&self) -> &str {
+        CONCAT_OPERATOR
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let names: Vec<String> = args.iter().map(|arg| arg.schema_name().to_string()).collect();
+        Ok(names.join(" || "))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        let (left, right) = Self::coercer(types)?;
+        Ok(vec![left, right])
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        Self::coercer(types).map(|(left, _)| left)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else {
+            return plan_err!("|| takes two values");
+        };
+        let both = concat_elements_dyn(left, right)?;
+        if is_constant { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&both, 0)?)) } else { Ok(ColumnarValue::Array(both)) }
+    }
+}

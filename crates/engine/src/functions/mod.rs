@@ -1,0 +1,137 @@
+//! What a statement may compute, and how much: the functions of our own, bounds on those that can grow their input,
+//! and the units of time.
+//!
+//! Invariant: a plan that went through [`prepare`] holds no function that makes more bytes of its input without
+//! counting them first, also where the planner evaluates it; and no expression that the optimizer would multiply
+//! beyond bounds.
+
+mod epoch;
+mod guard;
+mod growth;
+mod time_units;
+mod weight;
+
+use std::{fmt, sync::Arc};
+
+use datafusion::{
+    common::{Result, tree_node::{TreeNode, TreeNodeRecursion}},
+    error::DataFusionError,
+    execution::{FunctionRegistry, context::ExecutionProps},
+    logical_expr::{Expr, LogicalPlan, Volatility},
+};
+
+pub(crate) use self::{guard::batch_rows, time_units::TIME_UNIT_KEY};
+
+/// Functions that show the machine (its version, its files), and one that makes a value of any size of a type's name
+/// (`arrow_cast(NULL, 'FixedSizeBinary(2000000000)')`; CAST does what is needed).
+const REMOVED: [&str; 5] = ["version", "input_file_name", "file_row_index", "arrow_cast", "arrow_try_cast"];
+
+/// Adds the functions of our own and JSON access to those of DataFusion, and takes away what nobody should call.
+pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    for name in REMOVED {
+        registry.deregister_udf(name)?;
+    }
+    for function in epoch::functions() {
+        registry.register_udf(Arc::new(function))?;
+    }
+    datafusion_functions_json::register_all(registry)
+}
+
+/// Makes a plan, as it comes from the statement, safe to optimize and run: bounds what its expressions may grow to,
+/// reads times by their size, and refuses what the optimizer would multiply.
+///
+/// To be called once for each plan: a time that has been read is microseconds, and reading it again would scale it
+/// again.
+pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps) -> Result<LogicalPlan> {
+    weight::check(&plan)?;
+    let plan = guard::guard(plan)?;
+    time_units::normalise_times(plan, props)
+}
+
+/// Whether a plan calls anything that answers differently another time (now, random, `unix_timestamp()`, …), so that
+/// its answer must not be kept. To be asked before the plan is optimized: by then `now()` is a literal.
+pub(crate) fn is_volatile_read(plan: &LogicalPlan) -> Result<bool> {
+    let mut volatile = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                volatile |= is_volatile_call(expr);
+                Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    })?;
+    Ok(volatile)
+}
+
+fn is_volatile_call(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) => {
+            // With an argument it converts that argument, the same each time.
+            let converts = call.name() == epoch::UNIX_TIMESTAMP && !call.args.is_empty();
+            !converts && call.func.signature().volatility != Volatility::Immutable
+        }
+        Expr::AggregateFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+        Expr::WindowFunction(call) => call.fun.signature().volatility != Volatility::Immutable,
+        Expr::ScalarVariable(..) => true,
+        _ => false,
+    }
+}
+
+/// Why a statement is refused that would grow beyond its share of memory; found in a `DataFusionError::External`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TooLarge {
+    /// One value would.
+    Value,
+    /// The values of one batch of rows would.
+    Batch,
+    /// The constants of the statement would.
+    Constants,
+    /// The optimizer would copy its expressions too often.
+    Expressions,
+}
+
+impl TooLarge {
+    /// Whether `error` is this refusal, however deep inside it is.
+    pub(crate) fn of(error: &DataFusionError) -> Option<Self> {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast_ref::<DataFusionError>() {
+                Some(inner) => Self::of(inner),
+                None => inner.downcast_ref::<Self>().copied(),
+            },
+            DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => Self::of(inner),
+            DataFusionError::Shared(inner) => Self::of(inner),
+            DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+                datafusion::arrow::error::ArrowError::ExternalError(inner) => {
+                    inner.downcast_ref::<DataFusionError>().map_or_else(|| inner.downcast_ref().copied(), Self::of)
+                }
+                _ => None,
+            },
+            DataFusionError::Collection(inner) => inner.iter().find_map(Self::of),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Value => "A function of this statement would make a value of more than 16 MiB; make it smaller.",
+            Self::Batch => "A function of this statement would make too much at a time; choose fewer or shorter values.",
+            Self::Constants => "The constants of this statement would take too much memory; make them smaller.",
+            Self::Expressions => {
+                "This statement uses results within results too often; split it, or compute them in fewer steps."
+            }
+        })
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl From<TooLarge> for DataFusionError {
+    fn from(error: TooLarge) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! SQL over a snapshot of the store, writes prepared into commits, and background work.
+//!
+//! Invariant: the only crate that knows DataFusion, and one that knows nothing of HTTP or tokens: a caller is a
+//! user id and whether it is an admin's.
+
+mod background;
+mod error;
+mod functions;
+mod read;
+mod settings;
+mod sql;
+mod workers;
+mod write;
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+pub use error::{Error, Result};
+use futures::Stream;
+use kalamdb_protocol::{QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
+use kalamdb_store::Store;
+pub use read::Rows;
+pub use settings::{ConsolidationSettings, QuerySettings, Settings};
+use tokio::sync::watch;
+
+use crate::{
+    background::Background,
+    read::Reader,
+    sql::Statement,
+    workers::{Ticket, Workers},
+    write::Write,
+};
+
+/// Who asks, as the token says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The user.
+    pub user: UserId,
+    /// Whether the token's role is `admin`.
+    pub admin: bool,
+}
+
+/// The engine: cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    reader: Reader,
+    workers: Workers,
+    max_statement_bytes: usize,
+    stop: watch::Sender<bool>,
+}
+
+/// What a statement comes to.
+pub enum Outcome {
+    /// A read.
+    Rows(Rows),
+    /// A write, committed.
+    Written(WriteResponse),
+}
+
+/// How rows are streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `text/csv`, with a header line.
+    Csv,
+    /// `application/x-ndjson`, an object per row.
+    NdJson,
+    /// `application/vnd.apache.arrow.stream`.
+    Arrow,
+}
+
+/// A streamed answer.
+pub struct RowStream {
+    /// Whether `max_rows` cut the answer, when that is known before the first byte (small answers).
+    pub truncated: Option<bool>,
+    /// The bytes; a late error comes as a last error record.
+    pub body: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+}
+
+/// What a consolidation on request did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsolidationReport {
+    /// Segments written.
+    pub segments: u64,
+    /// Messages in them.
+    pub messages: u64,
+}
+
+impl Engine {
+    /// Starts the engine's threads and its background work.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn start(store: Store, settings: Settings) -> Result<Self> {
+        let workers = Workers::start(&settings.query)?;
+        let reader = Reader::new(store.clone(), &settings.query)?;
+        let (stop, stopped) = watch::channel(false);
+        let background = Background::new(store.clone(), settings.consolidation, settings.replay);
+        workers.handle().spawn(background.run(stopped));
+        let max_statement_bytes = settings.query.max_statement_bytes;
+        Ok(Self(Arc::new(Inner { store, reader, workers, max_statement_bytes, stop })))
+    }
+
+    /// Runs one SQL statement; dropping the future stops it.
+    ///
+    /// # Errors
+    /// What is wrong with the statement, or why it could not be finished.
+    pub async fn execute(&self, caller: &Caller, request: QueryRequest) -> Result<Outcome> {
+        let ticket = self.0.workers.admit(&caller.user).await?;
+        let (inner, caller, place) = (Arc::clone(&self.0), caller.clone(), ticket.clone());
+        ticket.run(async move { inner.execute(&caller, &request, &place).await }).await
+    }
+
+    /// Sends one message; a repeated `idempotency_key` gets the first answer.
+    ///
+    /// # Errors
+    /// The rule that forbids it.
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        message: SendMessageRequest,
+        idempotency_key: Option<String>,
+    ) -> Result<SendMessageResponse> {
+        // Most sends read nothing but what the sequencer reads; only one with an id of its own needs a place on the
+        // engine's threads, to look among the segments.
+        if message.msg_id.is_none() {
+            return write::send(&self.0.store, &self.0.reader, caller, message, idempotency_key).await;
+        }
+        let ticket = self.0.workers.admit(&caller.user).await?;
+        let (inner, caller) = (Arc::clone(&self.0), caller.clone());
+        ticket
+            .run(async move { write::send(&inner.store, &inner.reader, &caller, message, idempotency_key).await })
+            .await
+    }
+
+    /// Consolidates one owner's hot messages, or everybody's, whatever their number.
+    ///
+    /// # Errors
+    /// When the disk or the object store fails.
+    pub async fn consolidate(&self, owner: Option<&UserId>) -> Result<ConsolidationReport> {
+        let owners = match owner {
+            Some(owner) => vec![owner.clone()],
+            None => self.0.store.snapshot().owners()?.into_iter().map(|(owner, _)| owner).collect(),
+        };
+        let mut report = ConsolidationReport::default();
+        for owner in owners {
+            let one = background::consolidate(&self.0.store, &owner).await?;
+            report.segments += one.segments;
+            report.messages += one.messages;
+        }
+        Ok(report)
+    }
+
+    /// Stops background work and waits for statements that run.
+    pub async fn shutdown(&self) {
+        self.0.stop.send_replace(true);
+        self.0.workers.shutdown().await;
+    }
+}
+
+impl Inner {
+    async fn execute(&self, caller: &Caller, request: &QueryRequest, ticket: &Ticket) -> Result<Outcome> {
+        if let Some(rows) = self.reader.cached(caller, request, ticket) {
+            return Ok(Outcome::Rows(rows));
+        }
+        let write = match sql::parse(caller, request, self.max_statement_bytes)? {
+            Statement::Read(read) => {
+                let view = self.reader.view(caller, self.store.snapshot());
+                return view.rows(&read, request, ticket).await.map(Outcome::Rows);
+            }
+            Statement::Insert(insert) => Write::Insert(insert),
+            Statement::Update(update) => Write::Update(update),
+            Statement::Delete(delete) => Write::Delete(delete),
+        };
+        let written = write::run(&self.store, &self.reader, caller, &write).await?;
+        Ok(Outcome::Written(WriteResponse {
+            rows_affected: written.rows_affected,
+            msg_ids: written.msg_ids,
+            execution_time_ms: ticket.started().elapsed().as_secs_f64() * 1_000.0,
+        }))
+    }
+}

@@ -1,0 +1,236 @@
+//! What names mean to the planner: the tables of one caller, and the functions.
+//!
+//! Invariant: the second wall around everybody's rows. A table that its caller may not see is not refused by a
+//! rule here but not built: the only ways to a table are the caller's own schema and, for an admin, a schema named
+//! in full.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use datafusion::{
+    arrow::datatypes::{DataType, SchemaRef},
+    catalog::{TableFunctionArgs, TableProvider},
+    common::{DFSchema, TableReference},
+    config::ConfigOptions,
+    datasource::{cte_worktable::CteWorkTable, provider_as_source},
+    error::{DataFusionError, Result},
+    execution::SessionState,
+    logical_expr::{
+        AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
+        planner::{ContextProvider, ExprPlanner},
+        simplify::SimplifyContext,
+    },
+    optimizer::simplify_expressions::ExprSimplifier,
+    sql::sqlparser::ast,
+};
+use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, UserId};
+
+use super::{
+    planner::View,
+    tables::{MessageOptions, MessagesTable, conversations, members, segments, users},
+};
+use crate::{
+    Error,
+    sql::{Schema, suggestions},
+};
+
+/// The schema of the server's own state.
+const SYSTEM: &str = "system";
+/// The schema of everybody's rows.
+const EVERYBODY: &str = "*";
+
+/// Functions that DataFusion's SQL planner knows itself.
+const PLANNED_FUNCTIONS: [&str; 3] = ["unnest", "unnest_outer", "make_map"];
+
+/// What a view shows, by name.
+pub(super) struct Names<'a>(pub &'a View);
+
+/// Whose rows a table showed: what an answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    /// One schema's.
+    Owner(UserId),
+    /// The whole server's.
+    Everything,
+}
+
+fn ours(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn unknown_table(name: &str, tables: &'static [Table]) -> DataFusionError {
+    let suggestions = suggestions(name, tables.iter().map(|table| table.name));
+    let error = Error::new(ErrorCode::UnknownTable, format!("There is no table `{name}`."));
+    ours(error.with("suggestions", suggestions))
+}
+
+impl Names<'_> {
+    fn table(&self, reference: &TableReference) -> Result<Arc<dyn TableProvider>> {
+        let TableReference::Partial { schema, table } = reference else {
+            return Err(unknown_table(reference.table(), TABLES));
+        };
+        let (caller, schema) = (self.0.caller(), schema.as_ref());
+        let schema = match schema {
+            own if own == caller.user.as_str() => Schema::Owner(caller.user.clone()),
+            SYSTEM if caller.admin => return self.system(table),
+            EVERYBODY if caller.admin => Schema::All,
+            other if caller.admin => match UserId::new(other) {
+                Ok(owner) => Schema::Owner(owner),
+                Err(_) => return Err(unknown_table(table, TABLES)),
+            },
+            _ => {
+                return Err(ours(Error::new(
+                    ErrorCode::ScopeViolation,
+                    "The statement names another user's schema; you can read your own only.",
+                )));
+            }
+        };
+        self.user_table(schema, table)
+    }
+
+    fn user_table(&self, schema: Schema, name: &str) -> Result<Arc<dyn TableProvider>> {
+        let Some(table) = TABLES.iter().find(|table| table.name == name) else {
+            return Err(unknown_table(name, TABLES));
+        };
+        self.0.depends_on(match &schema {
+            Schema::Owner(owner) => Scope::Owner(owner.clone()),
+            Schema::All => Scope::Everything,
+        });
+        let (snapshot, hidden) = (self.0.snapshot().clone(), self.0.shows_hidden());
+        match table.name {
+            "messages" => {
+                let options = MessageOptions { hidden, ..MessageOptions::default() };
+                Ok(Arc::new(MessagesTable::new(table, snapshot, schema, options)))
+            }
+            "conversations" => conversations(table, snapshot, schema, hidden),
+            "conversationUsers" => members(table, snapshot, schema, hidden),
+            _ => Err(unknown_table(name, TABLES)),
+        }
+    }
+
+    fn system(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
+        self.0.depends_on(Scope::Everything);
+        let snapshot = self.0.snapshot().clone();
+        match SYSTEM_TABLES.iter().find(|table| table.name == name) {
+            Some(table) if name == "users" => users(table, snapshot),
+            Some(table) if name == "segments" => segments(table, snapshot),
+            _ => Err(unknown_table(name, SYSTEM_TABLES)),
+        }
+    }
+
+    fn state(&self) -> &SessionState {
+        self.0.state()
+    }
+}
+
+impl ContextProvider for Names<'_> {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        Ok(provider_as_source(self.table(&name)?))
+    }
+
+    /// `FROM generate_series(1, 10)`.
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
+        let state = self.state();
+        let Some(function) = state.table_functions().get(name) else {
+            let known = state.table_functions().keys().map(String::as_str);
+            return Err(ours(unknown_function(name, known)));
+        };
+        let context = SimplifyContext::builder()
+            .with_config_options(Arc::clone(state.config_options()))
+            .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let value = |arg| simplifier.simplify(simplifier.coerce(arg, &DFSchema::empty())?);
+        let args = args.into_iter().map(value).collect::<Result<Vec<_>>>()?;
+        Ok(provider_as_source(function.create_table_provider_with_args(TableFunctionArgs::new(&args, state))?))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state().expr_planners()
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.state().scalar_functions().get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state().higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state().aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state().window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state().config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state().scalar_functions().keys().cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state().higher_order_functions().keys().cloned().collect()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state().aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state().window_functions().keys().cloned().collect()
+    }
+}
+
+/// Refuses a statement that calls a function nobody knows: the planner would say so in text only.
+pub(super) fn check_functions(statement: &ast::Statement, state: &SessionState) -> crate::Result<()> {
+    let known = |name: &str| {
+        PLANNED_FUNCTIONS.contains(&name)
+            || state.scalar_functions().contains_key(name)
+            || state.higher_order_functions().contains_key(name)
+            || state.aggregate_functions().contains_key(name)
+            || state.window_functions().contains_key(name)
+    };
+    let unknown = ast::visit_expressions(statement, |expr| match expr {
+        ast::Expr::Function(function) => {
+            let name = function_name(&function.name);
+            if known(&name) { ControlFlow::Continue(()) } else { ControlFlow::Break(name) }
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    let ControlFlow::Break(name) = unknown else { return Ok(()) };
+    let names = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+    Err(unknown_function(&name, names.chain(state.window_functions().keys()).map(String::as_str)))
+}
+
+/// The name as the registries have it: in lower case unless quoted.
+fn function_name(name: &ast::ObjectName) -> String {
+    match name.0.as_slice() {
+        [part] => match part.as_ident() {
+            Some(ident) if ident.quote_style.is_none() => ident.value.to_lowercase(),
+            Some(ident) => ident.value.clone(),
+            None => name.to_string(),
+        },
+        _ => name.to_string(),
+    }
+}
+
+fn unknown_function<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let suggestions = suggestions(name, known);
+    let message = match suggestions.first() {
+        Some(likely) => format!("There is no function `{name}`; did you mean `{likely}`?"),
+        None => format!("There is no function `{name}`."),
+    };
+    Error::new(ErrorCode::Unsupported, message).with("suggestions", suggestions)
+}

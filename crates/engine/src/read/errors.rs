@@ -1,0 +1,203 @@
+//! DataFusion's errors as the client sees them.
+//!
+//! Invariant: told apart by their type, never by their text. No error of storage or of ours shows what it says
+//! inside; the log gets its kind only, because its text may hold a row's content.
+
+use std::error::Error as StdError;
+
+use datafusion::{
+    arrow::error::ArrowError,
+    common::{Column, SchemaError},
+    error::DataFusionError,
+};
+use kalamdb_protocol::ErrorCode;
+
+use super::memory::Refused;
+use crate::{Error, functions::TooLarge, sql::suggestions};
+
+/// The longest sentence taken over from DataFusion, in characters: some list a whole signature.
+const MAX_SENTENCE_CHARS: usize = 400;
+
+/// The error for the client. `refused` is what the statement's memory said last.
+pub(super) fn client_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
+    // Ours travel inside of theirs, as they are.
+    if let Some(ours) = inside::<Error>(error) {
+        return ours.clone();
+    }
+    if let Some(too_large) = TooLarge::of(error) {
+        return Error::new(ErrorCode::QueryTooLarge, too_large.to_string());
+    }
+    match root(error) {
+        DataFusionError::SchemaError(error, _) => schema_error(error),
+        DataFusionError::ResourcesExhausted(_) => out_of_memory(refused),
+        DataFusionError::NotImplemented(text) => Error::new(ErrorCode::Unsupported, sentence(text)),
+        DataFusionError::Plan(text) | DataFusionError::Configuration(text) | DataFusionError::Execution(text) => {
+            Error::new(ErrorCode::InvalidValue, sentence(text))
+        }
+        DataFusionError::SQL(error, _) => Error::new(ErrorCode::SyntaxError, sentence(&error.to_string())),
+        DataFusionError::ArrowError(error, _) => value_error(error),
+        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => storage(),
+        DataFusionError::External(_) => internal("external"),
+        DataFusionError::ExecutionJoin(_) => internal("join"),
+        _ => internal("internal"),
+    }
+}
+
+/// An error of that type anywhere in the chain.
+fn inside<T: StdError + 'static>(error: &DataFusionError) -> Option<&T> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The innermost of DataFusion's errors, through wrappers that only say where it happened.
+fn root(error: &DataFusionError) -> &DataFusionError {
+    match error.find_root() {
+        DataFusionError::Collection(errors) => errors.first().map_or(error, root),
+        found => found,
+    }
+}
+
+fn out_of_memory(refused: Option<Refused>) -> Error {
+    match refused {
+        Some(Refused::Total) => Error::new(
+            ErrorCode::ResourceExhausted,
+            "The statements that run now use all of the server's memory for queries; try again in a moment.",
+        ),
+        // Spilling to disk is off, so an operator that wants it has no memory left either.
+        Some(Refused::Share) | None => Error::new(
+            ErrorCode::QueryTooLarge,
+            "The statement needs more memory than one may have; narrow it with WHERE or LIMIT, or read fewer columns.",
+        ),
+    }
+}
+
+fn schema_error(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => unknown_column(field, valid_fields),
+        SchemaError::AmbiguousReference { field } => Error::new(
+            ErrorCode::InvalidValue,
+            format!("More than one table here has a column `{}`; write the table's name before it.", field.name),
+        ),
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new(
+                ErrorCode::InvalidValue,
+                format!("Two columns here are called `{name}`; give one of them another name with AS."),
+            )
+        }
+    }
+}
+
+fn unknown_column(field: &Column, valid_fields: &[Column]) -> Error {
+    let names = valid_fields.iter().map(|valid| valid.name.as_str()).filter(|name| !name.starts_with('_'));
+    let suggestions = suggestions(&field.name, names);
+    let message = match suggestions.first() {
+        Some(likely) => format!("There is no column `{}` here; did you mean `{likely}`?", field.name),
+        None => format!("There is no column `{}` here.", field.name),
+    };
+    Error::new(ErrorCode::UnknownColumn, message).with("suggestions", suggestions)
+}
+
+/// What a value did to an operator.
+fn value_error(error: &ArrowError) -> Error {
+    match error {
+        ArrowError::DivideByZero => Error::new(ErrorCode::InvalidValue, "The statement divides by zero."),
+        ArrowError::NotYetImplemented(text) => Error::new(ErrorCode::Unsupported, sentence(text)),
+        ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => {
+            Error::new(ErrorCode::QueryTooLarge, "A value of the statement grows larger than a column can hold.")
+        }
+        ArrowError::CastError(text)
+        | ArrowError::ParseError(text)
+        | ArrowError::SchemaError(text)
+        | ArrowError::ComputeError(text)
+        | ArrowError::ArithmeticOverflow(text)
+        | ArrowError::InvalidArgumentError(text) => Error::new(ErrorCode::InvalidValue, sentence(text)),
+        ArrowError::IoError(..) | ArrowError::ParquetError(_) => storage(),
+        _ => internal("arrow"),
+    }
+}
+
+fn storage() -> Error {
+    tracing::error!("a segment could not be read");
+    Error::new(ErrorCode::StorageUnavailable, "The message files cannot be read at the moment; try again later.")
+}
+
+fn internal(kind: &'static str) -> Error {
+    tracing::error!(kind, "a statement failed inside");
+    Error::new(ErrorCode::Internal, "The server made a mistake with this statement; its log says more.")
+}
+
+/// The first line of a text, as a sentence.
+fn sentence(text: &str) -> String {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("The statement cannot be run");
+    let mut sentence: String = line.chars().take(MAX_SENTENCE_CHARS).collect();
+    if let Some(first) = sentence.chars().next().filter(char::is_ascii_lowercase) {
+        sentence.replace_range(..1, &first.to_ascii_uppercase().to_string());
+    }
+    if !sentence.ends_with(['.', '?', '!']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::error::DataFusionError as E;
+
+    use super::*;
+
+    fn code(error: &E) -> ErrorCode {
+        client_error(error, None).code
+    }
+
+    #[test]
+    fn ours_come_back_as_they_were_however_deep() {
+        let ours = Error::new(ErrorCode::ScopeViolation, "no").with("a", 1);
+        let wrapped = E::Shared(Arc::new(
+            E::ArrowError(Box::new(ArrowError::ExternalError(Box::new(E::External(Box::new(ours))))), None)
+                .context("while reading"),
+        ));
+        let back = client_error(&wrapped, None);
+        assert_eq!((back.code, back.message.as_str()), (ErrorCode::ScopeViolation, "no"));
+        assert_eq!(back.details["a"], 1);
+    }
+
+    #[test]
+    fn each_kind_has_its_code() {
+        assert_eq!(code(&E::Plan("x".into()).context("y")), ErrorCode::InvalidValue);
+        assert_eq!(code(&E::Collection(vec![E::NotImplemented("x".into())])), ErrorCode::Unsupported);
+        assert_eq!(code(&E::ArrowError(Box::new(ArrowError::DivideByZero), None)), ErrorCode::InvalidValue);
+        assert_eq!(code(&E::IoError(std::io::Error::other("/secret"))), ErrorCode::StorageUnavailable);
+        assert_eq!(code(&E::External("boom".into())), ErrorCode::Internal);
+        let internal = client_error(&E::Internal("/secret".into()), None);
+        assert!(!internal.message.contains("secret"));
+        let full = E::ResourcesExhausted("x".into());
+        assert_eq!(client_error(&full, Some(Refused::Total)).code, ErrorCode::ResourceExhausted);
+        assert_eq!(client_error(&full, Some(Refused::Share)).code, ErrorCode::QueryTooLarge);
+    }
+
+    #[test]
+    fn a_misspelt_column_gets_the_likely_ones() {
+        let fields = ["content", "contentRef", "_position", "msgId"].map(Column::from_name).to_vec();
+        let field = Box::new(Column::from_name("contnt"));
+        let error =
+            E::SchemaError(Box::new(SchemaError::FieldNotFound { field, valid_fields: fields }), Box::new(None));
+        let error = client_error(&error, None);
+        assert_eq!(error.code, ErrorCode::UnknownColumn);
+        assert_eq!(error.message, "There is no column `contnt` here; did you mean `content`?");
+        assert_eq!(error.details["suggestions"], serde_json::json!(["content", "contentRef"]));
+    }
+
+    #[test]
+    fn a_long_text_becomes_one_sentence() {
+        assert_eq!(sentence("\nno such thing\ncandidates:\n a"), "No such thing.");
+        assert!(sentence(&"x".repeat(9999)).chars().count() <= MAX_SENTENCE_CHARS + 1);
+    }
+}

@@ -1,0 +1,22 @@
+//! Reading: a statement planned over one snapshot, for one caller, and its rows on their way out.
+//!
+//! Invariant: everything of one statement comes from one snapshot, and the tables given to the planner are built
+//! for the one who asks, so that a name that slipped through the check before still finds nothing.
+
+mod cache;
+mod catalog;
+mod errors;
+mod memory;
+mod order;
+mod output;
+mod planner;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+/// Where DataFusion finds the segments: a name that no statement can spell.
+const SEGMENTS_URL: &str = "kalamdb://segments";
+
+pub use output::Rows;
+pub(crate) use planner::{Reader, View};
+pub(crate) use tables::MessageOptions;

@@ -1,0 +1,136 @@
+//! The rows of an answer, whole or in parts.
+//!
+//! Invariant: no more rows than `query.max_rows` leave here, no more bytes than the limit are held for one answer,
+//! and everything that computes runs on the engine's threads, whoever polls.
+
+mod cells;
+mod encode;
+mod json;
+mod streamed;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::{
+    arrow::{array::RecordBatch, datatypes::SchemaRef},
+    execution::SendableRecordBatchStream,
+    physical_plan::stream::RecordBatchStreamAdapter,
+};
+use futures::{StreamExt, stream};
+
+use super::{
+    cache::{Answer, Keep},
+    errors::client_error,
+    memory::QueryMemory,
+};
+use crate::{Error, Format, Result, RowStream, workers::Ticket};
+
+/// How much an answer may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Rows of any answer.
+    pub rows: usize,
+    /// Bytes of a buffered one.
+    pub bytes: usize,
+}
+
+/// The rows of a read, not all computed yet.
+pub struct Rows {
+    columns: Vec<String>,
+    batches: Batches,
+    ticket: Ticket,
+    limits: Limits,
+}
+
+/// The batches of an answer, up to the limit of rows.
+struct Batches {
+    stream: SendableRecordBatchStream,
+    left: usize,
+    truncated: bool,
+    /// `None` when the rows come from the cache, whose memory is its own.
+    memory: Option<Arc<QueryMemory>>,
+    keep: Option<Keep>,
+}
+
+impl Rows {
+    /// Rows that a plan computes; `keep` puts them in the cache on the way.
+    pub(super) fn live(
+        stream: SendableRecordBatchStream,
+        ticket: Ticket,
+        limits: Limits,
+        memory: Arc<QueryMemory>,
+        keep: Option<Keep>,
+    ) -> Self {
+        let columns = names(&stream.schema());
+        let batches = Batches { stream, left: limits.rows, truncated: false, memory: Some(memory), keep };
+        Self { columns, batches, ticket, limits }
+    }
+
+    /// Rows of the cache.
+    pub(super) fn cached(answer: &Answer, ticket: Ticket, limits: Limits) -> Self {
+        let batches = stream::iter(answer.batches.clone().into_iter().map(Ok));
+        let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&answer.schema), batches));
+        let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, memory: None, keep: None };
+        Self { columns: names(&answer.schema), batches, ticket, limits }
+    }
+
+    /// Column names.
+    #[must_use]
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The whole answer: a `QueryResponse` as JSON.
+    ///
+    /// # Errors
+    /// What the statement runs into, and `payload_too_large`.
+    pub async fn into_json(self) -> Result<Bytes> {
+        let ticket = self.ticket.clone();
+        ticket.run(json::response(self)).await
+    }
+
+    /// The answer in parts; an error before the first part is an error here.
+    ///
+    /// # Errors
+    /// What the statement runs into.
+    pub async fn into_stream(self, format: Format) -> Result<RowStream> {
+        streamed::start(self, format).await
+    }
+}
+
+fn names(schema: &SchemaRef) -> Vec<String> {
+    schema.fields().iter().map(|field| field.name().clone()).collect()
+}
+
+impl Batches {
+    /// The next rows; after the last, [`Self::truncated`] is settled.
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some(batch) = self.stream.next().await {
+            let batch = batch.map_err(|error| self.error(&error))?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            if self.left == 0 {
+                self.truncated = true;
+                break;
+            }
+            if batch.num_rows() > self.left {
+                self.truncated = true;
+            }
+            let batch = batch.slice(0, batch.num_rows().min(self.left));
+            self.left -= batch.num_rows();
+            self.keep = self.keep.take().and_then(|keep| keep.add(&batch));
+            return Ok(Some(batch));
+        }
+        if let Some(keep) = self.keep.take() {
+            keep.finish(self.stream.schema(), self.truncated);
+        }
+        Ok(None)
+    }
+
+    fn error(&self, error: &datafusion::error::DataFusionError) -> Error {
+        client_error(error, self.memory.as_ref().and_then(|memory| memory.refused()))
+    }
+}

@@ -1,0 +1,311 @@
+//! From a scoped statement to rows that are being computed.
+//!
+//! Invariant: no catalog, no file, no table but those of [`super::catalog`]. A statement's memory is its own; what
+//! statements share (functions, the metadata of segments, the total of memory) holds nobody's rows.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use datafusion::{
+    arrow::array::RecordBatch,
+    catalog::TableProvider,
+    common::{Result as PlanResult, error::DataFusionError},
+    dataframe::DataFrame,
+    datasource::provider_as_source,
+    execution::{
+        SendableRecordBatchStream, SessionState, SessionStateBuilder, SessionStateDefaults, TaskContext,
+        context::SQLOptions,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::{MemoryConsumer, MemoryPool},
+        object_store::ObjectStoreUrl,
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    physical_plan::execute_stream,
+    prelude::SessionConfig,
+    sql::{
+        planner::{ParserOptions, SqlToRel},
+        sqlparser::ast,
+    },
+};
+use futures::TryStreamExt;
+use kalamdb_protocol::{ErrorCode, QueryRequest, TABLES, Table};
+use kalamdb_store::{Snapshot, Store};
+use parking_lot::Mutex;
+
+use super::{
+    SEGMENTS_URL,
+    cache::{Cache, Key, versions},
+    catalog::{Names, Scope, check_functions},
+    errors::client_error,
+    memory::{QueryMemory, TotalMemory},
+    order::optimizer_rules,
+    output::{Limits, Rows},
+    tables::{MessageOptions, MessagesTable},
+};
+use crate::{
+    Caller, Error, QuerySettings, Result, functions,
+    sql::{Read, Schema},
+    workers::Ticket,
+};
+
+/// Footers and page indexes of segments that are kept in memory: those of some thousand segments.
+const METADATA_CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Files are split between threads only when there is so much to read.
+const SPLIT_FILES_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the Parquet reader may keep of columns that it reads for a condition and again for the answer.
+const PREDICATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Long-lived: what all statements share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reader(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    state: SessionState,
+    memory: Arc<TotalMemory>,
+    memory_share_bytes: usize,
+    limits: Limits,
+    cache: Option<Cache>,
+}
+
+/// One statement: who asks, when, and with how much memory. Cheap to clone; a clone shares the memory.
+#[derive(Clone)]
+pub(crate) struct View {
+    reader: Reader,
+    caller: Caller,
+    snapshot: Snapshot,
+    state: SessionState,
+    memory: Arc<QueryMemory>,
+    hidden: bool,
+    scopes: Arc<Mutex<BTreeSet<Scope>>>,
+}
+
+impl Reader {
+    /// Prepares what statements share.
+    ///
+    /// # Errors
+    /// A fault of ours only.
+    pub fn new(store: Store, settings: &QuerySettings) -> Result<Self> {
+        let state = base_state(&store, settings).map_err(|error| client_error(&error, None))?;
+        Ok(Self(Arc::new(Shared {
+            store,
+            state,
+            memory: TotalMemory::new(settings.total_memory_bytes),
+            memory_share_bytes: settings.max_memory_bytes,
+            limits: Limits { rows: settings.max_rows, bytes: settings.max_response_bytes },
+            cache: settings.enable_cache.then(|| Cache::new(settings.cache_bytes)),
+        })))
+    }
+
+    /// The answer from memory, if the same was asked before and still has the same answer.
+    pub fn cached(&self, caller: &Caller, request: &QueryRequest, ticket: &Ticket) -> Option<Rows> {
+        let key = Key::new(caller, request)?;
+        let answer = self.0.cache.as_ref()?.get(&key, &self.0.store)?;
+        Some(Rows::cached(&answer, ticket.clone(), self.0.limits))
+    }
+
+    /// A statement of the caller's over the snapshot.
+    pub fn view(&self, caller: &Caller, snapshot: Snapshot) -> View {
+        let mut state = self.0.state.clone();
+        // The time that `now()` answers.
+        state.mark_start_execution();
+        View {
+            reader: self.clone(),
+            caller: caller.clone(),
+            snapshot,
+            state,
+            memory: self.0.memory.share(self.0.memory_share_bytes),
+            hidden: false,
+            scopes: Arc::default(),
+        }
+    }
+}
+
+/// Everything about DataFusion that does not depend on the statement.
+fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionState> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .with_metadata_cache_limit(METADATA_CACHE_BYTES)
+        .build()?;
+    // No statement may reach the machine's files, whatever name it finds for them.
+    runtime.deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())?;
+    runtime.register_object_store(ObjectStoreUrl::parse(SEGMENTS_URL)?.as_ref(), store.objects());
+    let mut state = SessionStateBuilder::new()
+        .with_config(config(settings))
+        .with_runtime_env(Arc::new(runtime))
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+        .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_table_function_list(SessionStateDefaults::default_table_functions())
+        .with_physical_optimizer_rules(optimizer_rules())
+        .build();
+    functions::register(&mut state)?;
+    Ok(state)
+}
+
+fn config(settings: &QuerySettings) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(settings.threads.max(1))
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    // Names keep their spelling; the statement's were brought to the canonical one before.
+    options.sql_parser.enable_ident_normalization = false;
+    options.optimizer.repartition_file_min_size = SPLIT_FILES_BYTES;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    options.execution.parquet.max_predicate_cache_size = Some(PREDICATE_CACHE_BYTES);
+    config
+}
+
+impl View {
+    /// The same, with the hidden columns that the write path needs.
+    pub fn with_hidden(self) -> Self {
+        Self { hidden: true, ..self }
+    }
+
+    /// The plan of a SELECT, VALUES or EXPLAIN. It went through [`functions::prepare`], and must not go again.
+    ///
+    /// # Errors
+    /// What is wrong with the statement.
+    pub fn plan(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
+        if !matches!(statement, ast::Statement::Query(_) | ast::Statement::Explain { .. }) {
+            return Err(Error::new(ErrorCode::Unsupported, "Only SELECT, VALUES and EXPLAIN read rows."));
+        }
+        check_functions(statement, &self.state)?;
+        self.checked(|| {
+            let options = ParserOptions::from(&self.state.config_options().sql_parser);
+            let names = Names(self);
+            let plan = SqlToRel::new_with_options(&names, options).sql_statement_to_plan(statement.clone())?;
+            // `SELECT … INTO` and the like: a query to the parser, not to us.
+            let reading = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            reading
+                .verify_plan(&plan)
+                .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
+            functions::prepare(plan, self.state.execution_props())
+        })
+    }
+
+    /// Starts a read; its rows are computed as they are asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the statement.
+    pub async fn rows(&self, read: &Read, request: &QueryRequest, ticket: &Ticket) -> Result<Rows> {
+        let mut plan = self.plan(&read.statement)?;
+        let is_query = matches!(read.statement, ast::Statement::Query(_));
+        let keeps = is_query && !self.checked(|| functions::is_volatile_read(&plan))?;
+        let cache = self.reader.0.cache.as_ref().filter(|_| keeps);
+        let limits = self.reader.0.limits;
+        if is_query {
+            // One row more than the answer may have tells that there are more; and a sort that knows how many rows
+            // are wanted keeps no others.
+            plan =
+                self.checked(|| LogicalPlanBuilder::from(plan).limit(0, Some(limits.rows.saturating_add(1)))?.build())?;
+        }
+        let stream = self.stream(&plan).await?;
+        // After planning, which is when the tables are named.
+        let scopes = self.scopes.lock().clone();
+        let keep = match cache.zip(Key::new(&self.caller, request)) {
+            Some((cache, key)) => Some(cache.keep(key, versions(&self.snapshot, scopes)?)),
+            None => None,
+        };
+        Ok(Rows::live(stream, ticket.clone(), limits, Arc::clone(&self.memory), keep))
+    }
+
+    /// All rows of a plan, within the statement's memory: for the write path.
+    ///
+    /// # Errors
+    /// What is wrong with the statement; `query_too_large` when the rows take more than its share.
+    pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+        let mut stream = self.stream(&plan).await?;
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&self.memory) as _;
+        let held = MemoryConsumer::new("rows to write").register(&pool);
+        let mut batches = Vec::new();
+        while let Some(batch) = stream.try_next().await.map_err(|error| self.error(&error))? {
+            held.try_grow(batch.get_array_memory_size()).map_err(|error| self.error(&error))?;
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    /// Messages as the options say, for the write path; the caller's right to them was checked before.
+    pub fn messages(&self, owners: &Schema, options: MessageOptions) -> Arc<dyn TableProvider> {
+        Arc::new(MessagesTable::new(messages_table(), self.snapshot.clone(), owners.clone(), options))
+    }
+
+    /// A table as the beginning of a plan; [`Self::collect`] runs it.
+    ///
+    /// # Errors
+    /// A fault of ours only.
+    pub fn frame(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<DataFrame> {
+        let plan = self.checked(|| LogicalPlanBuilder::scan(name, provider_as_source(table), None)?.build())?;
+        Ok(DataFrame::new(self.state.clone(), plan))
+    }
+
+    /// The plan of a frame that was built on from [`Self::frame`].
+    ///
+    /// # Errors
+    /// A fault of ours only.
+    pub fn built(&self, frame: PlanResult<DataFrame>) -> Result<LogicalPlan> {
+        self.checked(|| frame.map(DataFrame::into_unoptimized_plan))
+    }
+
+    async fn stream(&self, plan: &LogicalPlan) -> Result<SendableRecordBatchStream> {
+        let plan = self.checked(|| self.state.optimize(plan))?;
+        // Constants are copied into every row, so large ones make small batches; only now it is known which.
+        let rows = self.checked(|| functions::batch_rows(&plan, self.state.config().batch_size()))?;
+        let mut state = self.state.clone();
+        *state.config_mut() = state.config().clone().with_batch_size(rows.max(1));
+        let physical = state.query_planner().create_physical_plan(&plan, &state).await;
+        let physical = physical.map_err(|error| self.error(&error))?;
+        execute_stream(physical, self.task(&state)).map_err(|error| self.error(&error))
+    }
+
+    /// Where operators find their memory: this statement's, not everybody's.
+    fn task(&self, state: &SessionState) -> Arc<TaskContext> {
+        let memory_pool: Arc<dyn MemoryPool> = Arc::clone(&self.memory) as _;
+        let runtime = RuntimeEnv { memory_pool, ..state.runtime_env().as_ref().clone() };
+        let (id, config) = (state.session_id().to_owned(), state.config().clone());
+        // Operators hold their functions; only plans that come over a network look them up by name.
+        let (scalar, higher_order, aggregate, window) = Default::default();
+        Arc::new(TaskContext::new(None, id, config, scalar, higher_order, aggregate, window, Arc::new(runtime)))
+    }
+
+    fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
+        run().map_err(|error| self.error(&error))
+    }
+
+    fn error(&self, error: &DataFusionError) -> Error {
+        client_error(error, self.memory.refused())
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    pub(super) fn state(&self) -> &SessionState {
+        &self.state
+    }
+
+    pub(super) fn shows_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Remembers that the statement reads this.
+    pub(super) fn depends_on(&self, scope: Scope) {
+        self.scopes.lock().insert(scope);
+    }
+}
+
+/// The description of `messages`: the first of the tables.
+fn messages_table() -> &'static Table {
+    &TABLES[0]
+}

@@ -1,0 +1,52 @@
+//! `conversationUsers`: everybody in the groups that an owner is in.
+//!
+//! Invariant: of a group that an owner is not in (any more), not even its members are shown.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::{
+        array::ArrayRef,
+        datatypes::{DataType, Field},
+    },
+    catalog::TableProvider,
+    error::Result,
+};
+use kalamdb_protocol::Table;
+use kalamdb_store::{Member, Snapshot};
+
+use super::{
+    OWNER,
+    arrays::{ints, some_texts, texts},
+    count,
+    owner_rows::{Owned, OwnerRows},
+    table_schema,
+};
+use crate::sql::Schema;
+
+/// The table; `hidden` adds `_version` for the write path.
+pub(in crate::read) fn members(
+    table: &Table,
+    snapshot: Snapshot,
+    owners: Schema,
+    hidden: bool,
+) -> Result<Arc<dyn TableProvider>> {
+    let extra = [Field::new("_version", DataType::Int64, false)];
+    let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
+    OwnerRows { schema, snapshot, owners, read: Snapshot::visible_members, column }.into_table()
+}
+
+fn column(name: &str, rows: &[Owned<Member>]) -> Option<ArrayRef> {
+    let all = rows.iter().map(|(_, row)| row);
+    Some(match name {
+        OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
+        "userId" => texts(all.map(|row| row.user.as_str())),
+        "conversationId" => texts(all.map(|row| row.group.as_str())),
+        "role" => texts(all.map(|row| row.role.as_str())),
+        "created" => ints(all.map(|row| row.created)),
+        "updated" => ints(all.map(|row| row.updated)),
+        "metadata" => some_texts(all.map(|row| row.metadata.as_deref())),
+        "_version" => ints(all.map(|row| count(row.version))),
+        _ => return None,
+    })
+}

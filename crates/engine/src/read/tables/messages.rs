@@ -1,0 +1,164 @@
+//! `messages`: hot and cold rows as one table.
+//!
+//! Invariant: hot rows, segments and deletion vectors come from the one snapshot, so no message is there twice or
+//! missed, whatever consolidation does meanwhile.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::datatypes::SchemaRef,
+    catalog::{Session, TableProvider},
+    common::DFSchema,
+    error::Result,
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    physical_expr::PhysicalExpr,
+    physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
+};
+use kalamdb_protocol::{Table, UserId};
+use kalamdb_store::{MessageRange, Snapshot};
+use roaring::RoaringBitmap;
+
+use super::{
+    cold::{self, ColdScan, File, hidden_fields},
+    hot::{HotExec, Source},
+    owners, store_error, table_schema,
+};
+use crate::sql::Schema;
+
+/// What of the messages a table shows.
+#[derive(Debug, Clone)]
+pub(crate) struct MessageOptions {
+    /// With `_segment` (-1: hot), `_position` (the row in the file; 0: hot) and `_version` (0: cold) at the end.
+    pub hidden: bool,
+    /// Those in RocksDB.
+    pub hot: bool,
+    /// Those in segments.
+    pub cold: bool,
+    /// Positions that count as deleted besides a segment's own, by owner and segment number.
+    pub also_deleted: HashMap<(UserId, u64), RoaringBitmap>,
+}
+
+impl Default for MessageOptions {
+    fn default() -> Self {
+        Self { hidden: false, hot: true, cold: true, also_deleted: HashMap::new() }
+    }
+}
+
+/// The table.
+pub(crate) struct MessagesTable {
+    schema: SchemaRef,
+    snapshot: Snapshot,
+    owners: Schema,
+    options: MessageOptions,
+}
+
+impl MessagesTable {
+    pub fn new(table: &Table, snapshot: Snapshot, owners: Schema, options: MessageOptions) -> Self {
+        let hidden = hidden_fields().into_iter().filter(|_| options.hidden);
+        Self { schema: table_schema(table.columns, &owners, hidden), snapshot, owners, options }
+    }
+
+    /// The owners whose rows the condition can be true of.
+    fn owners(&self, condition: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<UserId>> {
+        let owners = owners(&self.snapshot, &self.owners).map_err(store_error)?;
+        if matches!(self.owners, Schema::Owner(_)) {
+            return Ok(owners);
+        }
+        let bounds = owners.iter().map(|owner| Arc::new(cold::owner_bounds(owner, &self.schema))).collect();
+        let keep = cold::prune(condition, &self.schema, bounds);
+        Ok(owners.into_iter().zip(keep).filter_map(|(owner, keep)| keep.then_some(owner)).collect())
+    }
+
+    /// Hot rows; `None` when there are none.
+    fn hot(
+        &self,
+        owners: &[UserId],
+        projection: &[usize],
+        limit: Option<usize>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let (mut with_rows, mut rows) = (Vec::new(), 0);
+        for owner in owners {
+            let mut messages = self.snapshot.messages(owner, &MessageRange::default()).map_err(store_error)?;
+            if messages.next().transpose().map_err(store_error)?.is_some() {
+                rows += self.snapshot.owner(owner).map_err(store_error)?.hot_messages;
+                with_rows.push(owner.clone());
+            }
+        }
+        if with_rows.is_empty() {
+            return Ok(None);
+        }
+        let (snapshot, schema) = (self.snapshot.clone(), Arc::clone(&self.schema));
+        let source = Source { snapshot, owners: with_rows.into(), schema, rows };
+        Ok(Some(Arc::new(HotExec::new(source, projection.to_vec(), limit)?)))
+    }
+
+    /// The segments that can matter.
+    fn cold(&self, owners: &[UserId], condition: Option<&Arc<dyn PhysicalExpr>>) -> Result<ColdScan> {
+        let mut files = Vec::new();
+        for owner in owners {
+            for mut segment in self.snapshot.segments(owner).map_err(store_error)? {
+                if let Some(more) = self.options.also_deleted.get(&(owner.clone(), segment.number)) {
+                    segment.deleted |= more;
+                }
+                files.push(File { owner: owner.clone(), segment });
+            }
+        }
+        let mut scan = ColdScan { schema: Arc::clone(&self.schema), files };
+        scan.prune(condition);
+        Ok(scan)
+    }
+}
+
+impl fmt::Debug for MessagesTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessagesTable").field("owners", &self.owners).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for MessagesTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// All conditions are wanted here, for pruning; they are checked by the operators, who get them later as
+    /// physical expressions and say for themselves which they check.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let columns = DFSchema::try_from(Arc::clone(&self.schema))?;
+        let condition = conjunction(filters.iter().cloned())
+            .map(|filter| session.create_physical_expr(filter, &columns))
+            // What cannot be computed here (a subquery) is for the operators above.
+            .and_then(Result::ok);
+        let owners = self.owners(condition.as_ref())?;
+        let mut tiers = Vec::new();
+        if self.options.hot {
+            tiers.extend(self.hot(&owners, &projection, limit)?);
+        }
+        if self.options.cold {
+            let cold = self.cold(&owners, condition.as_ref())?;
+            if !cold.files.is_empty() {
+                tiers.push(cold.plan(session, &projection, limit)?);
+            }
+        }
+        if tiers.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&projection)?))));
+        }
+        UnionExec::try_new(tiers)
+    }
+}

@@ -1,0 +1,121 @@
+//! What a statement cannot do.
+
+use super::*;
+
+#[tokio::test]
+async fn others_schemas_are_not_there() {
+    let world = World::new();
+    world.send(vec![message("anna", "c", "secret")]).await;
+    let ben = caller("ben");
+    for schema in ["anna", "nobody", "*", "system"] {
+        let sql = format!(r#"SELECT * FROM "{schema}"."messages""#);
+        assert_eq!(world.code(&ben, &sql).await, ErrorCode::ScopeViolation, "{schema}");
+    }
+    for sql in [
+        "SELECT * FROM messages",
+        r#"SELECT * FROM "x"."anna"."messages""#,
+        r#"SELECT * FROM "ben"."tables""#,
+        "SELECT * FROM 'x.parquet'",
+        "SELECT * FROM \"/etc/passwd\"",
+    ] {
+        assert_eq!(world.code(&ben, sql).await, ErrorCode::UnknownTable, "{sql}");
+    }
+    assert_eq!(world.code(&ben, "SELECT * FROM information_schema.tables").await, ErrorCode::ScopeViolation);
+    assert_eq!(world.code(&admin(), "SELECT * FROM information_schema.tables").await, ErrorCode::UnknownTable);
+    assert_eq!(world.code(&admin(), "SELECT * FROM system.secrets").await, ErrorCode::UnknownTable);
+    let cte = r#"WITH "anna" AS (SELECT 1 AS one) SELECT * FROM "anna""#;
+    assert_eq!(world.answer(&ben, cte).await, [[1]]);
+    let nested = r#"SELECT (SELECT count(*) FROM "anna"."messages") FROM "ben"."messages""#;
+    assert_eq!(world.code(&ben, nested).await, ErrorCode::ScopeViolation);
+    assert_eq!(world.code(&ben, &format!("EXPLAIN {nested}")).await, ErrorCode::ScopeViolation);
+}
+
+#[tokio::test]
+async fn nothing_but_reading() {
+    let world = World::new();
+    let anna = caller("anna");
+    for sql in [
+        "CREATE TABLE t AS SELECT 1",
+        "SELECT 1 INTO t",
+        "COPY (SELECT 1) TO 'x.csv'",
+        "SET datafusion.execution.batch_size = 1",
+        r#"DROP TABLE "anna"."messages""#,
+        r#"EXPLAIN DELETE FROM "anna"."messages""#,
+    ] {
+        let Ok(mut statements) = Parser::parse_sql(&GenericDialect {}, sql) else { continue };
+        let error = world.view(&anna).plan(&statements.remove(0)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unsupported, "{sql}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn mistakes_are_explained() {
+    for (tier, world) in tiers(vec![message("anna", "c", "a"), message("anna", "c", "b")]).await {
+        let anna = caller("anna");
+        let error = world.error(&anna, r#"SELECT contnt FROM "anna"."messages""#).await;
+        assert_eq!(error.code, ErrorCode::UnknownColumn, "{error:?}");
+        assert_eq!(error.details["suggestions"][0], "content");
+        let error = world.error(&anna, r#"SELECT lenght(content) FROM "anna"."messages""#).await;
+        assert_eq!((error.code, &error.details["suggestions"][0]), (ErrorCode::Unsupported, &Value::from("length")));
+        let error = world.error(&anna, r#"SELECT "msgId" FROM "anna"."messages" a, "anna"."messages" b"#).await;
+        assert_eq!(error.code, ErrorCode::InvalidValue, "{error:?}");
+        // Above the scan or in it, a value's fault is the statement's, not the storage's.
+        for sql in [
+            r#"SELECT 1 / ("msgId" - "msgId") FROM "anna"."messages""#,
+            r#"SELECT content FROM "anna"."messages" WHERE 1 / ("msgId" - "msgId") > 0"#,
+            r#"SELECT content FROM "anna"."messages" WHERE CAST(content AS BIGINT) > 0"#,
+            r#"SELECT CAST(content AS BIGINT) FROM "anna"."messages" ORDER BY 1 LIMIT 1"#,
+        ] {
+            let error = world.error(&anna, sql).await;
+            assert_eq!(error.code, ErrorCode::InvalidValue, "{tier} {sql}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_ends_a_query_and_nothing_else() {
+    let small = QuerySettings { max_memory_bytes: 1024 * 1024, ..settings() };
+    let world = World::with(small);
+    let anna = caller("anna");
+    let sql = "SELECT count(DISTINCT value) FROM generate_series(1, 10000000)";
+    let error = world.error(&anna, sql).await;
+    assert_eq!(error.code, ErrorCode::QueryTooLarge, "{error:?}");
+    let sql = "SELECT count(*) FROM (SELECT value FROM generate_series(1, 1000000) ORDER BY value DESC OFFSET 1)";
+    let error = world.error(&anna, sql).await;
+    assert_eq!(error.code, ErrorCode::QueryTooLarge, "{error:?}");
+
+    let crowded = World::with(QuerySettings { total_memory_bytes: 1024 * 1024, ..settings() });
+    let error = crowded.error(&anna, sql).await;
+    assert_eq!(error.code, ErrorCode::ResourceExhausted, "{error:?}");
+    assert_eq!(crowded.answer(&anna, "SELECT 1").await, [[1]]);
+}
+
+#[tokio::test]
+async fn time_ends_a_query_and_frees_its_place() {
+    let hasty = QuerySettings {
+        timeout: Duration::from_millis(300),
+        max_concurrent: 1,
+        max_concurrent_per_user: 1,
+        ..settings()
+    };
+    let world = World::with(hasty);
+    let anna = caller("anna");
+    let endless = "SELECT sum(value % 7) FROM generate_series(1, 100000000000)";
+    assert_eq!(world.code(&anna, endless).await, ErrorCode::QueryTimeout);
+    // The only place is free again: the work has really stopped.
+    assert_eq!(world.answer(&anna, "SELECT 1").await, [[1]]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_question_that_was_dropped() {
+    let one = QuerySettings { max_concurrent: 1, max_concurrent_per_user: 1, ..settings() };
+    let world = Arc::new(World::with(one));
+    let running = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.answer(&caller("anna"), "SELECT sum(value % 7) FROM generate_series(1, 100000000000)").await }
+    });
+    tokio::task::yield_now().await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    assert_eq!(world.answer(&caller("ben"), "SELECT 1").await, [[1]]);
+}

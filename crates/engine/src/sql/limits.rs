@@ -1,0 +1,275 @@
+//! How long, deep and wide a statement may be, counted on its tokens before anything is parsed.
+//!
+//! Invariant: whatever gets past here fits the stacks of the parser and the planner. Everything in between recurses
+//! on the depth of an expression, and a left-deep `1+1+…` is as deep as it is long, so chains count as depth; lists
+//! (rows of VALUES, items of IN) do not.
+
+use datafusion::sql::sqlparser::{
+    keywords::Keyword,
+    tokenizer::{Token, TokenWithSpan},
+};
+use kalamdb_protocol::ErrorCode;
+
+use super::position::{Position, is_literal, keyword};
+use crate::{Error, Result};
+
+/// Tokens of a statement: twice what an INSERT of 5,000 messages with every column takes.
+const MAX_TOKENS: usize = 200_000;
+/// Levels of one expression: nesting and operators in a row together.
+const MAX_EXPRESSION_DEPTH: usize = 500;
+/// Operators in a row with the clauses between them counted in: a net for words that look like the start of a clause
+/// and are none.
+const MAX_CHAIN: usize = 4_000;
+/// Queries within queries; each level costs the planner far more stack than an expression's does.
+const MAX_QUERY_DEPTH: usize = 24;
+/// UNION, INTERSECT and EXCEPT in a statement: a tree as deep as they are many.
+const MAX_SET_OPERATIONS: usize = 200;
+/// `FROM ((` around a query: the parser reads what is inside twice for each of them.
+const MAX_DOUBLE_PARENTHESES: usize = 4;
+/// The parser's own count, which goes up by a few for each level; only a net under the counts above.
+pub(super) const MAX_PARSER_RECURSION: usize = 8 * MAX_EXPRESSION_DEPTH;
+
+/// Refuses a statement that is too long to be looked at.
+pub(super) fn check_bytes(sql: &str, max_statement_bytes: usize) -> Result<()> {
+    if sql.len() <= max_statement_bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "The statement is {} bytes long, and {max_statement_bytes} are allowed; send long values as params, or several \
+         statements.",
+        sql.len()
+    );
+    Err(Error::new(ErrorCode::PayloadTooLarge, message))
+}
+
+/// Refuses a statement that is too deep or too wide.
+pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
+    if tokens.len() > MAX_TOKENS {
+        return Err(too_large("has too many parts; split it into several statements"));
+    }
+    let mut shape = Shape {
+        frames: vec![Frame::default()],
+        position: Position::default(),
+        depth: 0,
+        links: 0,
+        queries: 0,
+        doubled: 0,
+        set_operations: 0,
+        last: Keyword::NoKeyword,
+    };
+    tokens.iter().try_for_each(|token| shape.pass(&token.token))
+}
+
+/// The refusal of an expression that is too deep.
+pub(super) fn too_deep() -> Error {
+    too_large("is nested too deeply; use fewer levels and operators in a row, or a list (IN, VALUES)")
+}
+
+/// A `query_too_large`; `why` goes on after "This statement".
+pub(super) fn too_large(why: &str) -> Error {
+    Error::new(ErrorCode::QueryTooLarge, format!("This statement {why}."))
+}
+
+/// What is between two parentheses, brackets or CASE and END.
+#[derive(Default)]
+struct Frame {
+    /// Operators since the last comma or clause.
+    chain: usize,
+    /// Operators since the last comma.
+    long_chain: usize,
+    /// CASE … END, which a parenthesis does not close.
+    is_case: bool,
+    /// Has a query of its own.
+    is_query: bool,
+    /// Stands where a table may stand.
+    is_table: bool,
+    /// Stands where a table may stand, and its first token is a parenthesis.
+    is_doubled: bool,
+    /// What comes next may be a table.
+    table_due: bool,
+    /// Inside a FROM clause, where a comma brings another table.
+    in_from: bool,
+    /// Nothing has been in it yet.
+    is_fresh: bool,
+}
+
+/// The sums over all open frames, kept as they change so that the count takes one pass.
+struct Shape {
+    frames: Vec<Frame>,
+    position: Position,
+    /// Frames and their chains.
+    depth: usize,
+    /// Their long chains.
+    links: usize,
+    queries: usize,
+    doubled: usize,
+    set_operations: usize,
+    last: Keyword,
+}
+
+impl Shape {
+    fn pass(&mut self, token: &Token) -> Result<()> {
+        let keyword = keyword(token);
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => self.open(false),
+            Token::RParen | Token::RBracket | Token::RBrace => self.close(),
+            Token::Comma => self.comma(),
+            Token::SemiColon => self.comma(),
+            Token::Word(_) => self.word(keyword),
+            literal if is_literal(literal) => {}
+            Token::Period => {}
+            _operator => self.link(),
+        }
+        self.last = keyword;
+        self.position.pass(token);
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.depth > MAX_EXPRESSION_DEPTH || self.links > MAX_CHAIN {
+            Err(too_deep())
+        } else if self.queries > MAX_QUERY_DEPTH
+            || (self.last == Keyword::SELECT && self.doubled > MAX_DOUBLE_PARENTHESES)
+        {
+            Err(too_large("has too many queries within queries; name the inner ones in a WITH"))
+        } else if self.set_operations > MAX_SET_OPERATIONS {
+            Err(too_large("has too many UNION, INTERSECT or EXCEPT; use VALUES for rows"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The innermost frame; there is always one, because the last is never closed.
+    fn frame(&mut self) -> &mut Frame {
+        if self.frames.is_empty() {
+            self.frames.push(Frame::default());
+        }
+        let innermost = self.frames.len() - 1;
+        &mut self.frames[innermost]
+    }
+
+    fn open(&mut self, is_case: bool) {
+        let frame = self.frame();
+        let is_table = !is_case && (frame.table_due || (frame.is_table && frame.is_fresh));
+        let doubles = is_table && frame.is_fresh && frame.is_table;
+        frame.is_doubled |= doubles;
+        (frame.is_fresh, frame.table_due) = (false, false);
+        self.doubled += usize::from(doubles);
+        self.frames.push(Frame { is_case, is_table, is_fresh: true, ..Frame::default() });
+        self.depth += 1;
+    }
+
+    fn close(&mut self) {
+        // A CASE without END ends with what it stands in; the parser will complain.
+        while self.frames.len() > 1 {
+            if !self.pop().is_case {
+                break;
+            }
+        }
+        self.frame().table_due = false;
+    }
+
+    fn pop(&mut self) -> Frame {
+        let frame = self.frames.pop().unwrap_or_default();
+        self.depth -= frame.chain + 1;
+        self.links -= frame.long_chain;
+        self.queries -= usize::from(frame.is_query);
+        self.doubled -= usize::from(frame.is_doubled);
+        frame
+    }
+
+    fn comma(&mut self) {
+        self.reset_chain();
+        self.links -= std::mem::take(&mut self.frame().long_chain);
+        let frame = self.frame();
+        (frame.is_fresh, frame.table_due) = (false, frame.in_from);
+    }
+
+    /// One more operator in a row.
+    fn link(&mut self) {
+        let frame = self.frame();
+        frame.chain += 1;
+        frame.long_chain += 1;
+        (frame.is_fresh, frame.table_due) = (false, false);
+        self.depth += 1;
+        self.links += 1;
+    }
+
+    /// A list goes on or a clause starts: what follows is not below what came before.
+    fn reset_chain(&mut self) {
+        self.depth -= std::mem::take(&mut self.frame().chain);
+    }
+
+    fn word(&mut self, keyword: Keyword) {
+        // Where an operand is due these are names, and no clause starts.
+        let starts_clause = !self.position.is_name();
+        match keyword {
+            Keyword::CASE => self.open(true),
+            Keyword::END if starts_clause && self.frame().is_case => {
+                self.pop();
+            }
+            // `a IS DISTINCT FROM b` is an operator, not a clause.
+            Keyword::FROM if self.last == Keyword::DISTINCT => self.link(),
+            Keyword::SELECT | Keyword::VALUES => {
+                if starts_clause {
+                    self.clause(false);
+                }
+                let frame = self.frame();
+                (frame.is_fresh, frame.table_due) = (false, false);
+                let was_query = std::mem::replace(&mut self.frame().is_query, true);
+                self.queries += usize::from(!was_query);
+            }
+            Keyword::FROM | Keyword::JOIN if starts_clause => self.clause(true),
+            Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => {
+                self.set_operations += 1;
+                if starts_clause {
+                    self.clause(false);
+                }
+            }
+            Keyword::WHERE
+            | Keyword::HAVING
+            | Keyword::ON
+            | Keyword::SET
+            | Keyword::WHEN
+            | Keyword::THEN
+            | Keyword::ELSE
+            | Keyword::BY
+                if starts_clause =>
+            {
+                self.clause(false);
+            }
+            Keyword::AND
+            | Keyword::OR
+            | Keyword::XOR
+            | Keyword::NOT
+            | Keyword::IS
+            | Keyword::IN
+            | Keyword::LIKE
+            | Keyword::ILIKE
+            | Keyword::RLIKE
+            | Keyword::REGEXP
+            | Keyword::SIMILAR
+            | Keyword::BETWEEN
+            | Keyword::DIV
+            | Keyword::AT
+            | Keyword::COLLATE
+            | Keyword::INTERVAL
+            | Keyword::PRIOR
+            | Keyword::OPERATOR => self.link(),
+            Keyword::LATERAL => {}
+            _name => {
+                let frame = self.frame();
+                (frame.is_fresh, frame.table_due) = (false, false);
+            }
+        }
+    }
+
+    fn clause(&mut self, brings_table: bool) {
+        self.reset_chain();
+        let frame = self.frame();
+        (frame.is_fresh, frame.table_due, frame.in_from) = (false, brings_table, brings_table);
+    }
+}
+
+#[cfg(test)]
+mod tests;

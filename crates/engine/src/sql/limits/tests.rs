@@ -1,0 +1,96 @@
+use super::{
+    super::{syntax, tokens},
+    *,
+};
+
+fn check(sql: &str) -> Result<()> {
+    let mut tokens = tokens::read(sql).unwrap();
+    tokens::rewrite(&mut tokens);
+    check_shape(&tokens)?;
+    syntax::parse(tokens).map(drop)
+}
+
+#[track_caller]
+fn refused(sql: &str) {
+    let start: String = sql.chars().take(60).collect();
+    assert_eq!(check(sql).map_err(|error| error.code), Err(ErrorCode::QueryTooLarge), "{start}");
+}
+
+fn allowed(sql: &str) {
+    if let Err(error) = check(sql) {
+        panic!("{error}: {}", sql.chars().take(100).collect::<String>());
+    }
+}
+
+#[test]
+fn the_text_has_a_limit() {
+    assert!(check_bytes("SELECT 1", 8).is_ok());
+    assert_eq!(check_bytes("SELECT 11", 8).unwrap_err().code, ErrorCode::PayloadTooLarge);
+}
+
+#[test]
+fn wide_statements_pass() {
+    let row = "(1, 'c', 'ai', 'user_john', 1699000000, 'it''s a text', NULL, '{}')";
+    let rows = vec![row; 5_000].join(", ");
+    allowed(&format!("INSERT INTO messages (msgId, conversationId, conversationType, from, timestamp, content, contentRef, metadata) VALUES {rows}"));
+    let list = vec!["-17"; 9_000].join(",");
+    allowed(&format!("SELECT * FROM messages WHERE msgId IN ({list}) AND content LIKE '%x%'"));
+    let terms = vec!["a = 1"; 200].join(" OR ");
+    allowed(&format!("SELECT * FROM messages WHERE {terms}"));
+    let whens = vec!["WHEN a = 1 AND b = 2 THEN c + 1"; 400].join(" ");
+    allowed(&format!("SELECT CASE {whens} ELSE 0 END FROM messages"));
+    let selects = vec!["SELECT a FROM t WHERE b = 1 AND c = 2"; 200].join(" UNION ALL ");
+    allowed(&selects);
+    let columns = vec!["a + b * c AS d"; 1_000].join(", ");
+    allowed(&format!("SELECT {columns} FROM t"));
+    allowed(&format!("SELECT {}1{} FROM t", "(".repeat(200), ")".repeat(200)));
+    allowed("SELECT * FROM ((((((a JOIN b ON x) JOIN c ON x) JOIN d ON x) JOIN e ON x) JOIN f ON x) JOIN g ON x)");
+}
+
+#[test]
+fn deep_statements_are_refused_before_they_are_parsed() {
+    for term in ["1+", "1||", "a AND ", "a OR ", "1 = ", "- ", "NOT ", "a -> ", "1 IS DISTINCT FROM ", "x::int + ", "(", "[",
+        "CASE WHEN ", "f(", "(SELECT ", "a LIKE ", "a IN (1) OR ", "x AT TIME ZONE 'UTC' AT TIME ZONE ", "~ ", "{"]
+    {
+        refused(&format!("SELECT {}1", term.repeat(20_000)));
+        refused(&format!("SELECT * FROM messages WHERE x = {}1", term.repeat(20_000)));
+    }
+    refused(&vec!["SELECT 1"; 5_000].join(" UNION ALL "));
+    refused(&format!("SELECT x {}", "COLLATE c ".repeat(5_000)));
+    refused(&format!("SELECT x{}", "::int".repeat(5_000)));
+    refused(&format!("SELECT x{}", "[1]".repeat(5_000).replace("]", "]+x")));
+}
+
+/// Words that look like the start of a clause and are names there must not start the count anew.
+#[test]
+fn a_chain_cannot_hide_behind_keywords() {
+    for name in ["then", "by", "on", "set", "values", "where", "join", "having", "when", "else", "m.then", "m.on", "end"] {
+        let sql = format!("SELECT {}1 FROM m", format!("{name} + ").repeat(10_000));
+        refused(&sql);
+    }
+    refused(&format!("SELECT {}1", "f() OVER on + ".repeat(5_000)));
+    refused(&format!("SELECT {}1", "x COLLATE on || ".repeat(5_000)));
+    refused(&format!("SELECT {}1", "f() WITHIN GROUP (ORDER BY 1) + ".repeat(5_000)));
+    refused(&format!("SELECT {}1", "f() FILTER (WHERE a) + ".repeat(5_000)));
+}
+
+#[test]
+fn queries_within_queries_are_few() {
+    let nested = |levels: usize| format!("SELECT * FROM {}t{}", "(SELECT * FROM ".repeat(levels), ") x".repeat(levels));
+    allowed(&nested(20));
+    refused(&nested(30));
+    // What the parser reads twice at each level: a query in two parentheses, followed by a join.
+    let doubled = |levels: usize| {
+        format!("SELECT * FROM {}t{}", "((SELECT * FROM ".repeat(levels), ") x JOIN u ON true)".repeat(levels))
+    };
+    allowed(&doubled(3));
+    refused(&doubled(12));
+}
+
+#[test]
+fn unbalanced_statements_do_no_harm() {
+    for sql in ["SELECT 1)))))", "SELECT ]]}}", "END END END", "CASE CASE )", ") ( ) (", "SELECT CASE WHEN (1 THEN 2 END", ";;;", "WHEN,,"] {
+        let tokens = tokens::read(sql).unwrap();
+        check_shape(&tokens).unwrap();
+    }
+}

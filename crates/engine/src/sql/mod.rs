@@ -1,0 +1,111 @@
+//! From the text of a statement to one that is parsed, limited, bound and scoped.
+//!
+//! Invariant: what leaves here names no table but the caller's own, `system` and other users' for an admin; holds
+//! no placeholder; and is no deeper or longer than the planner can take.
+
+mod classify;
+mod dialect;
+mod forms;
+mod limits;
+mod names;
+mod params;
+mod position;
+mod qualify;
+mod scope;
+mod syntax;
+mod tokens;
+
+use datafusion::sql::sqlparser::ast;
+use kalamdb_protocol::{QueryRequest, Table, UserId};
+
+pub(crate) use self::names::suggestions;
+use crate::{Caller, Result};
+
+/// A statement that may be run.
+#[derive(Debug, Clone)]
+pub(crate) enum Statement {
+    /// SELECT, VALUES, or EXPLAIN of one.
+    Read(Read),
+    /// INSERT.
+    Insert(Insert),
+    /// UPDATE.
+    Update(Update),
+    /// DELETE.
+    Delete(Delete),
+}
+
+/// A read: an `ast::Statement::Query`, or an `ast::Statement::Explain` of one.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    /// The statement, its table names resolved to `"schema"."table"` (CTE names stay as they are).
+    pub statement: ast::Statement,
+}
+
+/// Whose rows a table reference means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Schema {
+    /// One user's: the caller's own, or any for an admin.
+    Owner(UserId),
+    /// `*`: everybody's, with a leading `owner` column; admins only.
+    All,
+}
+
+/// The table that a write names.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Whose.
+    pub schema: Schema,
+    /// Which.
+    pub table: &'static Table,
+}
+
+/// `INSERT INTO target (columns) source`.
+#[derive(Debug, Clone)]
+pub(crate) struct Insert {
+    /// The table.
+    pub target: Target,
+    /// Canonical names, checked and without repetition; every column of the table when the statement names none
+    /// (for `*.` the first is `owner`).
+    pub columns: Vec<String>,
+    /// Where the rows come from; scoped like a read.
+    pub source: Box<ast::Query>,
+}
+
+/// `UPDATE target SET … WHERE …`.
+#[derive(Debug, Clone)]
+pub(crate) struct Update {
+    /// The table.
+    pub target: Target,
+    /// The target as it stands in the statement, resolved, with its alias: the FROM of a SELECT of the same rows.
+    pub from: ast::TableWithJoins,
+    /// Canonical column names and their new values.
+    pub assignments: Vec<(String, ast::Expr)>,
+    /// The WHERE clause.
+    pub selection: Option<ast::Expr>,
+}
+
+/// `DELETE FROM target WHERE …`.
+#[derive(Debug, Clone)]
+pub(crate) struct Delete {
+    /// The table.
+    pub target: Target,
+    /// The target as it stands in the statement, resolved, with its alias: the FROM of a SELECT of the same rows.
+    pub from: ast::TableWithJoins,
+    /// The WHERE clause.
+    pub selection: Option<ast::Expr>,
+}
+
+/// Parses, limits, binds and scopes one statement.
+///
+/// # Errors
+/// `syntax_error`, `unknown_table`, `unknown_column`, `invalid_value`, `unsupported`, `scope_violation`,
+/// `payload_too_large`, `query_too_large`.
+pub(crate) fn parse(caller: &Caller, request: &QueryRequest, max_statement_bytes: usize) -> Result<Statement> {
+    limits::check_bytes(&request.sql, max_statement_bytes)?;
+    let mut tokens = tokens::read(&request.sql)?;
+    let spellings = tokens::rewrite(&mut tokens);
+    limits::check_shape(&tokens)?;
+    let mut statement = syntax::parse(tokens)?;
+    params::bind(&mut statement, request.params.as_ref())?;
+    classify::classify(statement, scope::Scope::new(caller, &spellings))
+}

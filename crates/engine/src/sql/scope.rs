@@ -1,0 +1,342 @@
+//! Whose tables a statement names: every reference to a table is resolved here, before anything is planned.
+//!
+//! Invariant: a plain user's statement leaves here naming nobody's tables but their own, wherever in it a name
+//! stands; and what it is told about another user's schema does not depend on whether that user exists.
+
+use std::{collections::HashMap, ops::ControlFlow};
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, Statement, TableFactor, VisitMut, VisitorMut, With,
+};
+use kalamdb_protocol::{ErrorCode, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, UserId};
+
+use super::{
+    Schema, forms,
+    limits::too_large,
+    names::{PLACEHOLDER_SCHEMA, suggestions},
+    qualify,
+    tokens::Spellings,
+};
+use crate::{Caller, Error, Result};
+
+/// Tables that a statement may read, with every use of a WITH counted in full: a WITH of two of the one before it is
+/// twice as much to plan, and thirty of them would be a thousand million tables.
+const MAX_TABLES: usize = 256;
+const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// Where a table lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In users' schemas.
+    Users(Schema),
+    /// In the schema `system`.
+    System,
+}
+
+impl Place {
+    /// The schema's name as the planner gets it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Users(Schema::Owner(user)) => user.as_str(),
+            Self::Users(Schema::All) => "*",
+            Self::System => SYSTEM_SCHEMA,
+        }
+    }
+
+    fn tables(&self) -> &'static [Table] {
+        match self {
+            Self::Users(_) => TABLES,
+            Self::System => SYSTEM_TABLES,
+        }
+    }
+}
+
+/// Resolves the names of one statement.
+pub(super) struct Scope<'a> {
+    caller: &'a Caller,
+    spellings: &'a Spellings,
+    /// For each query around the present place, the WITH names that are in scope there and the tables that each
+    /// stands for.
+    frames: Vec<HashMap<String, usize>>,
+    /// The WITH clauses of the queries around, taken out while their bodies are visited.
+    withs: Vec<Option<With>>,
+    /// The tables named so far.
+    tables: usize,
+    /// The places named so far, each once.
+    places: Vec<Place>,
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn new(caller: &'a Caller, spellings: &'a Spellings) -> Self {
+        Self { caller, spellings, frames: Vec::new(), withs: Vec::new(), tables: 0, places: Vec::new() }
+    }
+
+    /// Resolves every name in `node`.
+    pub(super) fn resolve(&mut self, node: &mut impl VisitMut) -> Result<()> {
+        match node.visit(self) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(*error),
+        }
+    }
+
+    /// Resolves the table that a write names.
+    pub(super) fn target(&mut self, name: &mut ObjectName) -> Result<(Schema, &'static Table)> {
+        match self.relation(name)? {
+            (Place::Users(schema), table) => Ok((schema, table)),
+            (Place::System, _) => {
+                Err(Error::new(ErrorCode::Unsupported, "The system tables show the server's state; they are read only."))
+            }
+        }
+    }
+
+    /// The schema, when all tables named so far lie in the same one: then they go by their names alone.
+    pub(super) fn only_schema(&self) -> Option<&str> {
+        match self.places.as_slice() {
+            [place] => Some(place.name()),
+            _ => None,
+        }
+    }
+
+    /// Whether a name of one part is a WITH name here, and how many tables it stands for.
+    fn with_name(&self, name: &str) -> Option<usize> {
+        self.frames.iter().rev().find_map(|frame| frame.get(name)).copied()
+    }
+
+    /// Resolves a relation's name to `"schema"."table"`; a WITH name is left alone by whoever calls.
+    fn relation(&mut self, name: &mut ObjectName) -> Result<(Place, &'static Table)> {
+        let parts = identifiers(name)?;
+        let (place, table) = match parts.as_slice() {
+            [table] => (self.own(), *table),
+            [schema, table] => (self.place(schema)?, *table),
+            [qualifiers @ .., table] => {
+                // Scope comes first, so that nothing is learnt about another user's tables.
+                qualifiers.iter().try_for_each(|part| self.place(part).map(drop))?;
+                return Err(unknown_table(&table.value, None, &[]));
+            }
+            [] => return Err(unknown_table("", None, &[])),
+        };
+        let Some(known) = place.tables().iter().find(|known| known.name.eq_ignore_ascii_case(&table.value)) else {
+            return Err(self.unknown(&table.value, &place, parts.len() == 1));
+        };
+        let span = table.span;
+        let part = |text: &str| Ident::with_quote_and_span('"', span, text);
+        *name = ObjectName::from(vec![part(place.name()), part(known.name)]);
+        if !self.places.contains(&place) {
+            self.places.push(place.clone());
+        }
+        Ok((place, known))
+    }
+
+    fn own(&self) -> Place {
+        Place::Users(Schema::Owner(self.caller.user.clone()))
+    }
+
+    /// The place that a schema's name means to the caller.
+    fn place(&self, schema: &Ident) -> Result<Place> {
+        let written = self.spellings.original(schema);
+        // User ids compare exactly and may be any text, so a reserved word in quotes must be spelt exactly too.
+        let is = |reserved: &str| match schema.quote_style {
+            None => written.eq_ignore_ascii_case(reserved),
+            Some(_) => written == reserved,
+        };
+        if written == self.caller.user.as_str() || is(PLACEHOLDER_SCHEMA) {
+            return Ok(self.own());
+        }
+        if is(INFORMATION_SCHEMA) {
+            let message = "There is no information_schema; the tables are messages, conversations and conversationUsers.";
+            return Err(Error::new(ErrorCode::UnknownTable, message));
+        }
+        if !self.caller.admin {
+            let message = "Only your own tables can be named here: userId.messages, or just messages.";
+            return Err(Error::new(ErrorCode::ScopeViolation, message));
+        }
+        if is("*") {
+            return Ok(Place::Users(Schema::All));
+        }
+        if is(SYSTEM_SCHEMA) {
+            return Ok(Place::System);
+        }
+        let user = UserId::new(written)
+            .map_err(|error| Error::new(ErrorCode::UnknownTable, format!("The schema is no user's: {error}.")))?;
+        Ok(Place::Users(Schema::Owner(user)))
+    }
+
+    fn unknown(&self, name: &str, place: &Place, bare: bool) -> Error {
+        let with_names = self.frames.iter().flat_map(HashMap::keys).map(String::as_str).filter(|_| bare);
+        let known: Vec<&str> = place.tables().iter().map(|table| table.name).chain(with_names).collect();
+        unknown_table(name, Some(place), &known)
+    }
+
+    fn count(&mut self, tables: usize) -> Result<()> {
+        self.tables = self.tables.saturating_add(tables);
+        if self.tables <= MAX_TABLES {
+            return Ok(());
+        }
+        Err(too_large("reads too many tables, counting each use of a WITH in full; split it into several statements"))
+    }
+
+    /// Resolves the queries of a WITH, each in the scope of those before it (and of itself when recursive).
+    fn with(&mut self, with: &mut With) -> Result<()> {
+        for cte in &mut with.cte_tables {
+            let name = cte.alias.name.value.clone();
+            forms::check_with_name(&name)?;
+            if with.recursive {
+                self.name_query(&name, 1);
+            }
+            let outside = std::mem::take(&mut self.tables);
+            self.resolve(&mut cte.query)?;
+            let inside = std::mem::replace(&mut self.tables, outside);
+            // One more than it reads, so that a chain of them counts as deep as it is.
+            self.name_query(&name, inside.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    fn name_query(&mut self, name: &str, tables: usize) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.insert(name.to_owned(), tables);
+        }
+    }
+
+    /// `userId.messages` in front of a column: the schema as the planner knows it.
+    fn qualifier(&self, schema: &mut Ident, table: &mut Ident) -> Result<()> {
+        let is_table = |tables: &[Table]| tables.iter().any(|known| known.name.eq_ignore_ascii_case(&table.value));
+        if !is_table(TABLES) && !is_table(SYSTEM_TABLES) {
+            return Ok(());
+        }
+        let place = self.place(schema)?;
+        *schema = Ident::with_quote_and_span('"', schema.span, place.name());
+        table.quote_style = Some('"');
+        Ok(())
+    }
+
+    /// `userId.messages.*`
+    fn wildcard(&self, name: &mut ObjectName) -> Result<()> {
+        match name.0.as_mut_slice() {
+            [ObjectNamePart::Identifier(schema), ObjectNamePart::Identifier(table)] => self.qualifier(schema, table),
+            _ => Ok(()),
+        }
+    }
+
+    fn query(&mut self, query: &mut Query) -> Result<()> {
+        forms::check_query(query)?;
+        self.frames.push(HashMap::new());
+        let mut with = query.with.take();
+        if let Some(with) = &mut with {
+            self.with(with)?;
+        }
+        self.withs.push(with);
+        Ok(())
+    }
+
+    fn select(&mut self, select: &mut Select) -> Result<()> {
+        forms::check_select(select)?;
+        for item in &mut select.projection {
+            if let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) = item {
+                self.wildcard(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expr(&mut self, expr: &mut Expr) -> Result<()> {
+        forms::check_expr(expr)?;
+        match expr {
+            Expr::CompoundIdentifier(parts) => match parts.as_mut_slice() {
+                [schema, table, _, ..] => self.qualifier(schema, table),
+                _ => Ok(()),
+            },
+            Expr::QualifiedWildcard(name, _) => self.wildcard(name),
+            Expr::Function(function) => {
+                let FunctionArguments::List(list) = &mut function.args else { return Ok(()) };
+                for argument in &mut list.args {
+                    if let FunctionArg::Unnamed(FunctionArgExpr::QualifiedWildcard(name)) = argument {
+                        self.wildcard(name)?;
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The identifiers that a relation's name consists of.
+fn identifiers(name: &ObjectName) -> Result<Vec<&Ident>> {
+    let identifiers: Option<Vec<&Ident>> = name.0.iter().map(ObjectNamePart::as_ident).collect();
+    match identifiers {
+        // A table in single quotes is how other databases name files.
+        Some(parts) if parts.iter().all(|part| part.quote_style != Some('\'')) => Ok(parts),
+        _ => Err(Error::new(ErrorCode::Unsupported, "A table is named by its name; files and URLs cannot be read.")),
+    }
+}
+
+/// An `unknown_table`, with the likely ones of `known`.
+fn unknown_table(name: &str, place: Option<&Place>, known: &[&str]) -> Error {
+    let likely = suggestions(name, known.iter().copied());
+    let advice = match (likely.first(), place) {
+        (Some(likely), _) => format!("did you mean {likely}?"),
+        (None, Some(Place::System)) => "the system tables are users and segments.".to_owned(),
+        (None, _) => "the tables are messages, conversations and conversationUsers.".to_owned(),
+    };
+    Error::new(ErrorCode::UnknownTable, format!("There is no such table; {advice}")).with("suggestions", likely)
+}
+
+fn flow(result: Result<()>) -> ControlFlow<Box<Error>> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(Box::new(error)),
+    }
+}
+
+impl VisitorMut for Scope<'_> {
+    type Break = Box<Error>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        flow(self.query(query))
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        self.frames.pop();
+        query.with = self.withs.pop().flatten();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        flow(self.select(select))
+    }
+
+    fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<Self::Break> {
+        if let [ObjectNamePart::Identifier(only)] = name.0.as_slice()
+            && only.quote_style != Some('\'')
+            && let Some(tables) = self.with_name(&only.value)
+        {
+            return flow(self.count(tables));
+        }
+        flow(self.relation(name).and_then(|_| self.count(1)))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        flow(forms::check_table_factor(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        flow(self.expr(expr))
+    }
+
+    /// Only queries and expressions are resolved here, so this is a write within a read.
+    fn pre_visit_statement(&mut self, _statement: &mut Statement) -> ControlFlow<Self::Break> {
+        flow(Err(forms::unsupported("A query cannot write; send the write as a statement of its own.")))
+    }
+}
+
+/// Lets the tables of `node` go by their names alone when all of them lie in one schema.
+pub(super) fn shorten(scope: &Scope, node: &mut impl VisitMut) {
+    if let Some(schema) = scope.only_schema() {
+        qualify::drop_schema(schema, node);
+    }
+}
+
+#[cfg(test)]
+mod tests;

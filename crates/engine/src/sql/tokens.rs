@@ -1,0 +1,157 @@
+//! What stands in a statement, as tokens: the column `from`, the schema `*`, and names without regard to case are
+//! settled here, between the tokenizer and the parser.
+//!
+//! Invariant: tokens change, positions never do, and the text is never touched: an error points at what the client
+//! wrote. What is no name keeps its meaning: `SUBSTRING(x FROM 2)` is not a column.
+
+use std::collections::{HashMap, HashSet};
+
+use datafusion::sql::sqlparser::{
+    ast::Ident,
+    keywords::Keyword,
+    tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word},
+};
+
+use super::{
+    dialect::KalamDialect,
+    names::canonical,
+    position::{Position, keyword},
+    syntax::syntax_error,
+};
+use crate::Result;
+
+/// The tokens of a statement, without whitespace and comments.
+pub(super) fn read(sql: &str) -> Result<Vec<TokenWithSpan>> {
+    let mut tokens = Tokenizer::new(&KalamDialect::new(0), sql)
+        .tokenize_with_location()
+        .map_err(|error| syntax_error(error.location, &error.message))?;
+    tokens.retain(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
+    Ok(tokens)
+}
+
+/// Settles `*.messages`, the column `from` and the spelling of names.
+pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Spellings {
+    quote_star_schemas(tokens);
+    quote_from_columns(tokens);
+    spell_trims_out(tokens);
+    respell(tokens)
+}
+
+fn quoted(name: &str) -> Token {
+    Token::Word(Word { value: name.to_owned(), quote_style: Some('"'), keyword: Keyword::NoKeyword })
+}
+
+/// `*.messages`: a star before a period can only be the schema of all users.
+fn quote_star_schemas(tokens: &mut [TokenWithSpan]) {
+    for at in 2..tokens.len() {
+        if let [star, period, word] = &mut tokens[at - 2..=at]
+            && star.token == Token::Mul
+            && period.token == Token::Period
+            && matches!(word.token, Token::Word(_))
+        {
+            star.token = quoted("*");
+        }
+    }
+}
+
+fn quote_from_columns(tokens: &mut [TokenWithSpan]) {
+    let mut position = Position::default();
+    for at in 0..tokens.len() {
+        if keyword(&tokens[at].token) == Keyword::FROM && position.is_from_column(&tokens[at + 1..]) {
+            tokens[at].token = quoted("from");
+        }
+        position.pass(&tokens[at].token);
+    }
+}
+
+/// `TRIM(BOTH FROM x)` trims spaces; the parser wants to be told what to trim.
+fn spell_trims_out(tokens: &mut Vec<TokenWithSpan>) {
+    let is_short = |pair: &[TokenWithSpan]| {
+        matches!(keyword(&pair[0].token), Keyword::BOTH | Keyword::LEADING | Keyword::TRAILING)
+            && keyword(&pair[1].token) == Keyword::FROM
+    };
+    let froms: Vec<usize> = tokens.windows(2).enumerate().filter(|(_, pair)| is_short(pair)).map(|(at, _)| at + 1).collect();
+    if froms.is_empty() {
+        return;
+    }
+    let mut due = froms.into_iter().peekable();
+    let mut whole = Vec::with_capacity(tokens.len() + due.len());
+    for (at, token) in std::mem::take(tokens).into_iter().enumerate() {
+        if due.next_if_eq(&at).is_some() {
+            whole.push(TokenWithSpan::new(Token::SingleQuotedString(" ".to_owned()), token.span));
+        }
+        whole.push(token);
+    }
+    *tokens = whole;
+}
+
+/// How the names that were respelt stood in the statement: user ids compare exactly.
+#[derive(Debug, Default)]
+pub(super) struct Spellings(HashMap<Location, String>);
+
+impl Spellings {
+    /// A name as the client wrote it.
+    pub(super) fn original<'a>(&'a self, ident: &'a Ident) -> &'a str {
+        self.0.get(&ident.span.start).map_or(&ident.value, String::as_str)
+    }
+}
+
+/// Gives each name one spelling: a known table or column its canonical one, any other that is not quoted the one
+/// it has where it is defined (after `AS`), else where it stands first.
+fn respell(tokens: &mut [TokenWithSpan]) -> Spellings {
+    let defined = Defined::find(tokens);
+    let mut first: HashMap<String, String> = HashMap::new();
+    let mut spellings = Spellings::default();
+    for at in 0..tokens.len() {
+        let before_period = tokens.get(at + 1).is_some_and(|next| next.token == Token::Period);
+        let TokenWithSpan { token: Token::Word(word), span } = &mut tokens[at] else { continue };
+        let spelling = match canonical(&word.value) {
+            // A quoted name that is defined here means that definition: `AS "Rows" … ORDER BY "Rows"`.
+            Some(_) if word.quote_style.is_some() && defined.quoted.contains(&word.value) => continue,
+            Some(known) => known,
+            None if word.quote_style.is_some() => continue,
+            None => {
+                let key = word.value.to_lowercase();
+                match defined.spelling.get(&key) {
+                    Some(defined) => defined,
+                    None => first.entry(key).or_insert_with(|| word.value.clone()),
+                }
+            }
+        };
+        if word.value != spelling {
+            let original = std::mem::replace(&mut word.value, spelling.to_owned());
+            // Only what stands before a period can be a user's id.
+            if before_period {
+                spellings.0.insert(span.start, original);
+            }
+        }
+    }
+    spellings
+}
+
+/// The names that a statement defines with `AS`.
+#[derive(Default)]
+struct Defined {
+    /// How each is spelt, by its lower case.
+    spelling: HashMap<String, String>,
+    /// Those that are quoted there.
+    quoted: HashSet<String>,
+}
+
+impl Defined {
+    fn find(tokens: &[TokenWithSpan]) -> Self {
+        let mut defined = Self::default();
+        for pair in tokens.windows(2) {
+            if let (Keyword::AS, Token::Word(name)) = (keyword(&pair[0].token), &pair[1].token) {
+                defined.spelling.entry(name.value.to_lowercase()).or_insert_with(|| name.value.clone());
+                if name.quote_style.is_some() {
+                    defined.quoted.insert(name.value.clone());
+                }
+            }
+        }
+        defined
+    }
+}
+
+#[cfg(test)]
+mod tests;

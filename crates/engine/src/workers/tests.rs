@@ -1,0 +1,137 @@
+//! Places, deadlines and panics.
+
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::*;
+
+fn settings() -> QuerySettings {
+    QuerySettings {
+        timeout: Duration::from_mins(1),
+        max_rows: 1,
+        enable_cache: false,
+        cache_bytes: 0,
+        max_memory_bytes: 1,
+        total_memory_bytes: 1,
+        max_statement_bytes: 1,
+        max_response_bytes: 1,
+        max_concurrent: 2,
+        max_concurrent_per_user: 1,
+        threads: 1,
+    }
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// Sets a flag when dropped: what stopped work leaves behind.
+struct Stopped(Arc<AtomicBool>, Arc<Notify>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+        self.1.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn work_runs_on_our_threads_and_a_panic_is_an_error() {
+    let workers = Workers::start(&settings()).unwrap();
+    let ticket = workers.admit(&user("a")).await.unwrap();
+    let name = ticket.run(async { Ok(std::thread::current().name().map(ToOwned::to_owned)) }).await.unwrap();
+    assert_eq!(name.as_deref(), Some("kalamdb-engine"));
+    let error = ticket.run::<()>(async { panic!("on purpose") }).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Internal);
+    assert!(!error.message.contains("purpose"));
+    assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn dropped_work_stops_and_gives_its_place_back() {
+    let workers = Workers::start(&settings()).unwrap();
+    let (flag, gone) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let ticket = workers.admit(&user("a")).await.unwrap();
+    let (begun, begins) = oneshot::channel();
+    let stopped = Stopped(Arc::clone(&flag), Arc::clone(&gone));
+    let work = tokio::spawn(async move {
+        ticket
+            .run::<()>(async move {
+                let _stopped = stopped;
+                begun.send(()).unwrap();
+                std::future::pending().await
+            })
+            .await
+    });
+    begins.await.unwrap();
+    work.abort();
+    gone.notified().await;
+    assert!(flag.load(Ordering::Acquire));
+    // The user's only place.
+    workers.admit(&user("a")).await.unwrap();
+    assert!(workers.gate.users.lock().is_empty(), "nobody is remembered who is not here");
+}
+
+#[tokio::test]
+async fn one_users_crowd_leaves_room_for_others() {
+    let workers = Arc::new(Workers::start(&settings()).unwrap());
+    let first = workers.admit(&user("a")).await.unwrap();
+    let second = {
+        let workers = Arc::clone(&workers);
+        tokio::spawn(async move { workers.admit(&user("a")).await.map(|_| ()) })
+    };
+    // The second waits for its user's place and holds none of the common ones meanwhile.
+    let other = workers.admit(&user("b")).await.unwrap();
+    assert!(!second.is_finished());
+    drop(first);
+    second.await.unwrap().unwrap();
+    drop(other);
+}
+
+#[tokio::test]
+async fn waiting_counts_against_the_time() {
+    let hasty = QuerySettings { timeout: Duration::from_millis(1), ..settings() };
+    let workers = Workers::start(&hasty).unwrap();
+    let _held = workers.admit(&user("a")).await.unwrap();
+    let error = workers.admit(&user("a")).await.err().unwrap();
+    assert_eq!(error.code, ErrorCode::QueryTimeout);
+    assert_eq!(workers.gate.waiting.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test]
+async fn the_line_has_an_end() {
+    let workers = Arc::new(Workers::start(&settings()).unwrap());
+    let _held = workers.admit(&user("a")).await.unwrap();
+    let waiting: Vec<_> = (0..MAX_WAITING_PER_USER)
+        .map(|_| {
+            let workers = Arc::clone(&workers);
+            tokio::spawn(async move { workers.admit(&user("a")).await.map(|_| ()) })
+        })
+        .collect();
+    while workers.gate.waiting.load(Ordering::Acquire) < MAX_WAITING_PER_USER {
+        tokio::task::yield_now().await;
+    }
+    let error = workers.admit(&user("a")).await.err().unwrap();
+    assert_eq!(error.code, ErrorCode::ResourceExhausted);
+    workers.admit(&user("b")).await.unwrap();
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_those_inside_and_lets_nobody_in() {
+    let workers = Arc::new(Workers::start(&settings()).unwrap());
+    let ticket = workers.admit(&user("a")).await.unwrap();
+    let closing = {
+        let workers = Arc::clone(&workers);
+        tokio::spawn(async move { workers.shutdown().await })
+    };
+    while !workers.gate.closed.load(Ordering::Acquire) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(workers.admit(&user("b")).await.err().unwrap().code, ErrorCode::ResourceExhausted);
+    assert!(!closing.is_finished());
+    assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
+    drop(ticket);
+    closing.await.unwrap();
+}

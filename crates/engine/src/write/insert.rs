@@ -1,0 +1,138 @@
+//! INSERT: rows become messages to send, conversations to create, participants to add.
+//!
+//! Invariant: a column that only the server writes is refused, not ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, Role, UserId};
+use kalamdb_store::{Change, Expect, NewMessage};
+
+use super::{Prepared, Preparing, check_metadata, invalid, read_only, rows::Row};
+use crate::{
+    Error, Result,
+    sql::{Insert, Schema},
+};
+
+impl Preparing<'_> {
+    pub(super) async fn insert(&self, insert: &Insert) -> Result<Prepared> {
+        let rows = self.source(insert).await?;
+        let mut prepared = Prepared::default();
+        for row in rows.iter() {
+            let owner = self.owner(&insert.target.schema, &row)?;
+            prepared.changes.push(match insert.target.table.name {
+                "messages" => Change::Send(new_message(owner, &row)?),
+                "conversations" => new_conversation(owner, &row)?,
+                "conversationUsers" => new_member(owner, &row)?,
+                name => return Err(read_only(name)),
+            });
+        }
+        prepared.rows_affected = prepared.changes.len() as u64;
+        prepared.inserts_messages = insert.target.table.name == "messages";
+        self.check_given_ids(&mut prepared).await?;
+        Ok(prepared)
+    }
+
+    /// Whose schema a row belongs to.
+    pub(super) fn owner(&self, schema: &Schema, row: &Row<'_>) -> Result<UserId> {
+        match schema {
+            Schema::Owner(owner) => Ok(owner.clone()),
+            Schema::All => row.user("owner")?.ok_or_else(|| invalid("owner says whose row it is; give it a value.")),
+        }
+    }
+
+    /// Looks up ids that the statement gives among the messages in segments; the sequencer knows the others.
+    pub(super) async fn check_given_ids(&self, prepared: &mut Prepared) -> Result<()> {
+        let mut given: BTreeMap<UserId, BTreeSet<MsgId>> = BTreeMap::new();
+        let mut groups = BTreeSet::new();
+        for change in &prepared.changes {
+            let Change::Send(NewMessage { owner, conversation, kind, msg_id: Some(msg_id), .. }) = change else {
+                continue;
+            };
+            given.entry(owner.clone()).or_default().insert(*msg_id);
+            // Without a type it may turn out to be a group's, so its participants are looked up too.
+            if *kind != Some(ConversationType::Ai) {
+                groups.insert(conversation.clone());
+                for member in self.snapshot.members(conversation)? {
+                    given.entry(member.user).or_default().insert(*msg_id);
+                }
+            }
+        }
+        for group in groups {
+            prepared.expect.push(Expect::Group { version: self.snapshot.group_version(&group)?, group });
+        }
+        for (owner, ids) in given {
+            let ids: Vec<MsgId> = ids.into_iter().collect();
+            if let Some(taken) = self.locate_cold(&owner, &ids).await?.keys().min() {
+                let message = format!("There is a message {taken} already; choose another msgId.");
+                return Err(Error::new(ErrorCode::Conflict, message));
+            }
+            prepared.expect.push(self.expect_cold(&owner)?);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses values for columns that the server keeps.
+fn check_kept_by_server(row: &Row<'_>, numbers: &[&str], texts: &[&str]) -> Result<()> {
+    let given = numbers.iter().find(|name| row.int(name).is_some());
+    match given.or_else(|| texts.iter().find(|name| row.text(name).is_some())) {
+        Some(name) => Err(invalid(format!("{name} is kept by the server; leave it out."))),
+        None => Ok(()),
+    }
+}
+
+fn new_message(owner: UserId, row: &Row<'_>) -> Result<NewMessage> {
+    check_metadata(row.text("metadata"))?;
+    let content = match row.owned("content") {
+        None if row.text("contentRef").is_some() => String::new(),
+        content => content.ok_or_else(|| invalid("content is needed; give it a text."))?,
+    };
+    Ok(NewMessage {
+        owner,
+        conversation: row.conversation_id()?,
+        kind: row.conversation_type()?,
+        from: row.owned("from"),
+        msg_id: row.int("msgId"),
+        timestamp: row.int("timestamp"),
+        content,
+        content_ref: row.owned("contentRef"),
+        metadata: row.owned("metadata"),
+    })
+}
+
+fn new_conversation(owner: UserId, row: &Row<'_>) -> Result<Change> {
+    check_kept_by_server(
+        row,
+        &["firstMsgId", "lastMsgId", "updated", "lastReadMsgId", "unreadCount"],
+        &["storagePath"],
+    )?;
+    check_metadata(row.text("metadata"))?;
+    let kind = row.conversation_type()?;
+    if row.user("userId")?.is_some_and(|user| user != owner || kind == Some(ConversationType::Group)) {
+        return Err(invalid("userId of a conversation is its owner, NULL for a group; leave it out."));
+    }
+    Ok(Change::CreateConversation {
+        owner,
+        id: row.conversation_id()?,
+        kind,
+        created: row.int("created"),
+        metadata: row.owned("metadata"),
+    })
+}
+
+fn new_member(owner: UserId, row: &Row<'_>) -> Result<Change> {
+    check_kept_by_server(row, &["created", "updated"], &[])?;
+    check_metadata(row.text("metadata"))?;
+    Ok(Change::AddMember {
+        owner,
+        group: row.conversation_id()?,
+        user: row.user("userId")?.ok_or_else(|| invalid("userId is needed; give it a value."))?,
+        role: role(row.text("role"))?,
+        metadata: row.owned("metadata"),
+    })
+}
+
+/// A role by its name.
+pub(super) fn role(name: Option<&str>) -> Result<Option<Role>> {
+    name.map(|name| Role::parse(name).ok_or_else(|| invalid("role must be 'owner', 'admin' or 'member'."))).transpose()
+}

@@ -1,0 +1,84 @@
+//! An UPDATE or DELETE as the SELECT of the rows it means.
+//!
+//! Invariant: the statement's own parts are moved, never rendered to text and parsed again.
+
+use datafusion::{
+    sql::sqlparser::{
+        ast::{self, Expr, Ident, SelectItem, SetExpr},
+        dialect::GenericDialect,
+        parser::Parser,
+    },
+};
+use kalamdb_protocol::Table;
+
+use super::{Preparing, rows::{Rows, kind_in}};
+use crate::{
+    Error, Result,
+    sql::{Insert, Schema, Target},
+};
+
+/// How the new value of a column is called among the selected.
+pub(super) fn assigned(column: &str) -> String {
+    format!("set {column}")
+}
+
+/// The column that an assigned value is for.
+fn assigned_column(name: &str) -> &str {
+    name.strip_prefix("set ").unwrap_or(name)
+}
+
+impl Preparing<'_> {
+    /// The rows that an UPDATE or DELETE means: `columns` of each, and the new values, called [`assigned`].
+    pub(super) async fn select(
+        &self,
+        target: &Target,
+        from: &ast::TableWithJoins,
+        columns: &[&str],
+        assignments: &[(String, Expr)],
+        selection: Option<&Expr>,
+    ) -> Result<Rows> {
+        let owner = (target.schema == Schema::All).then_some("owner");
+        let columns: Vec<&str> = owner.into_iter().chain(columns.iter().copied()).collect();
+        let mut names: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+        names.extend(assignments.iter().map(|(column, _)| assigned(column)));
+        let existing = columns.iter().map(|column| SelectItem::UnnamedExpr(Expr::Identifier(quoted(column))));
+        let new = assignments.iter().map(|(column, value)| SelectItem::ExprWithAlias {
+            expr: value.clone(),
+            alias: quoted(&assigned(column)),
+        });
+        let query = query(existing.chain(new).collect(), from.clone(), selection.cloned())?;
+        self.rows(query, names, target.table).await
+    }
+
+    /// The rows that an INSERT's source comes to, under the names of its columns.
+    pub(super) async fn source(&self, insert: &Insert) -> Result<Rows> {
+        self.rows(insert.source.as_ref().clone(), insert.columns.clone(), insert.target.table).await
+    }
+
+    async fn rows(&self, query: ast::Query, names: Vec<String>, table: &Table) -> Result<Rows> {
+        let plan = self.view.plan(&ast::Statement::Query(Box::new(query)))?;
+        let given = plan.schema().fields().len();
+        if given != names.len() {
+            return Err(super::invalid(format!("{} columns are named and {given} values given.", names.len())));
+        }
+        let batches = self.view.collect(plan).await?;
+        Rows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
+    }
+}
+
+fn quoted(name: &str) -> Ident {
+    Ident::with_quote('"', name)
+}
+
+/// `SELECT projection FROM from WHERE selection`.
+fn query(projection: Vec<SelectItem>, from: ast::TableWithJoins, selection: Option<Expr>) -> Result<ast::Query> {
+    let fault = || Error::fault("a SELECT that does not parse");
+    // The AST has many fields that a plain SELECT leaves alone; the parser knows them all.
+    let mut statements = Parser::parse_sql(&GenericDialect, "SELECT 1 FROM t").map_err(|_| fault())?;
+    let Some(ast::Statement::Query(mut query)) = statements.pop() else { return Err(fault()) };
+    let SetExpr::Select(select) = query.body.as_mut() else { return Err(fault()) };
+    select.projection = projection;
+    select.from = vec![from];
+    select.selection = selection;
+    Ok(*query)
+}

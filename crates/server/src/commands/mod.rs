@@ -1,0 +1,7 @@
+//! The commands that need no running server: `serve`, `token`, `config`.
+//!
+//! Invariant: a command loads the settings itself, once, and hands parts of them on.
+
+pub mod config;
+pub mod serve;
+pub mod token;

@@ -1,0 +1,172 @@
+//! `kalamdb serve`: puts store, engine and HTTP together, and takes them apart again at the end.
+//!
+//! Invariant: nothing is written before the settings and the secret have passed; the one line on standard
+//! output comes when the server answers, and never earlier.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kalamdb_engine::Engine;
+use kalamdb_store::{Components, Store};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    Failure,
+    auth::{self, Secret, Verifier},
+    http::{self, App, listen},
+    log,
+    settings::{self, Server, Settings, Source},
+};
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    source: Source,
+}
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken, or the address is not this machine's.
+    #[error("The server cannot listen on {host}, port {port}: {error}. Choose another with `--host` and `--port`.")]
+    Listen {
+        /// The address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The data cannot be opened.
+    #[error("The data in {} cannot be opened: {error}", .path.display())]
+    Store {
+        /// Where they are.
+        path: PathBuf,
+        /// What is wrong.
+        error: kalamdb_store::Error,
+    },
+    /// The engine does not start.
+    #[error("The query engine does not start: {0}")]
+    Engine(kalamdb_engine::Error),
+    /// A part of the machinery around it does not.
+    #[error("The server does not start: {0}.")]
+    Start(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Serves until a signal says stop.
+pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let settings = settings::load(&arguments.source)?.settings;
+    log::start(&settings.log);
+    http::hush_panics();
+    auth::check_configured(&settings)?;
+
+    let stop = stop_signal()?;
+    let listener = listen_on(&settings.server).await?;
+    let engine = open(&settings)?;
+    // After the store, whose lock keeps a second server out of the folder.
+    let secret = Secret::find_or_create(&settings)?;
+    let verifier = Verifier::new(&secret, settings.server.jwt_algorithm);
+    let counts = http::metrics::install().map_err(|error| Error::Start(error.into()))?;
+    let app = App::new(engine.clone(), verifier, counts, &settings.server);
+
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    announce(listener.local_addr()?, &settings.storage.base_storage_path)?;
+    let limits = listen::Limits {
+        max_connections: connections(settings.server.max_connections, open_files_limit()),
+        stall_timeout: Duration::from_secs(settings.server.request_timeout_seconds),
+    };
+    listen::serve(listener, http::router(app, &settings.server.cors_origins), limits, stop).await;
+    engine.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Connections that may be open without taking the last files from the database, which would then fail for
+/// everybody: at most half of what the system lets this process open.
+fn connections(wanted: u32, open_files: Option<u32>) -> u32 {
+    match open_files.map(|files| (files / 2).max(1)) {
+        Some(most) if most < wanted => {
+            tracing::warn!(
+                "of server.max_connections = {wanted} only {most} are used: the system lets this process open {} \
+                 files (`ulimit -n` raises that)",
+                open_files.unwrap_or_default(),
+            );
+            most
+        }
+        _ => wanted,
+    }
+}
+
+/// Linux tells it in a file; elsewhere, and where there is no limit, the setting alone holds.
+fn open_files_limit() -> Option<u32> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+async fn listen_on(server: &Server) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind((server.host.as_str(), server.port)).await;
+    listener.map_err(|error| Error::Listen { host: server.host.clone(), port: server.port, error })
+}
+
+fn open(settings: &Settings) -> Result<Engine, Error> {
+    let store = settings.store();
+    let path = store.base_path.clone();
+    let store = std::fs::create_dir_all(&path)
+        .map_err(kalamdb_store::Error::from)
+        .and_then(|()| Store::open(store, Components::default()))
+        .map_err(|error| Error::Store { path, error })?;
+    Engine::start(store, settings.engine()).map_err(Error::Engine)
+}
+
+/// Tells a person where the server is and where the data are, and a script which port it got.
+fn announce(address: SocketAddr, data: &Path) -> io::Result<()> {
+    let (version, data) = (env!("CARGO_PKG_VERSION"), std::path::absolute(data)?);
+    let mut out = io::stdout().lock();
+    writeln!(out, "KalamDB {version} listens on http://{address}, data in {}", data.display())?;
+    out.flush()
+}
+
+/// Completes at the first SIGTERM or SIGINT. A second one ends the process at once: somebody means it.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok(async move {
+        next().await;
+        tracing::info!("stopping: requests that run may finish; a second signal ends them");
+        tokio::spawn(async move {
+            next().await;
+            // The shell's number for a process that an interrupt ended.
+            std::process::exit(130);
+        });
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_database() {
+        assert_eq!(connections(10_000, Some(1_048_576)), 10_000);
+        assert_eq!(connections(10_000, Some(1_024)), 512);
+        assert_eq!(connections(10_000, Some(0)), 1);
+        assert_eq!(connections(10_000, None), 10_000);
+        if cfg!(target_os = "linux") {
+            assert!(open_files_limit().is_some_and(|files| files > 0));
+        }
+    }
+}

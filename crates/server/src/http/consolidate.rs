@@ -1,0 +1,59 @@
+//! `POST /api/admin/consolidate`: moves recent messages to Parquet files now.
+//!
+//! Invariant: admins only; answers when it is done.
+
+use axum::{Extension, Json, extract::State};
+use kalamdb_engine::Caller;
+use kalamdb_protocol::{ErrorCode, UserId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    body::OptionalJsonBody,
+    error::{ApiError, failures},
+};
+
+/// Whose messages to move.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsolidateRequest {
+    /// One user's; everybody's when absent.
+    #[serde(default)]
+    pub user_id: Option<UserId>,
+}
+
+/// What was moved.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConsolidateResponse {
+    /// Files written.
+    pub segments: u64,
+    /// Messages in them.
+    pub messages: u64,
+}
+
+failures! {
+    /// How a consolidation can fail.
+    ConsolidateFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, Conflict, PayloadTooLarge,
+    ResourceExhausted, StorageUnavailable, Internal
+}
+
+/// Moves recent messages to Parquet files, however few there are.
+#[utoipa::path(
+    post,
+    path = "/api/admin/consolidate",
+    tag = "administration",
+    request_body = Option<ConsolidateRequest>,
+    responses((status = 200, description = "Done", body = ConsolidateResponse), ConsolidateFailures)
+)]
+pub async fn consolidate(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    OptionalJsonBody(request): OptionalJsonBody<ConsolidateRequest>,
+) -> Result<Json<ConsolidateResponse>, ApiError> {
+    if !caller.admin {
+        return Err(ApiError::new(ErrorCode::Forbidden, "Only a token with the role `admin` may do this."));
+    }
+    let report = app.engine().consolidate(request.user_id.as_ref()).await?;
+    Ok(Json(ConsolidateResponse { segments: report.segments, messages: report.messages }))
+}

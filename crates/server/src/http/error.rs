@@ -1,0 +1,109 @@
+//! Every answer that is not a success, in the one shape that all of them have.
+//!
+//! Invariant: the status follows from the code; what stands in the answer came from the engine's or our own
+//! sentences, never from a panic or a library's error.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use kalamdb_engine::Error as EngineError;
+use kalamdb_protocol::{ErrorBody, ErrorCode};
+use serde_json::Value;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response::Response as Documented};
+
+use crate::auth::Denied;
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub struct ApiError(EngineError);
+
+impl ApiError {
+    /// An error of that code with that sentence.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self(EngineError::new(code, message))
+    }
+
+    /// The same error with one more detail.
+    pub fn with(self, name: &str, value: impl Into<Value>) -> Self {
+        Self(self.0.with(name, value))
+    }
+
+    /// A fault of ours, about which a client learns nothing more.
+    pub fn internal() -> Self {
+        Self::new(ErrorCode::Internal, "The server failed at this request; its operator finds more in the log.")
+    }
+
+    #[cfg(test)]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::new(ErrorCode::Unauthorized, denied.to_string()).with("reason", denied.reason())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let EngineError { code, message, details } = self.0;
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(ErrorBody { error: code, message, details })).into_response();
+        let headers = response.headers_mut();
+        match code {
+            ErrorCode::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            ErrorCode::RateLimited | ErrorCode::ResourceExhausted => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        // For the log and the metrics, which see responses only.
+        response.extensions_mut().insert(code);
+        response
+    }
+}
+
+/// Codes by their status, as the description of the API lists them.
+pub fn documented(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Documented>> {
+    let mut by_status: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status().to_string()).or_default().push(code.as_str());
+    }
+    let describe = |codes: Vec<&str>| {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+        let names: Vec<String> = codes.iter().map(|code| format!("`{code}`")).collect();
+        ResponseBuilder::new().description(names.join(", ")).content("application/json", body).build()
+    };
+    by_status.into_iter().map(|(status, codes)| (status, describe(codes).into())).collect()
+}
+
+/// Declares the codes that an endpoint can answer with, for its documentation.
+macro_rules! failures {
+    ($(#[$doc:meta])* $name:ident: $($code:ident),+ $(,)?) => {
+        $(#[$doc])*
+        pub struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<
+                String,
+                utoipa::openapi::RefOr<utoipa::openapi::response::Response>,
+            > {
+                $crate::http::error::documented(&[$(kalamdb_protocol::ErrorCode::$code),+])
+            }
+        }
+    };
+}
+pub(super) use failures;

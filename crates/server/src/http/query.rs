@@ -1,0 +1,97 @@
+//! `POST /api/v1/query`: one SQL statement.
+//!
+//! Invariant: knows nothing of SQL; the statement goes to the engine as it came, under the caller of the token.
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use kalamdb_engine::{Caller, Format, Outcome, Rows};
+use kalamdb_protocol::{QueryRequest, QueryResponse, WriteResponse};
+use utoipa::ToSchema;
+
+use super::{
+    App, accept,
+    body::JsonBody,
+    error::{ApiError, failures},
+    metrics,
+};
+
+/// Says of a streamed answer whether `query.max_rows` cut it.
+pub const TRUNCATED: HeaderName = HeaderName::from_static("x-kalamdb-truncated");
+
+/// What a statement answers in JSON: rows for a read, a count for a write.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the document's name for what the engine writes in one of two shapes")]
+pub enum QueryAnswer {
+    /// A read.
+    Rows(QueryResponse),
+    /// A write.
+    Written(WriteResponse),
+}
+
+failures! {
+    /// How a statement can fail.
+    QueryFailures: SyntaxError, UnknownTable, UnknownColumn, InvalidValue, Unsupported, Unauthorized, ScopeViolation,
+    Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge, QueryTooLarge, QueryTimeout, ResourceExhausted,
+    StorageUnavailable, Internal
+}
+
+/// Runs one SQL statement.
+///
+/// `params` binds `$1`, `$2`, … when it is an array, and `$name` when it is an object. Rows are arrays in column
+/// order. `Accept` also offers CSV, newline-delimited JSON and an Arrow stream, which are streamed.
+#[utoipa::path(
+    post,
+    path = "/api/v1/query",
+    tag = "data",
+    request_body = QueryRequest,
+    responses(
+        (
+            status = 200,
+            description = "The statement ran",
+            headers(("X-Kalamdb-Truncated" = bool, description = "Of a streamed answer: whether `query.max_rows` cut it")),
+            content(
+                (QueryAnswer = "application/json"),
+                (String = "text/csv"),
+                (String = "application/x-ndjson"),
+                (String = "application/vnd.apache.arrow.stream"),
+            )
+        ),
+        QueryFailures,
+    )
+)]
+pub async fn query(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    JsonBody(request): JsonBody<QueryRequest>,
+) -> Result<Response, ApiError> {
+    match app.engine().execute(&caller, request).await? {
+        Outcome::Written(written) => {
+            metrics::count_write(written.msg_ids.as_ref().map_or(0, Vec::len));
+            Ok(Json(written).into_response())
+        }
+        Outcome::Rows(rows) => {
+            metrics::count_read();
+            match accept::wanted(&headers) {
+                Some(format) => stream(rows, format).await,
+                None => Ok(([(CONTENT_TYPE, "application/json")], rows.into_json().await?).into_response()),
+            }
+        }
+    }
+}
+
+async fn stream(rows: Rows, format: Format) -> Result<Response, ApiError> {
+    let rows = rows.into_stream(format).await?;
+    let mut response = ([(CONTENT_TYPE, accept::media_type(format))], Body::from_stream(rows.body)).into_response();
+    if let Some(truncated) = rows.truncated {
+        let value = HeaderValue::from_static(if truncated { "true" } else { "false" });
+        response.headers_mut().insert(TRUNCATED, value);
+    }
+    Ok(response)
+}

@@ -1,0 +1,157 @@
+//! What surrounds the endpoints, over real sockets: panics, the bounds on connections, and the end.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, middleware::from_fn, routing::get};
+use bytes::Bytes;
+use futures::Stream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
+
+use super::{listen, observe};
+
+/// A server with those routes.
+struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+async fn run(router: Router, max_connections: u32, stall_timeout: Duration) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let limits = listen::Limits { max_connections, stall_timeout };
+    let served =
+        tokio::spawn(listen::serve(listener, router, limits, async move { stopped.await.unwrap_or_default() }));
+    Running { address, stop, served }
+}
+
+/// Sends a request, such as `GET /path`, on a connection of its own.
+async fn request(address: SocketAddr, line: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn answer(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+const LONG: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error_and_the_next_request_is_served() {
+    let broken = get(|| async { panic!("the secret") as () });
+    let router = Router::new().route("/broken", broken).layer(from_fn(observe::observe));
+    let server = run(router, 8, LONG).await;
+    let told = answer(request(server.address, "GET /broken", "").await).await;
+    assert!(told.starts_with("HTTP/1.1 500 ") && told.contains(r#"{"error":"internal""#), "{told}");
+    assert!(!told.contains("secret"));
+    assert!(answer(request(server.address, "GET /other", "").await).await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
+async fn a_request_that_runs_is_finished_before_the_end() {
+    let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (entering, leaving) = (Arc::clone(&entered), Arc::clone(&leave));
+    let slow = get(move || async move {
+        entering.notify_one();
+        leaving.notified().await;
+        "done"
+    });
+    let server = run(Router::new().route("/slow", slow), 8, LONG).await;
+    let idle = TcpStream::connect(server.address).await.unwrap();
+    let running = request(server.address, "GET /slow", "").await;
+    entered.notified().await;
+
+    server.stop.send(()).unwrap();
+    // Whoever was connected and asked nothing is let go at once.
+    assert_eq!(answer(idle).await, "");
+    leave.notify_one();
+    assert!(answer(running).await.ends_with("done"));
+    server.served.await.unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn no_more_connections_than_the_bound_are_served_at_a_time() {
+    let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let highest = Arc::clone(&most);
+    let counted = get(move || async move {
+        highest.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+        // Gives every other connection the chance to come in, if it may.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        now.fetch_sub(1, SeqCst);
+        "here"
+    });
+    let server = run(Router::new().route("/", counted), 2, LONG).await;
+    let clients = (0..8).map(|_| async { answer(request(server.address, "GET /", "").await).await });
+    for told in futures::future::join_all(clients).await {
+        assert!(told.ends_with("here"));
+    }
+    assert_eq!(most.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn pages_of_the_named_origins_are_let_in_and_no_others() {
+    let routes = || Router::new().route("/", get(|| async { "here" }));
+    let allowed_origin = async |origins: &[&str], head: &str| {
+        let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
+        let server = run(routes().layer(super::cors(&origins)), 8, LONG).await;
+        let told = answer(request(server.address, head, "Origin: https://a.example\r\n").await).await;
+        told.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: ").map(str::to_owned))
+    };
+    for head in ["GET /", "OPTIONS /"] {
+        let (a, b) = ("https://a.example", "https://b.example");
+        assert_eq!(allowed_origin(&[b, a], head).await.as_deref(), Some(a));
+        assert_eq!(allowed_origin(&[b], head).await, None);
+        assert_eq!(allowed_origin(&["*"], head).await.as_deref(), Some("*"));
+    }
+}
+
+/// A body without end, which tells when it is given up.
+struct Endless(Option<oneshot::Sender<()>>);
+
+impl Stream for Endless {
+    type Item = std::io::Result<Bytes>;
+    fn poll_next(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Ok(Bytes::from(vec![0; 65_536]))))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        if let Some(given_up) = self.0.take() {
+            given_up.send(()).unwrap_or_default();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_given_up() {
+    let (given_up, event) = oneshot::channel();
+    let slot = Arc::new(std::sync::Mutex::new(Some(given_up)));
+    let endless = get(move || async move { Body::from_stream(Endless(slot.lock().unwrap().take())) });
+    let server = run(Router::new().route("/endless", endless), 8, Duration::from_millis(1)).await;
+    let unread = request(server.address, "GET /endless", "").await;
+    event.await.unwrap();
+    drop(unread);
+}

@@ -1,0 +1,196 @@
+//! Every setting there is: its place, type, default, bounds and explanation, once.
+//!
+//! The macro makes from it the typed [`Settings`], the table that files, environment and flags are checked
+//! against, and the sample `config.toml`; the doc comments here are the explanations there.
+//!
+//! Invariant: nothing but the table: no setting has a default or a bound anywhere else.
+
+use std::path::PathBuf;
+
+use kalamdb_protocol::ConversationType;
+use kalamdb_store::Durability;
+
+use super::{
+    Hidden, JwtAlgorithm, LogFormat, LogLevel, MetricsAccess, Problem, Values,
+    spec::{Choice, FOLDER, HOST, Key, ORIGIN, Section, list, number, one_of, optional_text, secret, switch, text},
+};
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        [$section:ident] $Section:ident {
+            $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $spec:expr;)+
+        }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone)]
+            #[allow(dead_code, reason = "what comes with a later version is read and checked now")]
+            pub struct $Section {
+                $($(#[doc = $doc])+ pub $name: $type,)+
+            }
+        )+
+
+        /// All settings, checked.
+        #[derive(Debug, Clone)]
+        #[allow(dead_code, reason = "as its sections")]
+        pub struct Settings {
+            $($(#[doc = $section_doc])+ pub $section: $Section,)+
+        }
+
+        /// The table, in the order of the sample.
+        pub(super) static SECTIONS: &[Section] = &[$(Section {
+            name: stringify!($section),
+            doc: &[$($section_doc),+],
+            keys: &[$(Key {
+                section: stringify!($section),
+                name: stringify!($name),
+                doc: &[$($doc),+],
+                spec: $spec,
+            }),+],
+        }),+];
+
+        impl Settings {
+            pub(super) fn from_values(values: &Values) -> Result<Self, Problem> {
+                Ok(Self {
+                    $($section: $Section {
+                        $($name: values.typed(stringify!($section), stringify!($name))?,)+
+                    },)+
+                })
+            }
+        }
+    };
+}
+
+settings! {
+    /// Where the server listens, and whom it lets in.
+    [server] Server {
+        /// The address to listen on. 127.0.0.1 serves this machine only; 0.0.0.0 serves the network, and then
+        /// a TLS proxy should stand in front.
+        host: String = text("127.0.0.1", HOST);
+        /// The port to listen on; 0 takes a free one and prints it.
+        port: u16 = number(8080, 0, 65_535);
+        /// The secret that tokens are signed with, 32 bytes or more: `openssl rand -base64 48` makes one. When
+        /// it is not set, the server makes one at its first start and keeps it in the data folder, under
+        /// .kalamdb/secret. On an address that other machines reach, a short one or the sample of the
+        /// documentation is refused.
+        jwt_secret: Option<Hidden> = secret("your own 32 bytes or more");
+        /// How tokens are signed. A token that names another algorithm is refused. Public keys come with a
+        /// later version.
+        jwt_algorithm: JwtAlgorithm = one_of("HS256", JwtAlgorithm::NAMES);
+        /// Web pages of which origins may call the API from a browser; "*" lets all of them. The token is
+        /// needed all the same.
+        cors_origins: Vec<String> = list(ORIGIN);
+        /// Who may read /metrics: "open" for everybody, "admin" for tokens with the role admin, "off" for
+        /// nobody. It holds counts and durations, never names.
+        metrics: MetricsAccess = one_of("open", MetricsAccess::NAMES);
+        /// The largest body of a request, in bytes.
+        max_body_bytes: usize = number(8_388_608, 1_024, 1_073_741_824);
+        /// How long a body may take to arrive, and how long a client may take nothing of its answer, in seconds.
+        request_timeout_seconds: u64 = number(30, 1, 3_600);
+        /// Connections open at the same time; more wait until one closes. The server takes fewer where the system
+        /// lets it open fewer than twice as many files.
+        max_connections: u32 = number(10_000, 1, 1_000_000);
+    }
+
+    /// What the server says about itself, on standard error.
+    [log] Log {
+        /// How much: at "info" its start and end and requests that were refused or failed, at "debug" every
+        /// request; never tokens, SQL or messages. The environment variable `RUST_LOG`, where set, wins, and can
+        /// make the libraries print more than that.
+        level: LogLevel = one_of("info", LogLevel::NAMES);
+        /// Lines for people or objects for programs.
+        format: LogFormat = one_of("text", LogFormat::NAMES);
+    }
+
+    /// Messages.
+    [message] Message {
+        /// From this size on, in bytes, a message's text is kept in a file of its own. That comes with a later
+        /// version; until then such a message is refused.
+        large_message_threshold_bytes: usize = number(102_400, 1_024, 16_777_216);
+    }
+
+    /// Where the data lies.
+    [storage] Storage {
+        /// The folder of all data, made if it is not there; a relative path starts at the working directory.
+        base_storage_path: PathBuf = text("./data", FOLDER);
+        /// The folder of the server's own state, when the messages lie in an object store. Has its effect with
+        /// a later version, which brings `s3://`; today the state lies under .kalamdb in `base_storage_path`.
+        data_path: Option<PathBuf> = optional_text("/var/lib/kalamdb", FOLDER);
+    }
+
+    /// Recent messages, and how safe a write is.
+    [rocksdb] RocksDb {
+        /// When a write is acknowledged: "sync" once it survives a power loss, "os" once it survives the end of
+        /// the process (faster; a power loss may take the last moments).
+        durability: Durability = one_of("sync", Durability::NAMES);
+        /// Memory for recent writes, in MiB.
+        write_buffer_size_mb: usize = number(64, 1, 4_096);
+        /// Background threads.
+        max_background_jobs: i32 = number(4, 1, 64);
+    }
+
+    /// When recent messages move to Parquet files.
+    [consolidation] Consolidation {
+        /// How often to look, in seconds.
+        interval_seconds: u64 = number(300, 1, 86_400);
+        /// With this many recent messages, a user's are moved at once.
+        messages_threshold: u64 = number(10_000, 1, 10_000_000);
+        /// With fewer than this the interval leaves them where they are, because tiny files slow
+        /// reading down.
+        min_batch_rows: u64 = number(1_000, 1, 1_000_000);
+        /// Unless the oldest of them is this old, in seconds.
+        max_hot_age_seconds: u64 = number(86_400, 1, 31_536_000);
+    }
+
+    /// How far a query may go.
+    [query] Query {
+        /// How long one may run, in seconds.
+        timeout_seconds: u64 = number(30, 1, 3_600);
+        /// Rows of one answer; the rest is cut, and the answer says so.
+        max_rows: usize = number(10_000, 1, 10_000_000);
+        /// Whether a repeated query is answered from memory while nothing that it read has changed.
+        enable_cache: bool = switch(true);
+        /// Memory for those answers, in MiB.
+        cache_size_mb: u64 = number(64, 1, 65_536);
+        /// Memory that one query may use, in MiB.
+        max_memory_mb: usize = number(256, 1, 1_048_576);
+        /// Memory that all queries together may use, in MiB.
+        total_memory_mb: usize = number(1_024, 1, 1_048_576);
+        /// The longest statement, in bytes.
+        max_statement_bytes: usize = number(1_048_576, 128, 16_777_216);
+        /// The largest answer in JSON, in MiB; CSV, NDJSON and Arrow are streamed and have no such limit.
+        max_response_mb: usize = number(32, 1, 1_024);
+        /// Queries that run at the same time; more wait.
+        max_concurrent: usize = number(32, 1, 1_024);
+        /// Of them, one user's.
+        max_concurrent_per_user: usize = number(8, 1, 1_024);
+        /// Threads that plan and run queries; 0 takes as many as the machine has cores.
+        threads: usize = number(0, 0, 256);
+    }
+
+    /// Conversations.
+    [conversations] Conversations {
+        /// The type of a conversation that its first message does not name.
+        default_type: ConversationType = one_of("ai", ConversationType::NAMES);
+        /// Participants that a group may have; each message is written once for each of them.
+        max_group_participants: usize = number(100, 1, 10_000);
+    }
+
+    /// Deletion. These have their effect with a later version; today a deletion is final at once.
+    [deletion] Deletion {
+        /// Whether deleted messages can be brought back for a while.
+        soft_delete_enabled: bool = switch(true);
+        /// For how long, in days.
+        soft_delete_retention_days: u32 = number(30, 1, 36_500);
+        /// How often files are rewritten without their deleted rows, in hours.
+        compaction_interval_hours: u32 = number(24, 1, 8_760);
+    }
+
+    /// Live updates, which come with a later version.
+    [live] Live {
+        /// How long the log of changes is kept, so that a client that was away can catch up, in hours. It is
+        /// written from today on.
+        replay_hours: u32 = number(24, 1, 8_760);
+    }
+}

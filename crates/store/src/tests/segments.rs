@@ -1,0 +1,161 @@
+//! Moving rows to Parquet, while others change them.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Fixture, ai, file_rows, group, id, message};
+use crate::{Actor, Change, ColdSummary, Expect, Place, Proposal, Step, Store};
+
+#[tokio::test]
+async fn hot_rows_become_one_sorted_file() {
+    let fixture = Fixture::new();
+    for (to, text) in [("b", "1"), ("a", "2"), ("b", "3"), ("a b", "4")] {
+        fixture.send("ann", &ai(to), text).await.unwrap();
+    }
+    let before = fixture.messages("ann");
+    let done = fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    assert_eq!(done.messages, 4);
+    assert_eq!(fixture.messages("ann"), before);
+    let segments = fixture.store.snapshot().segments(&id("ann")).unwrap();
+    let [segment] = segments.as_slice() else { panic!("{segments:?}") };
+    assert_eq!(segment.path, "ann/batch-20251013-001.parquet");
+    let order: Vec<_> =
+        file_rows(fixture.folder.path(), &segment.path).into_iter().map(|(_, to, text)| (to, text)).collect();
+    let expected = [("a", "2"), ("a b", "4"), ("b", "1"), ("b", "3")];
+    assert_eq!(order, expected.map(|(to, text)| (to.to_owned(), text.to_owned())));
+    assert_eq!(fixture.store.snapshot().owner(&id("ann")).unwrap().hot_messages, 0);
+    assert!(fixture.store.consolidate(&id("ann")).await.unwrap().is_none());
+    fixture.send("ann", &ai("c"), "5").await.unwrap();
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    assert_eq!(fixture.store.snapshot().segments(&id("ann")).unwrap()[1].number, 2);
+}
+
+#[tokio::test]
+async fn strange_ids_get_folders_of_their_own() {
+    let fixture = Fixture::new();
+    let users = ["bob", "Bob", "auth0|123", "a+b@x.org", "../up", "名前", "%42ob"];
+    for user in users {
+        fixture.send(user, &ai("c"), user).await.unwrap();
+        fixture.store.consolidate(&id(user)).await.unwrap().unwrap();
+    }
+    for user in users {
+        let rows = fixture.messages(user);
+        assert_eq!(rows.values().collect::<Vec<_>>(), [user]);
+    }
+    let mut folders: Vec<_> = std::fs::read_dir(fixture.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().to_lowercase())
+        .collect();
+    folders.sort();
+    folders.dedup();
+    assert_eq!(folders.len(), users.len() + 1, "{folders:?} and the server's own");
+}
+
+/// What happens between the writing of a file and its adoption.
+async fn meanwhile(store: &Store, changes: Vec<Change>) {
+    let actor = Actor { user: id("ann"), admin: false };
+    store.commit(Proposal { actor, idempotency: None, expect: Vec::new(), changes }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_meanwhile_is_deleted_in_the_file() {
+    let shared: Arc<OnceLock<(Store, Vec<i64>)>> = Arc::default();
+    let hook = Arc::clone(&shared);
+    let fixture = Fixture::with_steps(move |step| {
+        let (Step::SegmentWritten, Some((store, ids))) = (step, hook.get()) else { return };
+        let (store, ids) = (store.clone(), ids.clone());
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async move {
+                let snapshot = store.snapshot();
+                let place = |msg_id| Place::Hot {
+                    version: snapshot.hot_message(&id("ann"), msg_id).unwrap().unwrap().version,
+                };
+                let edit = Change::Edit {
+                    owner: id("ann"),
+                    msg_id: ids[0],
+                    conversation: ai("c"),
+                    from: "ann".to_owned(),
+                    timestamp: 1,
+                    content_ref: None,
+                    content: "edited".to_owned(),
+                    metadata: None,
+                    copies: vec![(id("ann"), place(ids[0]))],
+                };
+                let delete = Change::Delete {
+                    owner: id("ann"),
+                    msg_id: ids[1],
+                    conversation: ai("c"),
+                    from: "ann".to_owned(),
+                    place: place(ids[1]),
+                };
+                let new = Change::Send(message("ann", &ai("c"), "new"));
+                meanwhile(&store, vec![edit, delete, new]).await;
+            });
+        });
+    });
+    let mut ids = Vec::new();
+    for text in ["0", "1", "2"] {
+        ids.push(fixture.send("ann", &ai("c"), text).await.unwrap());
+    }
+    assert!(shared.set((fixture.store.clone(), ids.clone())).is_ok());
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    let texts: Vec<_> = fixture.messages("ann").into_values().collect();
+    assert_eq!(texts, ["edited", "2", "new"]);
+    let segment = &fixture.store.snapshot().segments(&id("ann")).unwrap()[0];
+    assert_eq!(segment.deleted.iter().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(fixture.store.snapshot().owner(&id("ann")).unwrap().hot_messages, 2);
+}
+
+#[tokio::test]
+async fn cold_rows_are_edited_and_deleted_by_position() {
+    let fixture = Fixture::new();
+    let mut ids = Vec::new();
+    for text in ["0", "1", "2"] {
+        ids.push(fixture.send("ann", &ai("c"), text).await.unwrap());
+    }
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    let cold = |position| Place::Cold { segment: 1, position };
+    let edit = Change::Edit {
+        owner: id("ann"),
+        msg_id: ids[1],
+        conversation: ai("c"),
+        from: "ann".to_owned(),
+        timestamp: 1,
+        content_ref: None,
+        content: "edited".to_owned(),
+        metadata: None,
+        copies: vec![(id("ann"), cold(1))],
+    };
+    fixture.commit("ann", vec![edit.clone()]).await.unwrap();
+    assert_eq!(fixture.messages("ann").into_values().collect::<Vec<_>>(), ["0", "edited", "2"]);
+    assert!(fixture.commit("ann", vec![edit]).await.is_err(), "that copy is gone from there");
+    let delete = vec![
+        Change::Delete { owner: id("ann"), msg_id: ids[2], conversation: ai("c"), from: "ann".to_owned(), place: cold(2) },
+        Change::Cold(ColdSummary { owner: id("ann"), conversation: ai("c"), msg_ids: Some((ids[0], ids[0])) }),
+    ];
+    let version = fixture.store.snapshot().owner(&id("ann")).unwrap().cold_version;
+    let expect = vec![Expect::Cold { owner: id("ann"), version }];
+    let actor = Actor { user: id("ann"), admin: false };
+    fixture.store.commit(Proposal { actor, idempotency: None, expect, changes: delete }).await.unwrap();
+    let conversation = fixture.store.snapshot().conversation(&id("ann"), &ai("c")).unwrap().unwrap();
+    assert_eq!((conversation.first_msg_id, conversation.last_msg_id), (Some(ids[0]), Some(ids[1])));
+}
+
+#[tokio::test]
+async fn a_whole_conversation_goes_hot_and_cold() {
+    let fixture = Fixture::new();
+    for to in ["a", "c", "d"] {
+        for text in ["0", "1"] {
+            fixture.send("ann", &ai(to), text).await.unwrap();
+        }
+    }
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    fixture.send("ann", &ai("c"), "hot").await.unwrap();
+    fixture.send("ann", &group("c"), "same id, another conversation").await.unwrap();
+    let version = fixture.store.snapshot().conversation(&id("ann"), &ai("c")).unwrap().unwrap().version;
+    let cold = vec![(1, vec![(2, 4)])];
+    let delete = Change::DeleteConversation { owner: id("ann"), key: ai("c"), version, cold };
+    fixture.commit("ann", vec![delete]).await.unwrap();
+    assert_eq!(fixture.messages("ann").len(), 5);
+    assert!(fixture.store.snapshot().conversation(&id("ann"), &ai("c")).unwrap().is_none());
+    assert!(fixture.store.snapshot().conversation(&id("ann"), &group("c")).unwrap().is_some());
+}
