@@ -156,11 +156,6 @@ impl Ticket {
         self.0.started
     }
 
-    /// When it must have ended.
-    pub fn deadline(&self) -> Instant {
-        self.0.deadline
-    }
-
     /// Runs the future on the engine's threads. It is stopped, at the next point where it yields, at the deadline
     /// and when the returned future is dropped.
     ///

@@ -90,8 +90,12 @@ pub(crate) fn id_prefix(id: &str) -> Vec<u8> {
     key
 }
 
-/// The first key after all that start with `prefix`.
+/// The first key after all that start with `prefix`; of no prefix, one after all keys: they start with an id, and
+/// no UTF-8 text holds the byte 0xFF.
 pub(crate) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    if prefix.is_empty() {
+        return vec![u8::MAX];
+    }
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {
@@ -278,6 +282,7 @@ mod tests {
         let other = message(&long, &key("c", ConversationType::Ai), 1);
         assert!(!other.starts_with(&prefix));
         assert!(other > after_prefix(&prefix));
+        assert!(other < after_prefix(&[]));
     }
 
     #[test]

@@ -166,13 +166,13 @@ fn bytes(array: &ArrayRef) -> Column<u64> {
         DataType::List(_) => Column::Each(array.as_list::<i32>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
         DataType::LargeList(_) => Column::Each(array.as_list::<i64>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
         fixed if fixed.primitive_width().is_some() => Column::Same(length(fixed.primitive_width().unwrap_or_default())),
-        // Structs, maps and what else there is: rare, and never measured too low.
-        _ => Column::Each((0..array.len()).map(|row| length(array.slice(row, 1).to_data().get_slice_memory_size().unwrap_or(0))).collect()),
+        // Structs, maps and what else there is: rare, and rather measured too high than too low.
+        _ => Column::Each((0..array.len()).map(|row| length(array.slice(row, 1).get_array_memory_size())).collect()),
     }
 }
 
 /// The bytes of all values, with something for each.
-fn total(array: &ArrayRef) -> u64 {
+pub(super) fn total(array: &ArrayRef) -> u64 {
     let values = match bytes(array) {
         Column::Same(each) => each.saturating_mul(array.len() as u64),
         Column::Each(values) => values.into_iter().fold(0, u64::saturating_add),

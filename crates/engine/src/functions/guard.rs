@@ -34,7 +34,7 @@ use datafusion::{
 
 use super::{
     TooLarge,
-    growth::{Rule, rule, sizes},
+    growth::{Rule, rule, sizes, total},
 };
 
 /// What one call may make of one batch of rows.
@@ -148,7 +148,7 @@ impl Guarded {
         while start < sizes.len() {
             let end = start + rows_that_fit(&sizes[start..]);
             let part = self.inner.invoke_with_args(slice(args, start, end - start))?.into_array(end - start)?;
-            made += part.to_data().get_slice_memory_size()? as u128;
+            made += u128::from(total(&part));
             if made > MAX_BATCH_BYTES {
                 return Err(TooLarge::Batch.into());
             }

@@ -9,7 +9,7 @@ use std::{any::TypeId, cell::Cell};
 
 use datafusion::sql::sqlparser::{
     ast::Expr,
-    dialect::{Dialect, GenericDialect},
+    dialect::{Dialect, GenericDialect, Precedence},
     parser::{Parser, ParserError},
 };
 
@@ -60,6 +60,14 @@ impl Dialect for KalamDialect {
         self.attempts_left.set(left.unwrap_or_default());
         // Once it has run out every further attempt fails at once, so that the parser unwinds in a moment.
         if left.is_some() { None } else { Some(Err(ParserError::RecursionLimitExceeded)) }
+    }
+
+    /// `metadata->>'role' = 'user'` compares what `->>` reads, and `content || metadata->>'role'` appends it.
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        match precedence {
+            Precedence::PgOther => GenericDialect.prec_value(Precedence::AtTz) + 1,
+            other => GenericDialect.prec_value(other),
+        }
     }
 
     offered! {

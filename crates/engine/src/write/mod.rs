@@ -46,7 +46,6 @@ pub(crate) struct Written {
 
 /// What a preparation works with: one snapshot, and the tables over it with their hidden columns.
 struct Preparing<'a> {
-    caller: &'a Caller,
     snapshot: &'a Snapshot,
     view: &'a View,
 }
@@ -66,7 +65,7 @@ pub(crate) async fn run(store: &Store, reader: &Reader, caller: &Caller, write: 
     loop {
         let snapshot = store.snapshot();
         let view = reader.view(caller, snapshot.clone()).with_hidden();
-        let prepared = Preparing { caller, snapshot: &snapshot, view: &view }.prepare(write).await?;
+        let prepared = Preparing { snapshot: &snapshot, view: &view }.prepare(write).await?;
         let (rows_affected, inserts_messages) = (prepared.rows_affected, prepared.inserts_messages);
         match prepared.commit(store, caller).await {
             Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,

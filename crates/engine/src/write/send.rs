@@ -33,7 +33,7 @@ pub(crate) async fn send(
         if matches!(&change, Change::Send(message) if message.msg_id.is_some()) {
             let snapshot = store.snapshot();
             let view = reader.view(caller, snapshot.clone()).with_hidden();
-            Preparing { caller, snapshot: &snapshot, view: &view }.check_given_ids(&mut prepared).await?;
+            Preparing { snapshot: &snapshot, view: &view }.check_given_ids(&mut prepared).await?;
         }
         let proposal = Proposal {
             actor: actor(caller),

@@ -1,2 +1,21 @@
-//! x
-fn main(){}
+//! The database as its users meet it: every test starts the real `kalamdb` binary and talks to it over HTTP or the
+//! command line.
+//!
+//! Invariant: no test reaches into the server; what is checked here is what a client, an operator or another
+//! program that opens the files can see.
+
+mod cli;
+mod cold_files;
+mod crash;
+mod founding;
+mod harness;
+mod import;
+mod limits;
+mod model;
+mod openapi;
+mod races;
+mod rules;
+mod scope;
+mod sql;
+mod tokens;
+mod wire;

@@ -156,6 +156,9 @@ pub(super) fn prune(
     containers: Vec<Arc<Statistics>>,
 ) -> Vec<bool> {
     let number = containers.len();
+    if number == 0 {
+        return Vec::new();
+    }
     let pruned = condition.map(|condition| {
         let predicate =
             PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).try_build(Arc::clone(condition))?;

@@ -116,6 +116,43 @@ fn a_users_id_is_remembered_as_it_was_written() {
     assert_eq!(original("alice", 13), "alice");
 }
 
+#[test]
+fn json_access_binds_before_what_it_is_used_in() {
+    same("SELECT a->>'b' = 'c'", "SELECT a ->> 'b' = 'c'");
+    for (sql, meant) in [
+        ("SELECT 1 FROM t WHERE m->>'a' = 'b' AND x", "SELECT 1 FROM t WHERE (m->>'a') = 'b' AND x"),
+        ("SELECT c || m->>'a'", "SELECT c || (m->>'a')"),
+        ("SELECT m->'a'->>'b' LIKE 'x%'", "SELECT ((m->'a')->>'b') LIKE 'x%'"),
+        ("SELECT m->'n' + 1 > 2", "SELECT ((m->'n') + 1) > 2"),
+    ] {
+        let bare = |sql: &str| parsed(sql).replace(['(', ')'], "");
+        assert_eq!(bare(sql), bare(meant));
+        // The tree of the one is that of the other, but for the parentheses.
+        assert_eq!(shape(sql), shape(meant), "{sql}");
+    }
+}
+
+/// The statement's tree, without parentheses and positions.
+fn shape(sql: &str) -> String {
+    use datafusion::sql::sqlparser::ast::{Expr, VisitMut, VisitorMut};
+    struct Bare;
+    impl VisitorMut for Bare {
+        type Break = ();
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> std::ops::ControlFlow<()> {
+            if let Expr::Nested(inner) = expr {
+                *expr = (**inner).clone();
+            }
+            std::ops::ControlFlow::Continue(())
+        }
+    }
+    let mut tokens = read(sql).unwrap();
+    rewrite(&mut tokens);
+    tokens.iter_mut().for_each(|token| token.span = datafusion::sql::sqlparser::tokenizer::Span::empty());
+    let mut statement = syntax::parse(tokens).unwrap();
+    assert!(statement.visit(&mut Bare).is_continue());
+    format!("{statement:?}")
+}
+
 /// Expressions in which `@` stands for the column.
 fn expression() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![4 => Just("@".to_owned()), 2 => Just("m.@".to_owned()), 1 => Just("x".to_owned()),

@@ -1,0 +1,320 @@
+//! The command line, as an operator uses it.
+//!
+//! Invariant: only the binary's arguments, environment, output and exit status.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, bounded_output};
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+// --- sql
+
+#[test]
+fn a_statement_on_the_command_line_prints_a_table() {
+    let server = Server::start();
+    server.client("user_john").say("c", "hello from john");
+    let output = stdout(&server.cli(&["sql", "-c", "SELECT owner, content FROM *.messages"]));
+    for text in ["owner", "content", "user_john", "hello from john"] {
+        assert!(output.contains(text), "no {text} in:\n{output}");
+    }
+}
+
+#[test]
+fn a_statement_prints_json_or_csv() {
+    let server = Server::start();
+    server.client("user_john").say("c", "a \"quoted\", text");
+    let sql = "SELECT owner, content, contentRef FROM *.messages";
+    let text = stdout(&server.cli(&["sql", "-c", sql, "--format", "csv"]));
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let record = reader.records().next().expect("a record").expect("CSV");
+    assert_eq!((&record[0], &record[1]), ("user_john", "a \"quoted\", text"));
+    let text = stdout(&server.cli(&["sql", "-c", sql, "--format", "json"]));
+    let printed: Value = serde_json::from_str(&text).or_else(|_| first_line(&text)).expect("JSON");
+    let row = json!({ "owner": "user_john", "content": "a \"quoted\", text", "contentRef": null });
+    assert!(printed == row || printed == json!([row]), "{text}");
+}
+
+/// JSON may come as an array, or as an object per line.
+fn first_line(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text.lines().next().unwrap_or_default())
+}
+
+#[test]
+fn a_write_says_how_many_rows() {
+    let server = Server::start();
+    let sql = "INSERT INTO user_john.messages (conversationId, content) VALUES ('c', 'a'), ('c', 'b'), ('c', 'c')";
+    let output = server.cli(&["sql", "-c", sql]);
+    assert!(stdout(&output).contains('3') || stderr(&output).contains('3'), "{output:?}");
+    assert_eq!(server.client("user_john").number("SELECT COUNT(*) FROM messages"), 3);
+}
+
+#[test]
+fn an_error_ends_with_a_status_and_a_sentence() {
+    let server = Server::start();
+    let output = server.cli(&["sql", "-c", "SELECT nothing FROM messages"]);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("nothing"), "{}", stderr(&output));
+    assert!(output.stdout.is_empty(), "an error is not an answer");
+}
+
+#[test]
+fn the_token_is_minted_from_the_secret_of_the_same_machine() {
+    let server = Server::start();
+    let data = server.data();
+    let output = bounded_output(server.command(&[
+        "sql",
+        "-c",
+        "SELECT 40 + 2 AS answer",
+        "--format",
+        "csv",
+        "--url",
+        &server.url(),
+        "--data",
+        data.to_str().expect("a UTF-8 path"),
+    ]));
+    assert_eq!(stdout(&output).trim(), "answer\n42");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let server = Server::start();
+    let output =
+        bounded_output(server.command(&["sql", "-c", "SELECT 1", "--url", "http://127.0.0.1:1", "--token", "x"]));
+    assert!(!output.status.success() && stderr(&output).contains("127.0.0.1:1"), "{}", stderr(&output));
+}
+
+/// Without a terminal it is a script.
+#[test]
+fn the_shell_reads_from_a_pipe() {
+    use std::io::Write;
+    let server = Server::start();
+    let mut command = server.cli_command(&["sql"]);
+    let mut script = tempfile::tempfile().expect("a file");
+    script.write_all(b"SELECT 40 +\n 2 AS answer;\nSELECT \'a;b\' AS semicolon\n").expect("it is written");
+    std::io::Seek::rewind(&mut script).expect("it can be read again");
+    let output = command.stdin(script).output().expect("it runs");
+    let text = stdout(&output);
+    for part in ["answer", "42", "semicolon", "a;b"] {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+}
+
+// --- token
+
+#[test]
+fn a_token_is_one_line_and_works() {
+    let server = Server::start();
+    let data = server.data();
+    let data = data.to_str().expect("a UTF-8 path");
+    let output = bounded_output(server.command(&["token", "--user", "amy", "--ttl", "1h", "--data", data]));
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert_eq!(server.client_with_token(Some(text.trim())).number("SELECT 1"), 1);
+}
+
+#[test]
+fn a_token_for_what_is_no_user_is_refused() {
+    let server = Server::start();
+    let data = server.data();
+    for user in ["", "system", "userId", "*", "a\nb"] {
+        let output =
+            bounded_output(server.command(&["token", "--user", user, "--data", data.to_str().expect("a UTF-8 path")]));
+        assert!(!output.status.success() && output.stdout.is_empty(), "{user:?}");
+    }
+}
+
+// --- config
+
+#[test]
+fn config_shows_what_is_in_effect_and_where_it_came_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("kalamdb.toml");
+    std::fs::write(
+        &file,
+        "[server]\nport = 9999\njwt_secret = \"a secret that nobody may see, in a file\"\n\n[query]\nmax_rows = 77\n",
+    )
+    .expect("a file");
+    let server = Server::start();
+    let mut command = server.command(&["config", "--config", file.to_str().expect("a UTF-8 path")]);
+    command.env("KALAMDB_QUERY__TIMEOUT_SECONDS", "12");
+    let text = stdout(&bounded_output(command));
+    let line =
+        |key: &str| text.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in:\n{text}"));
+    assert!(line("port").contains("9999") && line("port").contains("kalamdb.toml"), "{text}");
+    assert!(line("max_rows").contains("77"), "{text}");
+    let timeout = line("timeout_seconds");
+    assert!(timeout.contains("12") && timeout.contains("KALAMDB_QUERY__TIMEOUT_SECONDS"), "{text}");
+    assert!(line("default_type").contains("ai"), "{text}");
+    assert!(!text.contains("nobody may see"), "the secret is shown:\n{text}");
+}
+
+#[test]
+fn every_key_of_the_founding_document_is_read() {
+    let founding = r#"
+[server]
+host = "127.0.0.1"
+port = 8080
+jwt_secret = "a secret of at least thirty-two bytes, for tests"
+
+[message]
+large_message_threshold_bytes = 102400  # 100 KB
+
+[storage]
+base_storage_path = "/var/lib/kalamdb"
+
+[rocksdb]
+write_buffer_size_mb = 64
+max_background_jobs = 4
+
+[consolidation]
+interval_seconds = 300
+messages_threshold = 10000
+
+[query]
+timeout_seconds = 30
+max_rows = 10000
+enable_cache = true
+
+[conversations]
+default_type = "ai"
+max_group_participants = 100
+
+[deletion]
+soft_delete_enabled = true
+soft_delete_retention_days = 30
+compaction_interval_hours = 24
+"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("founding.toml");
+    std::fs::write(&file, founding).expect("a file");
+    let server = Server::start();
+    let text = stdout(&bounded_output(server.command(&["config", "--config", file.to_str().expect("a UTF-8 path")])));
+    for line in founding.lines() {
+        if let Some((key, _)) = line.split_once(" = ") {
+            assert!(text.contains(key), "no {key} in:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_the_config_is_named_with_its_line() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("wrong.toml");
+    for (text, line, named) in [
+        ("[server]\nport = 8080\nprot = 1\n", 3, "prot"),
+        ("[server]\n\n\nport = \"many\"\n", 4, "port"),
+        ("[server]\nport = 70000\n", 2, "port"),
+        ("[query]\nmax_rows = 10\ntimeout_seconds = 0\n", 3, "timeout_seconds"),
+        ("[query]\nenable_cache = 1\n", 2, "enable_cache"),
+        ("[consolidation]\nmessages_threshold = -1\n", 2, "messages_threshold"),
+        ("[conversations]\ndefault_type = \"crowd\"\n", 2, "default_type"),
+        ("[rocksdb]\ndurability = \"maybe\"\n", 2, "durability"),
+        ("\n[sever]\nport = 1\n", 3, "sever"),
+        ("[server\n", 1, "toml"),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        for command in ["serve", "config"] {
+            let mut call = server.command(&[command, "--config", file.to_str().expect("a UTF-8 path")]);
+            if command == "serve" {
+                call.args(["--data", folder.path().to_str().expect("a UTF-8 path")]);
+            }
+            let output = bounded_output(call);
+            let said = stderr(&output);
+            assert!(!output.status.success(), "{command} takes {text:?}");
+            assert!(said.contains(&format!("line {line}")) || said.contains(&format!(":{line}")), "{text:?}: {said}");
+            assert!(said.contains(named), "{text:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_named() {
+    let server = Server::start();
+    for (name, value) in
+        [("KALAMDB_SERVER__PROT", "1"), ("KALAMDB_QUERY__MAX_ROWS", "many"), ("KALAMDB_QUERY__TIMEOUT_SECONDS", "0")]
+    {
+        let mut command = server.command(&["config"]);
+        command.env(name, value);
+        let output = bounded_output(command);
+        let said = stderr(&output);
+        let key = name.rsplit("__").next().expect("a key").to_lowercase();
+        assert!(!output.status.success() && said.to_lowercase().contains(&key), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_config_that_is_not_there_is_named() {
+    let server = Server::start();
+    let output = bounded_output(server.command(&["config", "--config", "no-such.toml"]));
+    assert!(!output.status.success() && stderr(&output).contains("no-such.toml"), "{}", stderr(&output));
+}
+
+// --- serve
+
+#[test]
+fn a_folder_is_served_once() {
+    let server = Server::start();
+    let data = server.data();
+    let mut command = server.command(&["serve", "--data", data.to_str().expect("a UTF-8 path")]);
+    command.env("KALAMDB_SERVER__PORT", "0");
+    let output = bounded_output(command);
+    assert!(!output.status.success(), "two servers on one folder");
+    assert!(!stderr(&output).is_empty());
+    assert_eq!(server.client("amy").number("SELECT 1"), 1);
+}
+
+#[test]
+fn version_and_help_are_there() {
+    let server = Server::start();
+    assert!(stdout(&bounded_output(server.command(&["--version"]))).contains(env!("CARGO_PKG_VERSION")));
+    let help = stdout(&bounded_output(server.command(&["--help"])));
+    for command in ["serve", "token", "demo", "import", "sql", "config"] {
+        assert!(help.contains(command), "no {command} in:\n{help}");
+    }
+}
+
+// --- demo
+
+/// The demo loads its sample once, and the curl lines that it prints work when pasted.
+#[test]
+fn the_demo_loads_a_sample_and_prints_lines_that_work() {
+    let server = Server::start();
+    let port = server.url().rsplit_once(':').expect("a port").1.to_owned();
+    let data = server.data();
+    let demo = || {
+        let mut command = server.command(&["demo", "--print-tokens", "--data", data.to_str().expect("a UTF-8 path")]);
+        command.env("KALAMDB_SERVER__PORT", &port);
+        stdout(&bounded_output(command))
+    };
+    let printed = demo();
+    let count = server.admin().number("SELECT COUNT(*) FROM *.messages");
+    assert!(count > 0);
+    demo();
+    assert_eq!(server.admin().number("SELECT COUNT(*) FROM *.messages"), count, "the demo loads its sample once");
+    let lines = curl_lines(&printed);
+    assert!(!lines.is_empty(), "{printed}");
+    for line in lines {
+        let mut command = Command::new("bash");
+        command.args(["-c", &line]);
+        let output = bounded_output(command);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{line}: {output:?}"));
+        assert!(answer.get("error").is_none(), "{line}: {answer}");
+    }
+}
+
+/// The curl commands in a text, each on one line.
+fn curl_lines(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\n", " ");
+    joined.lines().map(str::trim).filter(|line| line.starts_with("curl ")).map(str::to_owned).collect()
+}

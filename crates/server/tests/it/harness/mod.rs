@@ -1,0 +1,11 @@
+//! What the tests share: the real server as a process, and a client that speaks its contract.
+//!
+//! Invariant: every wait is for an event and has a bound, and nothing here knows what the right answer is.
+
+mod client;
+mod dice;
+mod server;
+
+pub use client::{Answer, Client, Failure, assert_consistent, by_name, message};
+pub use dice::{Dice, rounds};
+pub use server::{Server, bounded_output, eventually};

@@ -1,0 +1,278 @@
+//! Queries that would take all memory, all time or the whole stack end with an error, and nobody else notices.
+//!
+//! Invariant: each of them is one user's, while another user asks something small over and over and is answered.
+
+use std::{
+    io::Write,
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use kalamdb_protocol::ErrorCode;
+use serde_json::json;
+
+use crate::harness::{Client, Server, eventually};
+
+/// More than any of these statements may make the server hold, and far less than they would take.
+const MEMORY_LIMIT_KIB: u64 = 2 << 20;
+
+fn server() -> Server {
+    Server::with(&[("query.timeout_seconds", "3"), ("rocksdb.durability", "os")])
+}
+
+/// The CPU time that the process has used, in clock ticks.
+fn cpu_ticks(server: &Server) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("the process is there");
+    // The second field is the name in parentheses and may hold spaces; utime and stime are the 14th and 15th.
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    [11, 12].into_iter().map(|index| fields[index].parse::<u64>().expect("a number")).sum()
+}
+
+/// Waits until the server uses next to nothing: the work has really stopped.
+fn becomes_idle(server: &Server) {
+    eventually("the server's CPU falls idle", || {
+        let before = cpu_ticks(server);
+        thread::sleep(Duration::from_millis(250));
+        cpu_ticks(server) - before <= 2
+    });
+}
+
+fn peak_memory_kib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
+    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+}
+
+/// Runs `attack` while another user keeps asking, and fails if that one is ever refused.
+fn while_another_user_asks(server: &Server, attack: impl FnOnce(&Client)) {
+    let (mallory, john) = (server.client("mallory"), server.client("user_john"));
+    john.say("c", "hello");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(john.texts("SELECT content FROM messages WHERE conversationId = 'c' LIMIT 50"), ["hello"]);
+                answered += 1;
+            }
+            answered
+        });
+        attack(&mallory);
+        done.store(true, Ordering::Relaxed);
+        assert!(asking.join().expect("the other user is answered") > 0);
+    });
+    assert!(peak_memory_kib(server) < MEMORY_LIMIT_KIB, "{} KiB", peak_memory_kib(server));
+    becomes_idle(server);
+}
+
+/// The statement ends with one of the two codes that say it asked for too much.
+#[track_caller]
+fn ends(client: &Client, sql: &str) {
+    let shown: String = sql.chars().take(200).collect();
+    match client.query(sql) {
+        Ok(answer) => panic!("it ran to its end, with {} rows: {shown}", answer.row_count),
+        Err(failure) => {
+            let code = failure.code().unwrap_or_else(|| panic!("the server is gone: {shown}"));
+            assert!(matches!(code, ErrorCode::QueryTooLarge | ErrorCode::QueryTimeout), "{failure}\nin: {shown}");
+        }
+    }
+}
+
+/// The statement is answered, whatever the answer is; the process survives it.
+#[track_caller]
+fn is_survived(client: &Client, sql: &str) {
+    if let Err(failure) = client.query(sql) {
+        let shown: String = sql.chars().take(200).collect();
+        assert!(failure.code().is_some(), "the server is gone: {shown}");
+        assert_ne!(failure.code(), Some(ErrorCode::Internal), "{failure}\nin: {shown}");
+    }
+}
+
+#[test]
+fn functions_that_grow_their_input_are_checked_first() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        for sql in [
+            "SELECT repeat('x', 2000000000)",
+            "SELECT length(repeat('x', 2000000000))",
+            "SELECT lpad('x', 2000000000, 'y')",
+            "SELECT rpad('x', 2000000000)",
+            "SELECT replace(repeat('a', 1000000), 'a', repeat('b', 1000000))",
+            "SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000000), 'g')",
+            "SELECT array_length(range(0, 2000000000))",
+            "SELECT array_length(generate_series(1, 2000000000))",
+            "SELECT array_length(array_repeat('x', 2000000000))",
+            "SELECT array_to_string(array_repeat(repeat('x', 100000), 100000), ',')",
+            "SELECT array_length(array_resize([1], 2000000000, 0))",
+            "SELECT SUM(length(repeat('x', value * 1000000))) FROM generate_series(1, 100000)",
+            "SELECT length(string_agg(repeat('x', 100000), ',')) FROM generate_series(1, 1000000)",
+        ] {
+            ends(mallory, sql);
+        }
+    });
+}
+
+#[test]
+fn doubling_ends_early() {
+    let server = server();
+    let mut doubled = "SELECT 'xxxxxxxxxxxxxxxx' AS s".to_owned();
+    for _ in 0..40 {
+        doubled = format!("SELECT s || s AS s FROM ({doubled})");
+    }
+    while_another_user_asks(&server, |mallory| {
+        ends(mallory, &format!("SELECT length(s) FROM ({doubled})"));
+        ends(
+            mallory,
+            "WITH RECURSIVE x AS (SELECT 'x' AS s UNION ALL SELECT concat(s, s) FROM x) SELECT MAX(length(s)) FROM x",
+        );
+        ends(mallory, "WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT MAX(n) FROM x");
+    });
+}
+
+#[test]
+fn huge_joins_sorts_and_aggregates_end() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        for sql in [
+            "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8",
+            "SELECT SUM(a.value * b.value % 7 + c.value) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b CROSS JOIN generate_series(1, 100000) c",
+            "SELECT a.value, b.value FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 100000) b ORDER BY a.value * b.value % 1000003 DESC, 1, 2",
+            "SELECT COUNT(DISTINCT a.value * 1000000 + b.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b",
+            "SELECT array_agg(a.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b",
+            "SELECT a.value + b.value AS k, COUNT(*) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b GROUP BY a.value * 1000000 + b.value, k",
+            "SELECT SUM(x) FROM (SELECT ROW_NUMBER() OVER (ORDER BY a.value % 1009, b.value DESC) AS x FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b)",
+        ] {
+            ends(mallory, sql);
+        }
+    });
+}
+
+#[test]
+fn a_write_is_bounded_like_a_read() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        mallory.say("c", "one");
+        for sql in [
+            "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM generate_series(1, 100000) a, generate_series(1, 100000) b WHERE a.value * b.value % 7 = 8",
+            "UPDATE messages SET content = repeat('x', 2000000000)",
+            "DELETE FROM messages WHERE msgId IN (SELECT a.value * b.value FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b)",
+        ] {
+            let refused = mallory.write(sql).expect_err(sql);
+            let code = refused.code().expect("an answer");
+            let expected = [ErrorCode::QueryTooLarge, ErrorCode::QueryTimeout, ErrorCode::PayloadTooLarge];
+            assert!(expected.contains(&code), "{refused}\nin: {sql}");
+        }
+        assert_eq!(mallory.texts("SELECT content FROM messages"), ["one"]);
+    });
+}
+
+#[test]
+fn deep_and_long_statements_do_not_take_the_stack() {
+    let server = server();
+    let nested = |open: &str, inner: &str, close: &str, depth: usize| {
+        format!("SELECT {}{inner}{}", open.repeat(depth), close.repeat(depth))
+    };
+    while_another_user_asks(&server, |mallory| {
+        for depth in [100, 1_000, 20_000, 200_000] {
+            is_survived(mallory, &format!("SELECT 1{}", "+1".repeat(depth)));
+            is_survived(mallory, &format!("SELECT 'a'{}", "||'a'".repeat(depth)));
+            is_survived(mallory, &format!("SELECT 1 WHERE true{}", " AND 1=1".repeat(depth)));
+            is_survived(mallory, &format!("SELECT 1 WHERE false{}", " OR 1=2".repeat(depth)));
+            is_survived(mallory, &format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(depth)));
+            is_survived(mallory, &nested("(", "1", ")", depth));
+            is_survived(mallory, &nested("NOT ", "true", "", depth));
+            is_survived(mallory, &nested("- ", "1", "", depth));
+            is_survived(mallory, &nested("abs(", "1", ")", depth));
+            is_survived(mallory, &nested("[", "1", "]", depth));
+            is_survived(mallory, &nested("CASE WHEN true THEN ", "1", " END", depth));
+            is_survived(mallory, &nested("(SELECT ", "1", ")", depth));
+            is_survived(mallory, &nested("* FROM (SELECT ", "1", ")", depth));
+            is_survived(mallory, &nested("1 IN (SELECT ", "1", ")", depth));
+            is_survived(
+                mallory,
+                &format!("SELECT * FROM messages{}", " JOIN messages USING (msgId)".repeat(depth.min(1_000))),
+            );
+            is_survived(mallory, &format!("SELECT msgId FROM messages WHERE msgId IN (1{})", ",1".repeat(depth)));
+            is_survived(mallory, &format!("SELECT {}1", "1,".repeat(depth)));
+            is_survived(mallory, &format!("{}SELECT 1", "EXPLAIN ".repeat(depth)));
+            let ctes: Vec<String> =
+                (1..depth.min(5_000)).map(|n| format!("a{n} AS (SELECT * FROM a{})", n - 1)).collect();
+            is_survived(mallory, &format!("WITH a0 AS (SELECT 1), {} SELECT 1", ctes.join(", ")));
+            is_survived(mallory, &format!("{}1", "/*".repeat(depth)));
+        }
+        assert_eq!(mallory.number("SELECT 1"), 1);
+    });
+}
+
+/// The binder sees parameters before the planner does.
+#[test]
+fn large_parameters_are_bounded() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        let many: Vec<u32> = (0..200_000).collect();
+        let answer = mallory.query_params("SELECT $1", json!(many));
+        assert!(answer.is_ok() || answer.is_err_and(|failure| failure.code().is_some()));
+        let text = "x".repeat(1 << 20);
+        let answer = mallory.query_params("SELECT length($1)", json!([text]));
+        assert!(answer.is_ok() || answer.is_err_and(|failure| failure.code().is_some()));
+        ends(mallory, "SELECT repeat('x', 1000000000) LIMIT 1");
+    });
+}
+
+#[test]
+fn a_timeout_really_stops_the_work() {
+    let server = server();
+    let endless = "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8";
+    let refused = server.client("mallory").query(endless).expect_err("it cannot end in time");
+    assert_eq!(refused.code(), Some(ErrorCode::QueryTimeout), "{refused}");
+    becomes_idle(&server);
+}
+
+#[test]
+fn a_dropped_connection_really_stops_the_work() {
+    let server = Server::with(&[("query.timeout_seconds", "600")]);
+    let endless = "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8";
+    let body = json!({ "sql": endless }).to_string();
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(&address).expect("the server listens");
+    let head = format!(
+        "POST /api/v1/query HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        server.token("mallory", false),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("it is sent");
+    let before = cpu_ticks(&server);
+    eventually("the query runs", || cpu_ticks(&server) - before > 30);
+    drop(stream);
+    becomes_idle(&server);
+    assert_eq!(server.client("user_john").number("SELECT 1"), 1);
+}
+
+/// Many at once wait for each other; they do not add up.
+#[test]
+fn many_runaway_queries_at_once_are_no_worse_than_one() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        thread::scope(|scope| {
+            for number in 0..24 {
+                scope.spawn(move || {
+                    let sql = format!(
+                        "SELECT array_agg(repeat('x', 1000) ORDER BY a.value % {}) FROM generate_series(1, 1000000) a, generate_series(1, 1000) b",
+                        number + 2
+                    );
+                    let refused = mallory.query(&sql).expect_err("it cannot be held in memory");
+                    let code = refused.code().expect("an answer");
+                    let expected = [
+                        ErrorCode::QueryTooLarge,
+                        ErrorCode::QueryTimeout,
+                        ErrorCode::ResourceExhausted,
+                        ErrorCode::RateLimited,
+                    ];
+                    assert!(expected.contains(&code), "{refused}");
+                });
+            }
+        });
+    });
+}

@@ -1,0 +1,476 @@
+//! The HTTP contract, byte for byte where bytes matter: routes, formats, limits, idempotency.
+//!
+//! Invariant: snapshots hold what a client would see, with nothing taken out but times and generated ids.
+
+use std::fmt::Write as _;
+
+use kalamdb_protocol::ErrorCode;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Client, Server, by_name, message};
+
+/// Replaces what differs from run to run by what it is.
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match name.as_str() {
+                    "executionTimeMs" | "timestamp" | "uptime" | "version" => *field = json!(format!("[{name}]")),
+                    "msgId" => *field = json!("[generated]"),
+                    "msgIds" => *field = json!(["[generated]"]),
+                    _ => redact(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+/// An answer as text: what was asked, the status, the content type, the body.
+fn shown(title: &str, answer: &Answer) -> String {
+    let mut body = answer.json();
+    redact(&mut body);
+    format!("{title}\n{} {}\n{body:#}\n\n", answer.status, answer.header("content-type"))
+}
+
+fn sql(client: &Client, sql: &str) -> Answer {
+    let body = json!({ "sql": sql }).to_string();
+    client.request(Method::POST, "/api/v1/query", &[], Some(&body)).expect("an answer")
+}
+
+fn get(client: &Client, path: &str) -> Answer {
+    client.request(Method::GET, path, &[], None).expect("an answer")
+}
+
+fn post(client: &Client, path: &str, body: &str) -> Answer {
+    client.request(Method::POST, path, &[], Some(body)).expect("an answer")
+}
+
+#[test]
+fn each_route_succeeds_as_it_did() {
+    let server = Server::start();
+    let (john, admin) = (server.client("user_john"), server.admin());
+    let mut text = String::new();
+    let mut show = |title: &str, answer: Answer| text += &shown(title, &answer);
+    show(
+        "POST /api/v1/messages",
+        post(&john, "/api/v1/messages", r#"{"conversationId":"c","content":"hi","metadata":{"role":"user"}}"#),
+    );
+    show(
+        "POST /api/v1/query: INSERT of messages",
+        sql(&john, "INSERT INTO userId.messages (conversationId, from, content) VALUES ('c', 'ai', 'hello')"),
+    );
+    show(
+        "POST /api/v1/query: INSERT of a conversation",
+        sql(&john, "INSERT INTO userId.conversations (conversationId, conversationType) VALUES ('g', 'group')"),
+    );
+    show(
+        "POST /api/v1/query: SELECT",
+        sql(
+            &john,
+            "SELECT conversationId, conversationType, from, content, contentRef, metadata, msgId > 0 AS positive, \
+             1.5 AS half FROM userId.messages ORDER BY msgId",
+        ),
+    );
+    show("POST /api/v1/query: no rows", sql(&john, "SELECT content FROM userId.messages WHERE false"));
+    show("POST /api/v1/query: UPDATE", sql(&john, "UPDATE userId.messages SET content = 'x' WHERE from = 'ai'"));
+    show("POST /api/v1/query: DELETE", sql(&john, "DELETE FROM userId.messages"));
+    show("GET /api/v1/health", get(&john, "/api/v1/health"));
+    show("POST /api/admin/consolidate", post(&admin, "/api/admin/consolidate", "{}"));
+    insta::assert_snapshot!("routes", text);
+}
+
+/// One example of every code that this server can give.
+#[test]
+fn each_error_code_answers_as_it_did() {
+    let server = Server::with(&[("query.timeout_seconds", "1"), ("message.large_message_threshold_bytes", "1024")]);
+    let (john, nobody) = (server.client("user_john"), server.client_with_token(None));
+    john.run("INSERT INTO userId.messages (msgId, conversationId, content) VALUES (1, 'c', 'one')");
+    server
+        .client("user_alice")
+        .run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
+    let large = message("c", &"x".repeat(1024));
+    let send_large = serde_json::to_string(&large).expect("it can be written");
+    let examples = [
+        (ErrorCode::SyntaxError, sql(&john, "SELECT from\nFROM messages WHERE )")),
+        (ErrorCode::UnknownTable, sql(&john, "SELECT * FROM userId.mesages")),
+        (ErrorCode::UnknownColumn, sql(&john, "SELECT contents FROM userId.messages")),
+        (
+            ErrorCode::InvalidValue,
+            sql(&john, "INSERT INTO messages (msgId, conversationId, content) VALUES (0, 'c', 'x')"),
+        ),
+        (ErrorCode::Unsupported, sql(&john, "CREATE TABLE t (a INT)")),
+        (ErrorCode::Unauthorized, sql(&nobody, "SELECT 1")),
+        (ErrorCode::ScopeViolation, sql(&john, "SELECT * FROM user_alice.messages")),
+        (
+            ErrorCode::Forbidden,
+            post(&john, "/api/v1/messages", r#"{"conversationId":"g","conversationType":"group","content":"hi"}"#),
+        ),
+        (ErrorCode::NotFound, get(&john, "/api/v1/nothing")),
+        (ErrorCode::MethodNotAllowed, get(&john, "/api/v1/query")),
+        (ErrorCode::Conflict, sql(&john, "INSERT INTO messages (msgId, conversationId, content) VALUES (1, 'c', 'x')")),
+        (ErrorCode::Gone, get(&john, "/api/v1/messages?conversationId=conv_123&limit=100")),
+        (ErrorCode::PayloadTooLarge, post(&john, "/api/v1/messages", &send_large)),
+        (ErrorCode::QueryTooLarge, sql(&john, "SELECT repeat('x', 2000000000)")),
+        (
+            ErrorCode::QueryTimeout,
+            sql(
+                &john,
+                "SELECT COUNT(*) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b WHERE a.value * b.value % 7 = 8",
+            ),
+        ),
+    ];
+    let mut text = String::new();
+    for (code, answer) in examples {
+        assert_eq!(answer.refusal().error.error, code, "{}", answer.text());
+        text += &shown(code.as_str(), &answer);
+    }
+    insta::assert_snapshot!("errors", text);
+}
+
+#[test]
+fn version_one_is_gone_and_says_what_replaces_it() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    let mut text = String::new();
+    for (method, path) in [
+        (Method::GET, "/api/v1/messages?conversationId=conv_123&limit=100"),
+        (Method::GET, "/api/v1/messages"),
+        (Method::DELETE, "/api/v1/messages/123456789"),
+        (Method::GET, "/api/v1/conversations"),
+        (Method::GET, "/api/v1/conversations/conv_123"),
+        (Method::DELETE, "/api/v1/conversations/conv_123"),
+        (Method::GET, "/api/v1/conversationUsers?conversationId=conv_123"),
+        (Method::DELETE, "/api/v1/conversationUsers/conv_123/user_bob"),
+        (Method::GET, "/api/v1/messages?conversationId=it's'%3B%20DELETE%20FROM%20messages"),
+    ] {
+        let answer = john.request(method.clone(), path, &[], None).expect("an answer");
+        let refusal = answer.refusal();
+        assert_eq!(refusal.error.error, ErrorCode::Gone, "{method} {path}");
+        let replacement = refusal.error.details.get("sql").and_then(Value::as_str).expect("the SQL");
+        writeln!(text, "{method} {path}\n    {replacement}").expect("a String takes it");
+        // It runs as it stands, whatever stood in the path.
+        assert_eq!(sql(&john, replacement).status, 200, "{replacement}");
+    }
+    insta::assert_snapshot!("gone", text);
+}
+
+// --- bodies
+
+#[test]
+fn a_body_is_json_whatever_its_content_type_says() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    for content_type in ["application/json", "application/x-www-form-urlencoded", "text/plain", "nonsense"] {
+        let headers = [("content-type", content_type)];
+        let answer = john.request(Method::POST, "/api/v1/query", &headers, Some(r#"{"sql":"SELECT 1"}"#));
+        assert_eq!(answer.expect("an answer").status, 200, "{content_type}");
+    }
+}
+
+#[test]
+fn a_body_that_is_not_what_it_should_be_is_refused_by_name() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    for (path, body) in [
+        ("/api/v1/query", ""),
+        ("/api/v1/query", "{"),
+        ("/api/v1/query", "[]"),
+        ("/api/v1/query", "{}"),
+        ("/api/v1/query", r#"{"sql":1}"#),
+        ("/api/v1/query", r#"{"sql":"SELECT 1","param":[1]}"#),
+        ("/api/v1/query", r#"{"sql":"SELECT 1","params":7}"#),
+        ("/api/v1/query", r#"{"sql":"SELECT 1"} trailing"#),
+        ("/api/v1/messages", r#"{"content":"x"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"","content":"x"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"a\u0000b","content":"x"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c","content":"x","metadata":[1]}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c","content":"x","metadata":"{}"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c","content":"x","conversationType":"crowd"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c","content":"x","msgId":"1"}"#),
+        ("/api/v1/messages", r#"{"conversationId":"c","content":"x","unknown":true}"#),
+    ] {
+        let answer = post(&john, path, body);
+        assert_eq!(answer.refusal().error.error, ErrorCode::InvalidValue, "{path} {body}");
+    }
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 0);
+}
+
+#[test]
+fn deep_json_is_refused_and_does_no_harm() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let body = format!(r#"{{"sql":"SELECT 1","params":{deep}}}"#);
+    assert!((400..500).contains(&post(&john, "/api/v1/query", &body).status));
+    let body = format!(r#"{{"conversationId":"c","content":"x","metadata":{{"a":{deep}}}}}"#);
+    assert!((400..500).contains(&post(&john, "/api/v1/messages", &body).status));
+    assert_eq!(john.number("SELECT 1"), 1);
+}
+
+#[test]
+fn an_oversized_body_is_too_large() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    let body = json!({ "sql": format!("SELECT '{}'", "x".repeat(64 << 20)) }).to_string();
+    // A server may close the connection while the rest is still on its way: then the client sees no answer.
+    if let Ok(answer) = john.request(Method::POST, "/api/v1/query", &[], Some(&body)) {
+        assert_eq!(answer.refusal().error.error, ErrorCode::PayloadTooLarge);
+    }
+    assert_eq!(john.number("SELECT 1"), 1);
+}
+
+// --- answers
+
+#[test]
+fn an_answer_past_max_rows_is_cut_and_says_so() {
+    let server = Server::with(&[("query.max_rows", "5")]);
+    let john = server.client("user_john");
+    let all = "SELECT value FROM generate_series(1, 6) ORDER BY value";
+    let answer = john.query(all).expect("a read");
+    assert_eq!((answer.row_count, answer.truncated), (5, true));
+    assert_eq!(answer.rows.last(), Some(&vec![json!(5)]));
+    let exact = john.query("SELECT value FROM generate_series(1, 5)").expect("a read");
+    assert_eq!((exact.row_count, exact.truncated), (5, false));
+    // A limit of its own is no truncation, and an aggregate sees every row.
+    let limited = john.query(&format!("{all} LIMIT 3")).expect("a read");
+    assert_eq!((limited.row_count, limited.truncated), (3, false));
+    assert_eq!(john.number("SELECT COUNT(*) FROM generate_series(1, 6)"), 6);
+    for (format, lines) in [("text/csv", 6), ("application/x-ndjson", 5)] {
+        let cut = formatted(&john, format, all);
+        assert_eq!((cut.header("x-kalamdb-truncated"), cut.text().lines().count()), ("true", lines), "{format}");
+        let whole = formatted(&john, format, "SELECT 1 AS one");
+        assert_ne!(whole.header("x-kalamdb-truncated"), "true", "{format}");
+    }
+    // Writes are not answers: all rows are written.
+    let many = "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM generate_series(1, 8)";
+    assert_eq!(john.run(many), 8);
+    assert_eq!(john.run("DELETE FROM messages"), 8);
+}
+
+fn formatted(client: &Client, format: &str, sql: &str) -> Answer {
+    let body = json!({ "sql": sql }).to_string();
+    client.request(Method::POST, "/api/v1/query", &[("accept", format)], Some(&body)).expect("an answer")
+}
+
+const AWKWARD: &str = "SELECT msgId, content, contentRef FROM userId.messages ORDER BY msgId";
+
+fn awkward_messages(client: &Client) {
+    let contents = json!(["plain", "a \"quoted\", comma", "two\nlines", "emoji 🙂 ünï", ""]);
+    let sql = "INSERT INTO userId.messages (msgId, conversationId, content) VALUES (1,'c',$1), (2,'c',$2), (3,'c',$3), (4,'c',$4), (5,'c',$5)";
+    client.write_params(sql, contents).expect("they can be sent");
+}
+
+#[test]
+fn csv_quotes_what_has_to_be_quoted() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    awkward_messages(&john);
+    let answer = formatted(&john, "text/csv", AWKWARD);
+    assert!(answer.header("content-type").starts_with("text/csv"), "{}", answer.header("content-type"));
+    let mut reader = csv::Reader::from_reader(answer.body.as_slice());
+    assert_eq!(reader.headers().expect("a header"), vec!["msgId", "content", "contentRef"]);
+    let contents: Vec<String> = reader.records().map(|record| record.expect("a record")[1].to_owned()).collect();
+    assert_eq!(contents, ["plain", "a \"quoted\", comma", "two\nlines", "emoji 🙂 ünï", ""]);
+}
+
+#[test]
+fn ndjson_is_an_object_per_line() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    awkward_messages(&john);
+    let answer = formatted(&john, "application/x-ndjson", AWKWARD);
+    assert!(answer.header("content-type").starts_with("application/x-ndjson"));
+    let text = answer.text();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(lines.len(), 5);
+    assert_eq!(lines[2], json!({ "msgId": 3, "content": "two\nlines", "contentRef": null }));
+    let as_json = by_name(&john.query(AWKWARD).expect("a read"));
+    assert_eq!(
+        lines.into_iter().map(|line| line.as_object().cloned().expect("an object")).collect::<Vec<_>>(),
+        as_json
+    );
+}
+
+#[test]
+fn arrow_is_a_stream_of_batches() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    awkward_messages(&john);
+    let answer = formatted(&john, "application/vnd.apache.arrow.stream", AWKWARD);
+    assert!(answer.header("content-type").starts_with("application/vnd.apache.arrow.stream"));
+    let reader = arrow_ipc::reader::StreamReader::try_new(answer.body.as_slice(), None).expect("an Arrow stream");
+    let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["msgId", "content", "contentRef"]);
+    let rows: usize = reader.map(|batch| batch.expect("a batch").num_rows()).sum();
+    assert_eq!(rows, 5);
+}
+
+#[test]
+fn writes_and_errors_are_json_in_every_format() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    for format in ["text/csv", "application/x-ndjson", "application/vnd.apache.arrow.stream", "*/*", "text/html"] {
+        let written = formatted(&john, format, "INSERT INTO messages (conversationId, content) VALUES ('c', 'x')");
+        assert_eq!(written.json()["rowsAffected"], 1, "{format}");
+        let refused = formatted(&john, format, "SELECT nothing FROM messages");
+        assert_eq!(refused.refusal().error.error, ErrorCode::UnknownColumn, "{format}");
+    }
+}
+
+/// A stream that has begun cannot take back its status, so the error is its last record.
+#[test]
+fn a_late_error_is_the_last_record() {
+    let server = Server::with(&[("query.max_rows", "1000000")]);
+    let john = server.client("user_john");
+    let late = "SELECT 10 / (value - 150000) AS quotient FROM generate_series(1, 200000)";
+    let answer = formatted(&john, "application/x-ndjson", late);
+    if answer.status == 200 {
+        let text = answer.text();
+        let last: Value = serde_json::from_str(text.lines().last().expect("a record")).expect("JSON");
+        assert_eq!(last["error"], "invalid_value", "{last}");
+    } else {
+        assert_eq!(answer.refusal().error.error, ErrorCode::InvalidValue);
+    }
+}
+
+// --- idempotency
+
+fn send_with_key(client: &Client, key: &str, body: &Value) -> Answer {
+    let headers = [("idempotency-key", key)];
+    client.request(Method::POST, "/api/v1/messages", &headers, Some(&body.to_string())).expect("an answer")
+}
+
+#[test]
+fn a_repeated_send_gets_the_first_answer() {
+    let mut server = Server::start();
+    let john = server.client("user_john");
+    let body = json!({ "conversationId": "c", "content": "once", "metadata": { "a": 1, "b": 2 } });
+    let first = send_with_key(&john, "key-1", &body);
+    assert_eq!(first.status, 201);
+    assert_eq!(send_with_key(&john, "key-1", &body).json(), first.json());
+    server.kill9();
+    server.spawn();
+    server.admin().consolidate();
+    let again = send_with_key(&john, "key-1", &body);
+    assert_eq!((again.status, again.json()), (201, first.json()));
+    assert_eq!(john.texts("SELECT content FROM messages"), ["once"]);
+    // It stays answered when the message itself is gone.
+    john.run("DELETE FROM messages");
+    assert_eq!(send_with_key(&john, "key-1", &body).json(), first.json());
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 0);
+}
+
+#[test]
+fn the_same_key_with_another_body_is_a_conflict() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    assert_eq!(send_with_key(&john, "k", &json!({ "conversationId": "c", "content": "one" })).status, 201);
+    for other in [
+        json!({ "conversationId": "c", "content": "two" }),
+        json!({ "conversationId": "d", "content": "one" }),
+        json!({ "conversationId": "c", "content": "one", "metadata": {} }),
+    ] {
+        assert_eq!(send_with_key(&john, "k", &other).refusal().error.error, ErrorCode::Conflict, "{other}");
+    }
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 1);
+}
+
+#[test]
+fn keys_are_each_users_own() {
+    let server = Server::start();
+    let body = json!({ "conversationId": "c", "content": "one" });
+    let of = |user| send_with_key(&server.client(user), "k", &body);
+    let (john, alice) = (of("user_john"), of("user_alice"));
+    assert_eq!((john.status, alice.status), (201, 201));
+    assert_ne!(john.json()["msgId"], alice.json()["msgId"]);
+    assert_eq!(server.client("user_alice").number("SELECT COUNT(*) FROM messages"), 1);
+}
+
+#[test]
+fn a_refused_send_does_not_use_up_its_key() {
+    let server = Server::start();
+    let (john, alice) = (server.client("user_john"), server.client("user_alice"));
+    alice.run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
+    let body = json!({ "conversationId": "g", "conversationType": "group", "content": "hi" });
+    assert_eq!(send_with_key(&john, "k", &body).refusal().error.error, ErrorCode::Forbidden);
+    alice.run("INSERT INTO conversationUsers (conversationId, userId) VALUES ('g', 'user_john')");
+    assert_eq!(send_with_key(&john, "k", &body).status, 201);
+}
+
+// --- routes
+
+#[test]
+fn every_unknown_path_and_method_answers_in_kind() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    for path in ["/api/v1/nothing", "/api/v2/query", "/api/", "/nothing", "/api/v1/query/"] {
+        assert_eq!(get(&john, path).refusal().error.error, ErrorCode::NotFound, "{path}");
+    }
+    for (method, path) in [
+        (Method::GET, "/api/v1/query"),
+        (Method::PUT, "/api/v1/query"),
+        (Method::POST, "/api/v1/health"),
+        (Method::GET, "/api/admin/consolidate"),
+    ] {
+        let answer = server.admin().request(method.clone(), path, &[], None).expect("an answer");
+        assert_eq!(answer.refusal().error.error, ErrorCode::MethodNotAllowed, "{method} {path}");
+    }
+}
+
+#[test]
+fn admin_routes_are_for_admins() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    assert_eq!(post(&john, "/api/admin/consolidate", "{}").refusal().error.error, ErrorCode::Forbidden);
+    let nobody = server.client_with_token(None);
+    assert_eq!(post(&nobody, "/api/admin/consolidate", "{}").refusal().error.error, ErrorCode::Unauthorized);
+}
+
+#[test]
+fn consolidation_can_be_asked_for_one_user() {
+    let server = Server::start();
+    for user in ["user_john", "user_alice"] {
+        server.client(user).say("c", "hello");
+    }
+    let answer = post(&server.admin(), "/api/admin/consolidate", r#"{"userId":"user_john"}"#);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let files = server.segment_files();
+    assert!(files.len() == 1 && files[0].starts_with("user_john/"), "{files:?}");
+    assert_eq!(server.client("user_alice").texts("SELECT content FROM messages"), ["hello"]);
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let server = Server::start();
+    let admin = server.admin();
+    admin.query("SELECT 1").expect("a read");
+    let answer = get(&admin, "/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").starts_with("text/plain"), "{}", answer.header("content-type"));
+    let text = answer.text();
+    assert!(text.lines().any(|line| line.starts_with("kalamdb_")), "{text}");
+    assert!(text.lines().all(|line| line.starts_with('#') || line.is_empty() || line.contains(' ')), "{text}");
+}
+
+#[test]
+fn browsers_of_the_named_origins_are_let_in() {
+    let server = Server::with(&[("server.cors_origins", "https://app.example")]);
+    let nobody = server.client_with_token(None);
+    let preflight = |origin: &str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization, content-type, idempotency-key"),
+        ];
+        nobody.request(Method::OPTIONS, "/api/v1/query", &headers, None).expect("an answer")
+    };
+    let welcome = preflight("https://app.example");
+    assert_eq!(welcome.header("access-control-allow-origin"), "https://app.example");
+    let allowed = welcome.header("access-control-allow-headers").to_lowercase();
+    assert!(allowed.contains("authorization") || allowed == "*", "{allowed}");
+    assert_eq!(preflight("https://evil.example").header("access-control-allow-origin"), "");
+}
