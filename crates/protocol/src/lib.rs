@@ -11,8 +11,7 @@ mod time;
 
 pub use error::{ErrorBody, ErrorCode};
 pub use http::{
-    Health, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendStatus,
-    WriteResponse,
+    Health, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendStatus, WriteResponse,
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
 pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table};

@@ -67,10 +67,12 @@ impl ScalarUDFImpl for EpochPart {
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
             [] if self.part == Part::UnixTimestamp => Ok(vec![]),
-            [given] => match readable(given) {
-                Some(readable) => Ok(vec![readable]),
-                None => plan_err!("{}(x) takes a time: a number, a timestamp, a date or its text", self.name()),
-            },
+            [given] => {
+                let Some(readable) = readable(given) else {
+                    return plan_err!("{}(x) takes a time: a number, a timestamp, a date or its text", self.name());
+                };
+                Ok(vec![readable])
+            }
             _ => plan_err!("{}(x) takes one time", self.name()),
         }
     }
@@ -97,13 +99,19 @@ impl ScalarUDFImpl for EpochPart {
         let micros = micros(&time.to_array(if is_scalar { 1 } else { args.number_rows })?)?;
         let part: ArrayRef = match self.part {
             Part::UnixTimestamp => Arc::new(micros.unary::<_, Int64Type>(|time| time.div_euclid(MICROS_PER_SECOND))),
-            Part::Hour => Arc::new(micros.unary::<_, Int64Type>(|time| time.div_euclid(MICROS_PER_HOUR).rem_euclid(24))),
+            Part::Hour => {
+                Arc::new(micros.unary::<_, Int64Type>(|time| time.div_euclid(MICROS_PER_HOUR).rem_euclid(24)))
+            }
             // A day that no date can name becomes NULL.
             Part::Date => Arc::new(
                 micros.iter().map(|time| i32::try_from(time?.div_euclid(MICROS_PER_DAY)).ok()).collect::<Date32Array>(),
             ),
         };
-        if is_scalar { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&part, 0)?)) } else { Ok(ColumnarValue::Array(part)) }
+        if is_scalar {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&part, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(part))
+        }
     }
 }
 
@@ -129,10 +137,12 @@ pub(super) fn micros(times: &ArrayRef) -> Result<Int64Array> {
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
             Ok(times.as_primitive::<TimestampMicrosecondType>().reinterpret_cast::<Int64Type>())
         }
-        other => match readable(other) {
-            Some(readable) => micros(&cast(times, &readable)?),
-            None => exec_err!("a {other} is no time"),
-        },
+        other => {
+            let Some(readable) = readable(other) else {
+                return exec_err!("a {other} is no time");
+            };
+            micros(&cast(times, &readable)?)
+        }
     }
 }
 
@@ -141,7 +151,7 @@ pub(super) fn micros(times: &ArrayRef) -> Result<Int64Array> {
 fn float_micros(given: f64) -> Option<i64> {
     // The bound keeps the product, and the rounded value itself, within an i64.
     const BOUND: f64 = 9.0e18;
-    if !(given.abs() < BOUND) {
+    if given.is_nan() || given.abs() >= BOUND {
         return None;
     }
     // How much a whole number of that size is scaled by.

@@ -11,8 +11,8 @@ use datafusion::{
         array::{Array, ArrayRef, AsArray},
         compute::cast,
         datatypes::{
-            DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit, TimestampMicrosecondType,
-            TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+            DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
+            TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
         },
     },
     common::Result,
@@ -38,9 +38,7 @@ pub(super) fn rule(name: &str) -> Option<Rule> {
         "replace" => |row| row.bytes(0) + (row.bytes(0) / row.bytes(1).max(1) + 1) * row.bytes(2),
         // Each match, of which there can be one at each character, becomes the replacement; and each reference in
         // that (of two bytes at least) can be the whole match.
-        "regexp_replace" => {
-            |row| row.bytes(0) + (row.bytes(0) + 1) * row.bytes(2) + row.bytes(0) * (row.bytes(2) / 2)
-        }
+        "regexp_replace" => |row| row.bytes(0) + (row.bytes(0) + 1) * row.bytes(2) + row.bytes(0) * (row.bytes(2) / 2),
         // Each group, of two bytes at least, can be the whole text.
         "regexp_match" => |row| (row.bytes(0) + PER_ITEM) * (row.bytes(1) / 2 + 1),
         "translate" => |row| row.bytes(0) * 4,
@@ -98,13 +96,13 @@ impl Row<'_> {
 
     /// The length of the series from one argument to the next by the third.
     fn steps(&self) -> u128 {
-        let (start, stop) = match (self.number(0), self.number(1)) {
-            (Some(stop), None) => (0, stop),
-            (Some(start), Some(stop)) => (start, stop),
+        let (first, last) = match (self.number(0), self.number(1)) {
+            (Some(last), None) => (0, last),
+            (Some(first), Some(last)) => (first, last),
             _ => return 0,
         };
-        let step = self.number(2).unwrap_or(1).unsigned_abs().max(1);
-        start.abs_diff(stop) / step + 1
+        let stride = self.number(2).unwrap_or(1).unsigned_abs().max(1);
+        first.abs_diff(last) / stride + 1
     }
 }
 
@@ -144,10 +142,7 @@ impl Argument {
         };
         let mut argument = Self { bytes: bytes(&array), number: numbers(&array)? };
         if matches!(value, ColumnarValue::Scalar(_)) {
-            argument = Self {
-                bytes: Column::Same(argument.bytes.at(0)),
-                number: Column::Same(argument.number.at(0)),
-            };
+            argument = Self { bytes: Column::Same(argument.bytes.at(0)), number: Column::Same(argument.number.at(0)) };
         }
         Ok(argument)
     }
@@ -157,14 +152,26 @@ impl Argument {
 fn bytes(array: &ArrayRef) -> Column<u64> {
     let length = |length: usize| length as u64;
     match array.data_type() {
-        DataType::Utf8 => Column::Each(array.as_string::<i32>().iter().map(|text| length(text.map_or(0, str::len))).collect()),
-        DataType::LargeUtf8 => Column::Each(array.as_string::<i64>().iter().map(|text| length(text.map_or(0, str::len))).collect()),
+        DataType::Utf8 => {
+            Column::Each(array.as_string::<i32>().iter().map(|text| length(text.map_or(0, str::len))).collect())
+        }
+        DataType::LargeUtf8 => {
+            Column::Each(array.as_string::<i64>().iter().map(|text| length(text.map_or(0, str::len))).collect())
+        }
         DataType::Utf8View => Column::Each(array.as_string_view().lengths().map(u64::from).collect()),
-        DataType::Binary => Column::Each(array.as_binary::<i32>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect()),
-        DataType::LargeBinary => Column::Each(array.as_binary::<i64>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect()),
+        DataType::Binary => {
+            Column::Each(array.as_binary::<i32>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect())
+        }
+        DataType::LargeBinary => {
+            Column::Each(array.as_binary::<i64>().iter().map(|text| length(text.map_or(0, <[u8]>::len))).collect())
+        }
         DataType::BinaryView => Column::Each(array.as_binary_view().lengths().map(u64::from).collect()),
-        DataType::List(_) => Column::Each(array.as_list::<i32>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
-        DataType::LargeList(_) => Column::Each(array.as_list::<i64>().iter().map(|list| list.map_or(0, |list| total(&list))).collect()),
+        DataType::List(_) => {
+            Column::Each(array.as_list::<i32>().iter().map(|list| list.map_or(0, |list| total(&list))).collect())
+        }
+        DataType::LargeList(_) => {
+            Column::Each(array.as_list::<i64>().iter().map(|list| list.map_or(0, |list| total(&list))).collect())
+        }
         fixed if fixed.primitive_width().is_some() => Column::Same(length(fixed.primitive_width().unwrap_or_default())),
         // Structs, maps and what else there is: rare, and rather measured too high than too low.
         _ => Column::Each((0..array.len()).map(|row| length(array.slice(row, 1).get_array_memory_size())).collect()),
@@ -184,7 +191,13 @@ pub(super) fn total(array: &ArrayRef) -> u64 {
 fn numbers(array: &ArrayRef) -> Result<Column<i128>> {
     macro_rules! scaled {
         ($kind:ty, $nanos:expr) => {
-            Column::Each(array.as_primitive::<$kind>().iter().map(|value| value.map_or(0, |value| i128::from(value) * $nanos)).collect())
+            Column::Each(
+                array
+                    .as_primitive::<$kind>()
+                    .iter()
+                    .map(|value| value.map_or(0, |value| i128::from(value) * $nanos))
+                    .collect(),
+            )
         };
     }
     Ok(match array.data_type() {
@@ -203,7 +216,12 @@ fn numbers(array: &ArrayRef) -> Result<Column<i128>> {
                 (i128::from(months) * 28 + i128::from(days)) * NANOS_PER_DAY + i128::from(nanos)
             };
             let intervals = array.as_primitive::<IntervalMonthDayNanoType>();
-            Column::Each(intervals.iter().map(|step| step.map_or(0, |step| nanos(step.months, step.days, step.nanoseconds))).collect())
+            Column::Each(
+                intervals
+                    .iter()
+                    .map(|step| step.map_or(0, |step| nanos(step.months, step.days, step.nanoseconds)))
+                    .collect(),
+            )
         }
         _ => Column::Same(0),
     })

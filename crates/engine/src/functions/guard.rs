@@ -58,28 +58,28 @@ pub(super) fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
             let name = names.save(&expr);
-            let guarded = expr.transform_up(|expr| guard_call(expr, &constants))?;
+            let guarded = expr.transform_up(|expr| Ok(guard_call(expr, &constants)))?;
             Ok(guarded.update_data(|expr| name.restore(expr)))
         })
     })?;
     Ok(guarded.data)
 }
 
-fn guard_call(expr: Expr, constants: &Arc<AtomicU64>) -> Result<Transformed<Expr>> {
+fn guard_call(expr: Expr, constants: &Arc<AtomicU64>) -> Transformed<Expr> {
     let (inner, args) = match expr {
         Expr::ScalarFunction(ScalarFunction { func, args }) => (func, args),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
             (Arc::new(ScalarUDF::new_from_impl(ConcatOperator::new())), vec![*left, *right])
         }
-        other => return Ok(Transformed::no(other)),
+        other => return Transformed::no(other),
     };
     match rule(inner.name()) {
         Some(rule) if !inner.inner().is::<Guarded>() => {
             let guarded = Guarded { inner, rule, constants: Arc::clone(constants) };
             let func = Arc::new(ScalarUDF::new_from_impl(guarded));
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args })))
+            Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
         }
-        _ => Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func: inner, args }))),
+        _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func: inner, args })),
     }
 }
 
@@ -298,6 +298,10 @@ impl ScalarUDFImpl for ConcatOperator {
             return plan_err!("|| takes two values");
         };
         let both = concat_elements_dyn(left, right)?;
-        if is_constant { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&both, 0)?)) } else { Ok(ColumnarValue::Array(both)) }
+        if is_constant {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&both, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(both))
+        }
     }
 }

@@ -6,15 +6,18 @@
 //! beyond bounds.
 
 mod epoch;
-mod guard;
 mod growth;
+mod guard;
 mod time_units;
 mod weight;
 
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    common::{Result, tree_node::{TreeNode, TreeNodeRecursion}},
+    common::{
+        Result,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     error::DataFusionError,
     execution::{FunctionRegistry, context::ExecutionProps},
     logical_expr::{Expr, LogicalPlan, Volatility},
@@ -59,7 +62,7 @@ pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps) -> Result<Logic
 }
 
 /// Whether a plan calls anything that answers differently another time (now, random, `unix_timestamp()`, …), so that
-/// its answer must not be kept. To be asked before the plan is optimized: by then `now()` is a literal.
+/// its answer must not be kept. To be asked before the plan is optimized: by then `now()` is a literal like any other.
 pub(crate) fn is_volatile_read(plan: &LogicalPlan) -> Result<bool> {
     let mut volatile = false;
     plan.apply_with_subqueries(|node| {
@@ -82,6 +85,7 @@ fn is_volatile_call(expr: &Expr) -> bool {
         }
         Expr::AggregateFunction(call) => call.func.signature().volatility != Volatility::Immutable,
         Expr::WindowFunction(call) => call.fun.signature().volatility != Volatility::Immutable,
+        Expr::Literal(_, metadata) => time_units::varies(metadata.as_ref()),
         Expr::ScalarVariable(..) => true,
         _ => false,
     }
@@ -126,7 +130,9 @@ impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Value => "A function of this statement would make a value of more than 16 MiB; make it smaller.",
-            Self::Batch => "A function of this statement would make too much at a time; choose fewer or shorter values.",
+            Self::Batch => {
+                "A function of this statement would make too much at a time; choose fewer or shorter values."
+            }
             Self::Constants => "The constants of this statement would take too much memory; make them smaller.",
             Self::Expressions => {
                 "This statement uses results within results too often; split it, or compute them in fewer steps."

@@ -4,28 +4,28 @@
 //! Invariant: only what is compared with a time column is scaled, and only once; a column is a time column by the mark
 //! on its field, which survives aliases and subqueries, never by its name.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{
     common::{
         DFSchema, ExprSchema, Result, ScalarValue,
+        metadata::FieldMetadata,
         tree_node::{Transformed, TreeNode},
     },
     execution::context::ExecutionProps,
     logical_expr::{
-        Between, BinaryExpr, Cast, Expr, LogicalPlan, Operator, TryCast,
-        expr::InList,
-        simplify::SimplifyContext,
+        Between, BinaryExpr, Cast, Expr, LogicalPlan, Operator, TryCast, expr::InList, simplify::SimplifyContext,
         utils::merge_schema,
     },
     optimizer::{simplify_expressions::ExprSimplifier, utils::NamePreserver},
 };
 
-use super::epoch;
+use super::{epoch, is_volatile_call};
 
 /// The key of the mark in a field's metadata; its value for microseconds is `us`.
 pub(crate) const TIME_UNIT_KEY: &str = "kalamdb.unit";
 const MICROSECONDS: &str = "us";
+const VARIES_KEY: &str = "kalamdb.varies";
 
 /// Scales what is compared with time columns to microseconds.
 pub(super) fn normalise_times(plan: LogicalPlan, props: &ExecutionProps) -> Result<LogicalPlan> {
@@ -95,12 +95,24 @@ impl Reader<'_> {
         if !is_constant(&expr)? {
             return Ok(expr);
         }
+        let varies = expr.exists(|expr| Ok(is_volatile_call(expr)))?;
         let coerced = self.simplifier.coerce(expr, &DFSchema::empty())?;
         match self.simplifier.simplify(coerced)? {
+            Expr::Literal(value, _) if varies => Ok(Expr::Literal(read(value)?, Some(varying()))),
             Expr::Literal(value, metadata) => Ok(Expr::Literal(read(value)?, metadata)),
             other => Ok(other),
         }
     }
+}
+
+/// The mark of a constant that was `now()` or the like: as a literal it would look the same another time.
+fn varying() -> FieldMetadata {
+    FieldMetadata::new(BTreeMap::from([(VARIES_KEY.to_owned(), String::new())]))
+}
+
+/// Whether a constant has that mark.
+pub(super) fn varies(metadata: Option<&FieldMetadata>) -> bool {
+    metadata.is_some_and(|metadata| metadata.inner().contains_key(VARIES_KEY))
 }
 
 /// Whether an operator compares two values.

@@ -7,7 +7,10 @@
 use std::ops::ControlFlow;
 
 use datafusion::{
-    common::{Column, DFSchema, Result, tree_node::{TreeNode, TreeNodeRecursion}},
+    common::{
+        Column, DFSchema, Result,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator},
 };
 
@@ -54,7 +57,11 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
 
 /// The weights of a plan's columns.
 fn weigh(plan: &LogicalPlan) -> Result<Vec<Weight>> {
-    let inputs = plan.inputs().into_iter().map(|input| Ok((input.schema().as_ref(), weigh(input)?))).collect::<Result<Vec<_>>>()?;
+    let inputs = plan
+        .inputs()
+        .into_iter()
+        .map(|input| Ok((input.schema().as_ref(), weigh(input)?)))
+        .collect::<Result<Vec<_>>>()?;
     let inputs = Inputs(inputs);
     let mut weights = Vec::new();
     plan.apply_expressions(|expr| {

@@ -3,7 +3,9 @@
 //! Invariant: a write names its table and its columns once each, and does nothing besides: no RETURNING, no LIMIT, no
 //! second table.
 
-use datafusion::sql::sqlparser::ast::{self, AssignmentTarget, Expr, FromTable, ObjectName, SetExpr, TableFactor, TableObject};
+use datafusion::sql::sqlparser::ast::{
+    self, AssignmentTarget, Expr, FromTable, ObjectName, SetExpr, TableFactor, TableObject,
+};
 use kalamdb_protocol::{ErrorCode, OWNER_COLUMN, Table};
 
 use super::{
@@ -20,7 +22,16 @@ const NO_RETURNING: &str = "RETURNING is not offered; the answer of an INSERT ha
 pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statement> {
     match statement {
         ast::Statement::Query(query) => read(*query, scope, ast::Statement::Query),
-        ast::Statement::Explain { statement, describe_alias, analyze, verbose, query_plan, estimate, format, options } => {
+        ast::Statement::Explain {
+            statement,
+            describe_alias,
+            analyze,
+            verbose,
+            query_plan,
+            estimate,
+            format,
+            options,
+        } => {
             let plain = !query_plan && !estimate && format.is_none() && options.is_none();
             refuse_if(!plain, "EXPLAIN takes ANALYZE and VERBOSE and nothing else.")?;
             let ast::Statement::Query(query) = *statement else {
@@ -132,7 +143,9 @@ fn classify_update(update: ast::Update, mut scope: Scope) -> Result<Update> {
     }
     scope.resolve(&mut selection)?;
     scope::shorten(&scope, &mut from);
-    assignments.iter_mut().for_each(|(_, value)| scope::shorten(&scope, value));
+    for (_, value) in &mut assignments {
+        scope::shorten(&scope, value);
+    }
     scope::shorten(&scope, &mut selection);
     Ok(Update { target, from, assignments, selection })
 }

@@ -8,7 +8,7 @@
 use std::{any::TypeId, cell::Cell};
 
 use datafusion::sql::sqlparser::{
-    ast::Expr,
+    ast::{Expr, Statement},
     dialect::{Dialect, GenericDialect, Precedence},
     parser::{Parser, ParserError},
 };
@@ -18,16 +18,35 @@ const ATTEMPTS_PER_TOKEN: usize = 8;
 /// And some for the start, so that a short statement may be as intricate as it likes.
 const ATTEMPTS_AT_LEAST: usize = 5_000;
 
+/// Statements within statements: an EXPLAIN has one. The parser has no net for more (`EXPLAIN EXPLAIN …`).
+const MAX_STATEMENTS: usize = 8;
+
 /// The dialect of one statement.
 #[derive(Debug)]
 pub(super) struct KalamDialect {
     attempts_left: Cell<usize>,
+    statements_left: Cell<usize>,
 }
 
 impl KalamDialect {
     /// The dialect for a statement of `tokens` tokens.
     pub(super) fn new(tokens: usize) -> Self {
-        Self { attempts_left: Cell::new(ATTEMPTS_AT_LEAST + tokens.saturating_mul(ATTEMPTS_PER_TOKEN)) }
+        Self {
+            attempts_left: Cell::new(ATTEMPTS_AT_LEAST + tokens.saturating_mul(ATTEMPTS_PER_TOKEN)),
+            statements_left: Cell::new(MAX_STATEMENTS),
+        }
+    }
+}
+
+/// Takes one from what is left. Once nothing is, every further attempt fails at once, so that the parser unwinds in
+/// a moment.
+fn spend<T>(left: &Cell<usize>) -> Option<Result<T, ParserError>> {
+    match left.get().checked_sub(1) {
+        Some(fewer) => {
+            left.set(fewer);
+            None
+        }
+        None => Some(Err(ParserError::RecursionLimitExceeded)),
     }
 }
 
@@ -56,10 +75,11 @@ impl Dialect for KalamDialect {
     }
 
     fn parse_prefix(&self, _parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
-        let left = self.attempts_left.get().checked_sub(1);
-        self.attempts_left.set(left.unwrap_or_default());
-        // Once it has run out every further attempt fails at once, so that the parser unwinds in a moment.
-        if left.is_some() { None } else { Some(Err(ParserError::RecursionLimitExceeded)) }
+        spend(&self.attempts_left)
+    }
+
+    fn parse_statement(&self, _parser: &mut Parser) -> Option<Result<Statement, ParserError>> {
+        spend(&self.statements_left)
     }
 
     /// `metadata->>'role' = 'user'` compares what `->>` reads, and `content || metadata->>'role'` appends it.

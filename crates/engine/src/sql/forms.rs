@@ -3,7 +3,9 @@
 //! Invariant: what the planner would silently ignore (a lock, a sample, a hint) is refused, so that no statement does
 //! something else than it says; and nothing reads a table but by its name.
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor, Value};
+use datafusion::sql::sqlparser::ast::{
+    ArrayElemTypeDef, DataType, Expr, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor, Value,
+};
 use kalamdb_protocol::ErrorCode;
 
 use crate::{Error, Result};
@@ -96,7 +98,15 @@ pub(super) fn check_select(select: &Select) -> Result<()> {
 pub(super) fn check_table_factor(factor: &TableFactor) -> Result<()> {
     match factor {
         TableFactor::Table {
-            args, with_hints, version, with_ordinality, partitions, json_path, sample, index_hints, ..
+            args,
+            with_hints,
+            version,
+            with_ordinality,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+            ..
         } => {
             refuse_if(args.is_some(), "Functions cannot stand for tables here; use VALUES or UNNEST of an array.")?;
             let plain = with_hints.is_empty()
@@ -124,9 +134,26 @@ pub(super) fn check_expr(expr: &Expr) -> Result<()> {
         Expr::Map(_) => Err(unsupported("MAP {…} is not offered; use make_map(key, value, …).")),
         // A syntax of sqlparser's own for reading JSON, which would not be what `a:b` means elsewhere.
         Expr::JsonAccess { .. } => Err(unsupported("Read JSON by metadata->>'key'.")),
+        Expr::Cast { data_type, .. } if is_sized_array(data_type) => {
+            Err(unsupported("An array type has no size here; write INT[] instead of INT[3]."))
+        }
         Expr::Value(value) if matches!(value.value, Value::DoubleQuotedString(_)) => {
             Err(unsupported("Text stands in single quotes."))
         }
         _ => Ok(()),
+    }
+}
+
+/// `INT[2000000000]`: one NULL of that type takes as many bytes.
+fn is_sized_array(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Array(ArrayElemTypeDef::SquareBracket(_, Some(_))) => true,
+        DataType::Array(
+            ArrayElemTypeDef::SquareBracket(inner, None)
+            | ArrayElemTypeDef::AngleBracket(inner)
+            | ArrayElemTypeDef::Parenthesis(inner),
+        ) => is_sized_array(inner),
+        DataType::Struct(fields, _) => fields.iter().any(|field| is_sized_array(&field.field_type)),
+        _ => false,
     }
 }

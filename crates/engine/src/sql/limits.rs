@@ -22,8 +22,12 @@ const MAX_EXPRESSION_DEPTH: usize = 500;
 const MAX_CHAIN: usize = 4_000;
 /// Queries within queries; each level costs the planner far more stack than an expression's does.
 const MAX_QUERY_DEPTH: usize = 24;
-/// UNION, INTERSECT and EXCEPT in a statement: a tree as deep as they are many.
+/// UNION, INTERSECT, EXCEPT and |> in a statement: a tree as deep as they are many.
 const MAX_SET_OPERATIONS: usize = 200;
+/// INSERTs in a statement: the parser takes one as the source of another, without end.
+const MAX_INSERTS: usize = 8;
+/// Periods in a row: `catalog.schema.table.column`; more are fields within fields.
+const MAX_PERIODS: usize = 3;
 /// `FROM ((` around a query: the parser reads what is inside twice for each of them.
 const MAX_DOUBLE_PARENTHESES: usize = 4;
 /// The parser's own count, which goes up by a few for each level; only a net under the counts above.
@@ -55,6 +59,8 @@ pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
         queries: 0,
         doubled: 0,
         set_operations: 0,
+        inserts: 0,
+        periods: 0,
         last: Keyword::NoKeyword,
     };
     tokens.iter().try_for_each(|token| shape.pass(&token.token))
@@ -72,6 +78,7 @@ pub(super) fn too_large(why: &str) -> Error {
 
 /// What is between two parentheses, brackets or CASE and END.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // Marks that come and go independently of each other.
 struct Frame {
     /// Operators since the last comma or clause.
     chain: usize,
@@ -104,20 +111,31 @@ struct Shape {
     queries: usize,
     doubled: usize,
     set_operations: usize,
+    inserts: usize,
+    /// Periods since the last token that is neither one nor a name.
+    periods: usize,
     last: Keyword,
 }
 
 impl Shape {
     fn pass(&mut self, token: &Token) -> Result<()> {
         let keyword = keyword(token);
+        if !matches!(token, Token::Period | Token::Word(_)) {
+            self.periods = 0;
+        }
         match token {
+            Token::LBracket if !self.position.is_name() => {
+                // An element of what came before, or an array of it.
+                self.link();
+                self.open(false);
+            }
             Token::LParen | Token::LBracket | Token::LBrace => self.open(false),
             Token::RParen | Token::RBracket | Token::RBrace => self.close(),
-            Token::Comma => self.comma(),
-            Token::SemiColon => self.comma(),
+            Token::Comma | Token::SemiColon => self.comma(),
             Token::Word(_) => self.word(keyword),
+            Token::Period => self.period(),
+            Token::VerticalBarRightAngleBracket => self.set_operations += 1,
             literal if is_literal(literal) => {}
-            Token::Period => {}
             _operator => self.link(),
         }
         self.last = keyword;
@@ -133,7 +151,9 @@ impl Shape {
         {
             Err(too_large("has too many queries within queries; name the inner ones in a WITH"))
         } else if self.set_operations > MAX_SET_OPERATIONS {
-            Err(too_large("has too many UNION, INTERSECT or EXCEPT; use VALUES for rows"))
+            Err(too_large("has too many UNION, INTERSECT, EXCEPT or |>; use VALUES for rows"))
+        } else if self.inserts > MAX_INSERTS {
+            Err(too_large("has an INSERT within an INSERT; send one after the other"))
         } else {
             Ok(())
         }
@@ -195,6 +215,13 @@ impl Shape {
         self.links += 1;
     }
 
+    fn period(&mut self) {
+        self.periods += 1;
+        if self.periods > MAX_PERIODS {
+            self.link();
+        }
+    }
+
     /// A list goes on or a clause starts: what follows is not below what came before.
     fn reset_chain(&mut self) {
         self.depth -= std::mem::take(&mut self.frame().chain);
@@ -205,6 +232,7 @@ impl Shape {
         let starts_clause = !self.position.is_name();
         match keyword {
             Keyword::CASE => self.open(true),
+            Keyword::INSERT => self.inserts += 1,
             Keyword::END if starts_clause && self.frame().is_case => {
                 self.pop();
             }
@@ -255,6 +283,11 @@ impl Shape {
             | Keyword::COLLATE
             | Keyword::INTERVAL
             | Keyword::PRIOR
+            | Keyword::MEMBER
+            | Keyword::MATCH
+            | Keyword::OVERLAPS
+            | Keyword::PIVOT
+            | Keyword::UNPIVOT
             | Keyword::OPERATOR => self.link(),
             Keyword::LATERAL => {}
             _name => {

@@ -23,6 +23,7 @@ use crate::{Caller, Result};
 
 /// A statement that may be run.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // There is one for a request, and it is moved twice.
 pub(crate) enum Statement {
     /// SELECT, VALUES, or EXPLAIN of one.
     Read(Read),

@@ -91,7 +91,6 @@ impl Position {
     }
 
     /// Takes the next token in.
-
     pub(super) fn pass(&mut self, token: &Token) {
         // A name is an operand that has ended, also where it looks like a keyword: `m.set`, `AS all`. Only a SELECT
         // after AS is more likely what a view would be made of.

@@ -6,8 +6,8 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, Statement, TableFactor, VisitMut, VisitorMut, With,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, Statement, TableFactor, VisitMut, VisitorMut, With,
 };
 use kalamdb_protocol::{ErrorCode, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, UserId};
 
@@ -84,9 +84,10 @@ impl<'a> Scope<'a> {
     pub(super) fn target(&mut self, name: &mut ObjectName) -> Result<(Schema, &'static Table)> {
         match self.relation(name)? {
             (Place::Users(schema), table) => Ok((schema, table)),
-            (Place::System, _) => {
-                Err(Error::new(ErrorCode::Unsupported, "The system tables show the server's state; they are read only."))
-            }
+            (Place::System, _) => Err(Error::new(
+                ErrorCode::Unsupported,
+                "The system tables show the server's state; they are read only.",
+            )),
         }
     }
 
@@ -144,7 +145,8 @@ impl<'a> Scope<'a> {
             return Ok(self.own());
         }
         if is(INFORMATION_SCHEMA) {
-            let message = "There is no information_schema; the tables are messages, conversations and conversationUsers.";
+            let message =
+                "There is no information_schema; the tables are messages, conversations and conversationUsers.";
             return Err(Error::new(ErrorCode::UnknownTable, message));
         }
         if !self.caller.admin {

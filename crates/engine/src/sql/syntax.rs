@@ -18,9 +18,8 @@ pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let start = Location::new(1, 1);
     let end = tokens.last().map_or(start, |token| token.span.end);
     let dialect = KalamDialect::new(tokens.len());
-    let mut parser = Parser::new(&dialect)
-        .with_recursion_limit(limits::MAX_PARSER_RECURSION)
-        .with_tokens_with_locations(tokens);
+    let mut parser =
+        Parser::new(&dialect).with_recursion_limit(limits::MAX_PARSER_RECURSION).with_tokens_with_locations(tokens);
     while parser.consume_token(&Token::SemiColon) {}
     if parser.peek_token_ref().token == Token::EOF {
         return Err(syntax_error(start, "the statement is empty"));

@@ -70,7 +70,8 @@ fn spell_trims_out(tokens: &mut Vec<TokenWithSpan>) {
         matches!(keyword(&pair[0].token), Keyword::BOTH | Keyword::LEADING | Keyword::TRAILING)
             && keyword(&pair[1].token) == Keyword::FROM
     };
-    let froms: Vec<usize> = tokens.windows(2).enumerate().filter(|(_, pair)| is_short(pair)).map(|(at, _)| at + 1).collect();
+    let froms: Vec<usize> =
+        tokens.windows(2).enumerate().filter(|(_, pair)| is_short(pair)).map(|(at, _)| at + 1).collect();
     if froms.is_empty() {
         return;
     }

@@ -70,7 +70,10 @@ async fn dropped_work_stops_and_gives_its_place_back() {
     assert!(flag.load(Ordering::Acquire));
     // The user's only place.
     workers.admit(&user("a")).await.unwrap();
-    assert!(workers.gate.users.lock().is_empty(), "nobody is remembered who is not here");
+    // Nobody is remembered who is not here; the first place may be a moment behind in noting that it is free.
+    while !workers.gate.users.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -293,7 +293,7 @@ fn the_demo_loads_a_sample_and_prints_lines_that_work() {
     let port = server.url().rsplit_once(':').expect("a port").1.to_owned();
     let data = server.data();
     let demo = || {
-        let mut command = server.command(&["demo", "--print-tokens", "--data", data.to_str().expect("a UTF-8 path")]);
+        let mut command = server.command(&["demo", "--data", data.to_str().expect("a UTF-8 path")]);
         command.env("KALAMDB_SERVER__PORT", &port);
         stdout(&bounded_output(command))
     };

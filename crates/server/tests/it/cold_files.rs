@@ -180,7 +180,7 @@ fn the_segments_table_names_every_file() {
     let mut paths = server.admin().texts("SELECT path FROM system.segments");
     paths.sort();
     assert_eq!(paths, server.segment_files());
-    let rows = server.admin().rows("SELECT owner, rows FROM system.segments ORDER BY owner");
+    let rows = server.admin().rows("SELECT userId, rows FROM system.segments ORDER BY userId");
     assert_eq!(rows, [vec![json!("auth0|123"), json!(1)], vec![json!("user_john"), json!(62)]]);
     for path in paths {
         let bytes = std::fs::metadata(server.data().join(&path)).expect("the file").len();
@@ -207,7 +207,7 @@ fn the_interval_leaves_few_messages_hot_and_the_threshold_does_not_wait() {
     crate::harness::eventually("the interval moves a batch", || !server.segment_files().is_empty());
     assert!(server.segment_files().iter().all(|file| file.starts_with("user_john/")));
     assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 60);
-    let many = "INSERT INTO messages (conversationId, content) SELECT 'd', 'x' FROM generate_series(1, 300)";
+    let many = "INSERT INTO messages (conversationId, content) SELECT 'd', 'x' FROM UNNEST(generate_series(1, 300)) AS numbers(value)";
     assert_eq!(amy.run(many), 300);
     crate::harness::eventually("the threshold moves a batch", || {
         server.segment_files().iter().any(|file| file.starts_with("user_amy/"))

@@ -106,8 +106,8 @@ fn functions_that_grow_their_input_are_checked_first() {
             "SELECT array_length(array_repeat('x', 2000000000))",
             "SELECT array_to_string(array_repeat(repeat('x', 100000), 100000), ',')",
             "SELECT array_length(array_resize([1], 2000000000, 0))",
-            "SELECT SUM(length(repeat('x', value * 1000000))) FROM generate_series(1, 100000)",
-            "SELECT length(string_agg(repeat('x', 100000), ',')) FROM generate_series(1, 1000000)",
+            "SELECT SUM(length(repeat('x', value * 1000000))) FROM UNNEST(generate_series(1, 100000)) AS numbers(value)",
+            "SELECT length(string_agg(repeat('x', 100000), ',')) FROM UNNEST(generate_series(1, 100000)) AS numbers(value)",
         ] {
             ends(mallory, sql);
         }
@@ -136,13 +136,13 @@ fn huge_joins_sorts_and_aggregates_end() {
     let server = server();
     while_another_user_asks(&server, |mallory| {
         for sql in [
-            "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8",
-            "SELECT SUM(a.value * b.value % 7 + c.value) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b CROSS JOIN generate_series(1, 100000) c",
-            "SELECT a.value, b.value FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 100000) b ORDER BY a.value * b.value % 1000003 DESC, 1, 2",
-            "SELECT COUNT(DISTINCT a.value * 1000000 + b.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b",
-            "SELECT array_agg(a.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b",
-            "SELECT a.value + b.value AS k, COUNT(*) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b GROUP BY a.value * 1000000 + b.value, k",
-            "SELECT SUM(x) FROM (SELECT ROW_NUMBER() OVER (ORDER BY a.value % 1009, b.value DESC) AS x FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b)",
+            "SELECT COUNT(*) FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 100000)) AS b(value) WHERE a.value * b.value % 7 = 8",
+            "SELECT SUM(a.value * b.value % 7 + c.value) FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS c(value)",
+            "SELECT a.value, b.value FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value) ORDER BY a.value * b.value % 1000003 DESC, 1, 2",
+            "SELECT COUNT(DISTINCT a.value * 1000000 + b.value) FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value)",
+            "SELECT array_agg(a.value) FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value)",
+            "SELECT a.value + b.value AS k, COUNT(*) FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value) GROUP BY a.value * 1000000 + b.value, k",
+            "SELECT SUM(x) FROM (SELECT ROW_NUMBER() OVER (ORDER BY a.value % 1009, b.value DESC) AS x FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value))",
         ] {
             ends(mallory, sql);
         }
@@ -155,9 +155,9 @@ fn a_write_is_bounded_like_a_read() {
     while_another_user_asks(&server, |mallory| {
         mallory.say("c", "one");
         for sql in [
-            "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM generate_series(1, 100000) a, generate_series(1, 100000) b WHERE a.value * b.value % 7 = 8",
+            "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 100000)) AS b(value) WHERE a.value * b.value % 7 = 8",
             "UPDATE messages SET content = repeat('x', 2000000000)",
-            "DELETE FROM messages WHERE msgId IN (SELECT a.value * b.value FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b)",
+            "DELETE FROM messages WHERE msgId IN (SELECT a.value * b.value FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 100000)) AS b(value))",
         ] {
             let refused = mallory.write(sql).expect_err(sql);
             let code = refused.code().expect("an answer");
@@ -224,7 +224,7 @@ fn large_parameters_are_bounded() {
 #[test]
 fn a_timeout_really_stops_the_work() {
     let server = server();
-    let endless = "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8";
+    let endless = "SELECT COUNT(*) FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 100000)) AS b(value) WHERE a.value * b.value % 7 = 8";
     let refused = server.client("mallory").query(endless).expect_err("it cannot end in time");
     assert_eq!(refused.code(), Some(ErrorCode::QueryTimeout), "{refused}");
     becomes_idle(&server);
@@ -233,7 +233,7 @@ fn a_timeout_really_stops_the_work() {
 #[test]
 fn a_dropped_connection_really_stops_the_work() {
     let server = Server::with(&[("query.timeout_seconds", "600")]);
-    let endless = "SELECT COUNT(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value % 7 = 8";
+    let endless = "SELECT COUNT(*) FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 100000)) AS b(value) WHERE a.value * b.value % 7 = 8";
     let body = json!({ "sql": endless }).to_string();
     let address = server.url().trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&address).expect("the server listens");
@@ -259,7 +259,7 @@ fn many_runaway_queries_at_once_are_no_worse_than_one() {
             for number in 0..24 {
                 scope.spawn(move || {
                     let sql = format!(
-                        "SELECT array_agg(repeat('x', 1000) ORDER BY a.value % {}) FROM generate_series(1, 1000000) a, generate_series(1, 1000) b",
+                        "SELECT array_agg(repeat('x', 1000) ORDER BY a.value % {}) FROM UNNEST(generate_series(1, 100000)) AS a(value), UNNEST(generate_series(1, 1000)) AS b(value)",
                         number + 2
                     );
                     let refused = mallory.query(&sql).expect_err("it cannot be held in memory");

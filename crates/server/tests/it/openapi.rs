@@ -38,20 +38,21 @@ fn examples() -> Vec<Example> {
 
 /// The routes of version 1, which may be documented.
 fn gone() -> Vec<Example> {
-    let of = |method, documented, path| Example { method, path, documented, body: None, status: 410 };
-    let mut routes = vec![
-        of(Method::GET, "/api/v1/messages", "/api/v1/messages"),
-        of(Method::DELETE, "/api/v1/messages/{msgId}", "/api/v1/messages/1"),
-    ];
-    for table in [
-        ["/api/v1/conversations", "/api/v1/conversations/c"],
-        ["/api/v1/conversationUsers", "/api/v1/conversationUsers/c"],
+    let mut routes = Vec::new();
+    for (documented, path) in [
+        ("/api/v1/messages", "/api/v1/messages"),
+        ("/api/v1/messages/{}", "/api/v1/messages/1"),
+        ("/api/v1/conversations", "/api/v1/conversations"),
+        ("/api/v1/conversations/{}", "/api/v1/conversations/c"),
+        ("/api/v1/conversationUsers", "/api/v1/conversationUsers"),
+        ("/api/v1/conversationUsers/{}", "/api/v1/conversationUsers/c"),
     ] {
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
-            routes.push(of(method.clone(), table[0], table[0]));
-            routes.push(of(method, table[1], table[1]));
+            routes.push(Example { method, path, documented, body: None, status: 410 });
         }
     }
+    // This one is alive.
+    routes.retain(|route| (route.method.as_str(), route.path) != ("POST", "/api/v1/messages"));
     routes
 }
 
@@ -170,8 +171,7 @@ fn every_documented_route_is_known_here() {
     let known: Vec<Example> = examples().into_iter().chain(gone()).collect();
     for (path, method, operation) in operations(&document) {
         let example = known.iter().find(|example| {
-            let same_path = shape(example.documented) == shape(&path) || shape(example.path) == shape(&path);
-            same_path && example.method.as_str().to_lowercase() == method
+            shape(example.documented) == shape(&path) && example.method.as_str().to_lowercase() == method
         });
         let Some(example) = example else { panic!("{method} {path} is documented; give it an example in this file") };
         let status = ask(&admin, example).status.to_string();

@@ -90,7 +90,7 @@ fn two_deletes_of_one_row_count_it_once() {
     let amy = server.client("amy");
     let setting = |_| {
         amy.run(
-            "INSERT INTO messages (conversationId, from, content) SELECT 'c', 'ai', 'x' FROM generate_series(1, 10)",
+            "INSERT INTO messages (conversationId, from, content) SELECT 'c', 'ai', 'x' FROM UNNEST(generate_series(1, 10)) AS numbers(value)",
         );
     };
     each_round(&server, setting, |_| {
@@ -174,7 +174,7 @@ fn update_against_consolidation() {
     let (amy, admin) = (server.client("amy"), server.admin());
     for round in 0..rounds(30) {
         amy.run(&format!(
-            "INSERT INTO messages (conversationId, content) SELECT 'c{round}', 'old' FROM generate_series(1, 40)"
+            "INSERT INTO messages (conversationId, content) SELECT 'c{round}', 'old' FROM UNNEST(generate_series(1, 40)) AS numbers(value)"
         ));
         let update = format!("UPDATE messages SET content = 'new' WHERE conversationId = 'c{round}'");
         let (updated, ()) = race(|| affected(amy.write(&update)), || admin.consolidate());
@@ -192,7 +192,7 @@ fn delete_against_consolidation() {
     let (amy, admin) = (server.client("amy"), server.admin());
     let mut kept = 0;
     for round in 0..rounds(30) {
-        amy.run(&format!("INSERT INTO messages (conversationId, from, content) SELECT 'c', 'ai', '{round}' FROM generate_series(1, 40)"));
+        amy.run(&format!("INSERT INTO messages (conversationId, from, content) SELECT 'c', 'ai', '{round}' FROM UNNEST(generate_series(1, 40)) AS numbers(value)"));
         let delete = format!("DELETE FROM messages WHERE content = '{round}'");
         let (deleted, ()) = race(|| affected(amy.write(&delete)), || admin.consolidate());
         match deleted {

@@ -118,7 +118,7 @@ fn each_error_code_answers_as_it_did() {
             ErrorCode::QueryTimeout,
             sql(
                 &john,
-                "SELECT COUNT(*) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b WHERE a.value * b.value % 7 = 8",
+                "SELECT COUNT(*) FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value) WHERE a.value * b.value % 7 = 8",
             ),
         ),
     ];
@@ -229,16 +229,16 @@ fn an_oversized_body_is_too_large() {
 fn an_answer_past_max_rows_is_cut_and_says_so() {
     let server = Server::with(&[("query.max_rows", "5")]);
     let john = server.client("user_john");
-    let all = "SELECT value FROM generate_series(1, 6) ORDER BY value";
+    let all = "SELECT value FROM UNNEST(generate_series(1, 6)) AS numbers(value) ORDER BY value";
     let answer = john.query(all).expect("a read");
     assert_eq!((answer.row_count, answer.truncated), (5, true));
     assert_eq!(answer.rows.last(), Some(&vec![json!(5)]));
-    let exact = john.query("SELECT value FROM generate_series(1, 5)").expect("a read");
+    let exact = john.query("SELECT value FROM UNNEST(generate_series(1, 5)) AS numbers(value)").expect("a read");
     assert_eq!((exact.row_count, exact.truncated), (5, false));
     // A limit of its own is no truncation, and an aggregate sees every row.
     let limited = john.query(&format!("{all} LIMIT 3")).expect("a read");
     assert_eq!((limited.row_count, limited.truncated), (3, false));
-    assert_eq!(john.number("SELECT COUNT(*) FROM generate_series(1, 6)"), 6);
+    assert_eq!(john.number("SELECT COUNT(*) FROM UNNEST(generate_series(1, 6)) AS numbers(value)"), 6);
     for (format, lines) in [("text/csv", 6), ("application/x-ndjson", 5)] {
         let cut = formatted(&john, format, all);
         assert_eq!((cut.header("x-kalamdb-truncated"), cut.text().lines().count()), ("true", lines), "{format}");
@@ -246,7 +246,7 @@ fn an_answer_past_max_rows_is_cut_and_says_so() {
         assert_ne!(whole.header("x-kalamdb-truncated"), "true", "{format}");
     }
     // Writes are not answers: all rows are written.
-    let many = "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM generate_series(1, 8)";
+    let many = "INSERT INTO messages (conversationId, content) SELECT 'c', 'x' FROM UNNEST(generate_series(1, 8)) AS numbers(value)";
     assert_eq!(john.run(many), 8);
     assert_eq!(john.run("DELETE FROM messages"), 8);
 }
@@ -326,7 +326,7 @@ fn writes_and_errors_are_json_in_every_format() {
 fn a_late_error_is_the_last_record() {
     let server = Server::with(&[("query.max_rows", "1000000")]);
     let john = server.client("user_john");
-    let late = "SELECT 10 / (value - 150000) AS quotient FROM generate_series(1, 200000)";
+    let late = "SELECT 10 / (value - 150000) AS quotient FROM UNNEST(generate_series(1, 200000)) AS numbers(value)";
     let answer = formatted(&john, "application/x-ndjson", late);
     if answer.status == 200 {
         let text = answer.text();

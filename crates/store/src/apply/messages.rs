@@ -131,6 +131,7 @@ impl Apply<'_, '_> {
     }
 
     fn put_hot(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, bytes: Vec<u8>) -> Result<()> {
+        self.bytes += bytes.len();
         self.overlay.put(Family::Messages, keys::message(owner, key, msg_id), bytes);
         self.overlay.put(Family::MessageIds, keys::message_id(owner, msg_id), keys::conversation_value(key));
         let now = self.now;

@@ -25,6 +25,11 @@ use crate::{
     rows,
 };
 
+/// Rows that one commit may write, every participant's copy counted: everybody else waits for it.
+const MAX_COMMIT_ROWS: u32 = 200_000;
+/// Bytes of messages that one commit may write, every copy counted: it is held in memory until it is written.
+const MAX_COMMIT_BYTES: usize = 128 << 20;
+
 /// One commit in the making.
 pub(crate) struct Apply<'a, 'db> {
     overlay: &'a mut Overlay<'db>,
@@ -38,8 +43,10 @@ pub(crate) struct Apply<'a, 'db> {
     deletions: BTreeMap<(UserId, u64), RoaringBitmap>,
     /// Conversations that lost their first or last message.
     shortened: BTreeSet<(UserId, ConversationKey)>,
-    /// Entries of the change log so far.
+    /// Entries of the change log so far: one for each row that somebody sees differently now.
     logged: u32,
+    /// Bytes of messages so far.
+    bytes: usize,
 }
 
 /// What lies in segments of the conversations that lose messages: their first and last id.
@@ -64,6 +71,7 @@ impl<'a, 'db> Apply<'a, 'db> {
             deletions: BTreeMap::new(),
             shortened: BTreeSet::new(),
             logged: 0,
+            bytes: 0,
         }
     }
 
@@ -171,6 +179,16 @@ impl<'a, 'db> Apply<'a, 'db> {
         };
         self.overlay.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
         self.logged += 1;
+        if self.logged > MAX_COMMIT_ROWS || self.bytes > MAX_COMMIT_BYTES {
+            return Err(Error::refused(
+                ErrorCode::PayloadTooLarge,
+                format!(
+                    "One statement may change at most {MAX_COMMIT_ROWS} rows and {} MiB, every participant's copy \
+                     counted; change fewer at a time.",
+                    MAX_COMMIT_BYTES >> 20
+                ),
+            ));
+        }
         Ok(())
     }
 

@@ -149,11 +149,18 @@ fn everything_else_is_not_offered() {
 
 #[test]
 fn a_query_can_be_explained() {
-    for text in ["EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT * FROM messages", "explain verbose select from from messages"] {
+    for text in
+        ["EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT * FROM messages", "explain verbose select from from messages"]
+    {
         let Ok(Statement::Read(read)) = parse_as(false, text) else { panic!("{text}") };
         assert!(matches!(read.statement, ast::Statement::Explain { .. }));
     }
-    for text in ["VALUES (1, 'a')", "(SELECT 1)", "WITH x AS (SELECT 1) SELECT * FROM x", "SELECT * FROM messages |> WHERE msgId > 1"] {
+    for text in [
+        "VALUES (1, 'a')",
+        "(SELECT 1)",
+        "WITH x AS (SELECT 1) SELECT * FROM x",
+        "SELECT * FROM messages |> WHERE msgId > 1",
+    ] {
         let Ok(Statement::Read(read)) = parse_as(false, text) else { panic!("{text}") };
         assert!(matches!(read.statement, ast::Statement::Query(_)));
     }

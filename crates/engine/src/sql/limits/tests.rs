@@ -32,7 +32,9 @@ fn the_text_has_a_limit() {
 fn wide_statements_pass() {
     let row = "(1, 'c', 'ai', 'user_john', 1699000000, 'it''s a text', NULL, '{}')";
     let rows = vec![row; 5_000].join(", ");
-    allowed(&format!("INSERT INTO messages (msgId, conversationId, conversationType, from, timestamp, content, contentRef, metadata) VALUES {rows}"));
+    allowed(&format!(
+        "INSERT INTO messages (msgId, conversationId, conversationType, from, timestamp, content, contentRef, metadata) VALUES {rows}"
+    ));
     let list = vec!["-17"; 9_000].join(",");
     allowed(&format!("SELECT * FROM messages WHERE msgId IN ({list}) AND content LIKE '%x%'"));
     let terms = vec!["a = 1"; 200].join(" OR ");
@@ -49,22 +51,60 @@ fn wide_statements_pass() {
 
 #[test]
 fn deep_statements_are_refused_before_they_are_parsed() {
-    for term in ["1+", "1||", "a AND ", "a OR ", "1 = ", "- ", "NOT ", "a -> ", "1 IS DISTINCT FROM ", "x::int + ", "(", "[",
-        "CASE WHEN ", "f(", "(SELECT ", "a LIKE ", "a IN (1) OR ", "x AT TIME ZONE 'UTC' AT TIME ZONE ", "~ ", "{"]
-    {
+    for term in [
+        "1+",
+        "1||",
+        "a AND ",
+        "a OR ",
+        "1 = ",
+        "- ",
+        "NOT ",
+        "a -> ",
+        "1 IS DISTINCT FROM ",
+        "x::int + ",
+        "(",
+        "[",
+        "CASE WHEN ",
+        "f(",
+        "(SELECT ",
+        "a LIKE ",
+        "a IN (1) OR ",
+        "x AT TIME ZONE 'UTC' AT TIME ZONE ",
+        "~ ",
+        "{",
+    ] {
         refused(&format!("SELECT {}1", term.repeat(20_000)));
         refused(&format!("SELECT * FROM messages WHERE x = {}1", term.repeat(20_000)));
     }
     refused(&vec!["SELECT 1"; 5_000].join(" UNION ALL "));
     refused(&format!("SELECT x {}", "COLLATE c ".repeat(5_000)));
     refused(&format!("SELECT x{}", "::int".repeat(5_000)));
-    refused(&format!("SELECT x{}", "[1]".repeat(5_000).replace("]", "]+x")));
+}
+
+/// Forms that nest without a parenthesis or an operator.
+#[test]
+fn chains_of_other_kinds_are_counted_too() {
+    for chain in ["[1]", "[1]+x", ".a", "!", " MEMBER OF(x)", " NATURAL JOIN t", " PIVOT (sum(a) FOR b IN (1)) "] {
+        let sql = format!("SELECT 1 FROM t WHERE x{}", chain.repeat(5_000));
+        let error = check(&sql).expect_err(chain);
+        assert!(matches!(error.code, ErrorCode::QueryTooLarge | ErrorCode::SyntaxError), "{chain}: {error}");
+    }
+    refused(&format!("SELECT CAST(x AS INT{})", "[]".repeat(5_000)));
+    refused(&format!("SELECT * FROM t {}", "|> WHERE a ".repeat(5_000)));
+    for nesting in
+        ["EXPLAIN ", "EXPLAIN ANALYZE ", "DESCRIBE ", "PREPARE x AS ", "IF 1 THEN ", "WHILE 1 ", "INSERT INTO t "]
+    {
+        refused(&format!("{}SELECT 1", nesting.repeat(5_000)));
+    }
+    allowed("SELECT a.b.c.d, m[1], ARRAY[1, 2][1], x::INT[] FROM a.b.c");
 }
 
 /// Words that look like the start of a clause and are names there must not start the count anew.
 #[test]
 fn a_chain_cannot_hide_behind_keywords() {
-    for name in ["then", "by", "on", "set", "values", "where", "join", "having", "when", "else", "m.then", "m.on", "end"] {
+    for name in
+        ["then", "by", "on", "set", "values", "where", "join", "having", "when", "else", "m.then", "m.on", "end"]
+    {
         let sql = format!("SELECT {}1 FROM m", format!("{name} + ").repeat(10_000));
         refused(&sql);
     }
@@ -89,7 +129,16 @@ fn queries_within_queries_are_few() {
 
 #[test]
 fn unbalanced_statements_do_no_harm() {
-    for sql in ["SELECT 1)))))", "SELECT ]]}}", "END END END", "CASE CASE )", ") ( ) (", "SELECT CASE WHEN (1 THEN 2 END", ";;;", "WHEN,,"] {
+    for sql in [
+        "SELECT 1)))))",
+        "SELECT ]]}}",
+        "END END END",
+        "CASE CASE )",
+        ") ( ) (",
+        "SELECT CASE WHEN (1 THEN 2 END",
+        ";;;",
+        "WHEN,,",
+    ] {
         let tokens = tokens::read(sql).unwrap();
         check_shape(&tokens).unwrap();
     }

@@ -32,13 +32,22 @@ fn from_is_a_column_wherever_a_column_can_stand() {
     same("SELECT from AS sender FROM t", r#"SELECT "from" AS sender FROM t"#);
     same("SELECT content AS from FROM t", r#"SELECT content AS "from" FROM t"#);
     same("SELECT 1 FROM t GROUP BY from ORDER BY from DESC", r#"SELECT 1 FROM t GROUP BY "from" ORDER BY "from" DESC"#);
-    same("SELECT 1 FROM t WHERE from = 'x' AND NOT from IN (from)", r#"SELECT 1 FROM t WHERE "from" = 'x' AND NOT "from" IN ("from")"#);
+    same(
+        "SELECT 1 FROM t WHERE from = 'x' AND NOT from IN (from)",
+        r#"SELECT 1 FROM t WHERE "from" = 'x' AND NOT "from" IN ("from")"#,
+    );
     same("SELECT 1 FROM t JOIN u ON from = u.from", r#"SELECT 1 FROM t JOIN u ON "from" = u."from""#);
     same("SELECT 1 FROM t JOIN u USING (from)", r#"SELECT 1 FROM t JOIN u USING("from")"#);
-    same("SELECT CASE from WHEN from THEN from ELSE from END FROM t", r#"SELECT CASE "from" WHEN "from" THEN "from" ELSE "from" END FROM t"#);
+    same(
+        "SELECT CASE from WHEN from THEN from ELSE from END FROM t",
+        r#"SELECT CASE "from" WHEN "from" THEN "from" ELSE "from" END FROM t"#,
+    );
     same("SELECT 2 * from FROM t", r#"SELECT 2 * "from" FROM t"#);
     same("SELECT COUNT(*) * from FROM t", r#"SELECT COUNT(*) * "from" FROM t"#);
-    same("SELECT row_number() OVER (PARTITION BY from ORDER BY from) FROM t", r#"SELECT row_number() OVER (PARTITION BY "from" ORDER BY "from") FROM t"#);
+    same(
+        "SELECT row_number() OVER (PARTITION BY from ORDER BY from) FROM t",
+        r#"SELECT row_number() OVER (PARTITION BY "from" ORDER BY "from") FROM t"#,
+    );
     same("INSERT INTO t (msgId, from) VALUES (1, 'a')", r#"INSERT INTO t (msgId, "from") VALUES (1, 'a')"#);
     same("UPDATE t SET from = 'a' WHERE from LIKE 'b'", r#"UPDATE t SET "from" = 'a' WHERE "from" LIKE 'b'"#);
     same("DELETE FROM t WHERE from = 'a'", r#"DELETE FROM t WHERE "from" = 'a'"#);
@@ -72,8 +81,11 @@ fn from_keeps_its_other_meanings() {
     ] {
         same(sql, sql);
     }
-    same("SELECT TRIM(BOTH FROM y), TRIM(LEADING FROM from) FROM t", r#"SELECT TRIM(BOTH ' ' FROM y), TRIM(LEADING ' ' FROM "from") FROM t"#);
-    same(r#"SELECT SUBSTRING(from FROM 2) FROM t"#, r#"SELECT SUBSTRING("from" FROM 2) FROM t"#);
+    same(
+        "SELECT TRIM(BOTH FROM y), TRIM(LEADING FROM from) FROM t",
+        r#"SELECT TRIM(BOTH ' ' FROM y), TRIM(LEADING ' ' FROM "from") FROM t"#,
+    );
+    same("SELECT SUBSTRING(from FROM 2) FROM t", r#"SELECT SUBSTRING("from" FROM 2) FROM t"#);
     same("SELECT EXTRACT(HOUR FROM from) FROM t", r#"SELECT EXTRACT(HOUR FROM "from") FROM t"#);
     same("SELECT TRIM(BOTH from FROM from) FROM t", r#"SELECT TRIM(BOTH "from" FROM "from") FROM t"#);
     same("SELECT from IS DISTINCT FROM from FROM t", r#"SELECT "from" IS DISTINCT FROM "from" FROM t"#);
@@ -96,10 +108,16 @@ fn known_names_get_their_spelling_and_others_one() {
     );
     same("SELECT Foo FROM (SELECT 1 AS fOO) FOO", "SELECT fOO FROM (SELECT 1 AS fOO) fOO");
     same(r#"SELECT "Foo", foo, FOO FROM t"#, r#"SELECT "Foo", foo, foo FROM t"#);
-    same(r#"SELECT sum(bytes) AS "Bytes" FROM t ORDER BY "Bytes""#, r#"SELECT sum(bytes) AS "Bytes" FROM t ORDER BY "Bytes""#);
+    same(
+        r#"SELECT sum(bytes) AS "Bytes" FROM t ORDER BY "Bytes""#,
+        r#"SELECT sum(bytes) AS "Bytes" FROM t ORDER BY "Bytes""#,
+    );
     same("SELECT CAST(x AS Timestamp), Timestamp FROM t", "SELECT CAST(x AS TIMESTAMP), timestamp FROM t");
     same("SELECT timestamp '2024-01-01', TIMESTAMP FROM t", "SELECT TIMESTAMP '2024-01-01', timestamp FROM t");
-    same("SELECT Role, Rows, Path, Number, Owner, Created FROM t", "SELECT role, rows, path, number, owner, created FROM t");
+    same(
+        "SELECT Role, Rows, Path, Number, Owner, Created FROM t",
+        "SELECT role, rows, path, number, owner, created FROM t",
+    );
 }
 
 #[test]
@@ -134,7 +152,10 @@ fn json_access_binds_before_what_it_is_used_in() {
 
 /// The statement's tree, without parentheses and positions.
 fn shape(sql: &str) -> String {
-    use datafusion::sql::sqlparser::ast::{Expr, VisitMut, VisitorMut};
+    use datafusion::sql::sqlparser::{
+        ast::{Expr, VisitMut, VisitorMut},
+        tokenizer::Span,
+    };
     struct Bare;
     impl VisitorMut for Bare {
         type Break = ();
@@ -147,7 +168,9 @@ fn shape(sql: &str) -> String {
     }
     let mut tokens = read(sql).unwrap();
     rewrite(&mut tokens);
-    tokens.iter_mut().for_each(|token| token.span = datafusion::sql::sqlparser::tokenizer::Span::empty());
+    for token in &mut tokens {
+        token.span = Span::empty();
+    }
     let mut statement = syntax::parse(tokens).unwrap();
     assert!(statement.visit(&mut Bare).is_continue());
     format!("{statement:?}")
@@ -161,7 +184,10 @@ fn expression() -> impl Strategy<Value = String> {
         let two = (inner.clone(), inner.clone());
         let three = (inner.clone(), inner.clone(), inner.clone());
         prop_oneof![
-            (two.clone(), prop::sample::select(vec!["+", "-", "*", "/", "||", "=", "<>", "<", ">=", "->>", "AND", "OR"]))
+            (
+                two.clone(),
+                prop::sample::select(vec!["+", "-", "*", "/", "||", "=", "<>", "<", ">=", "->>", "AND", "OR"])
+            )
                 .prop_map(|((a, b), op)| format!("({a} {op} {b})")),
             (two.clone(), prop::sample::select(vec!["LIKE", "ILIKE", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]))
                 .prop_map(|((a, b), op)| format!("({a} {op} {b})")),
