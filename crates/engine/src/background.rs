@@ -4,14 +4,15 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use kalamdb_protocol::{Micros, UserId};
-use kalamdb_store::{Seq, Store};
+use kalamdb_store::{CONSOLIDATIONS, Seq, Store};
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::{ConsolidationReport, ConsolidationSettings, Result};
 
 /// How often the loop looks at the age of the change log.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 /// What the loop does next.
 enum Task {
@@ -65,10 +66,7 @@ impl Background {
     }
 
     async fn consolidate(&self, owners: Vec<UserId>) -> Result<()> {
-        for owner in owners {
-            consolidate(&self.store, &owner).await?;
-        }
-        Ok(())
+        consolidate_all(&self.store, owners).await.map(|_| ())
     }
 
     /// Consolidates who has enough hot messages for a file, or old ones.
@@ -96,8 +94,19 @@ impl Background {
     }
 }
 
+/// Moves all messages of these owners that are hot now to segments, a few owners at a time.
+pub(crate) async fn consolidate_all(store: &Store, owners: Vec<UserId>) -> Result<ConsolidationReport> {
+    stream::iter(owners)
+        .map(|owner| async move { consolidate(store, &owner).await })
+        .buffer_unordered(CONSOLIDATIONS)
+        .try_fold(ConsolidationReport::default(), async |all, one| {
+            Ok(ConsolidationReport { segments: all.segments + one.segments, messages: all.messages + one.messages })
+        })
+        .await
+}
+
 /// Moves all messages of an owner that are hot now to segments.
-pub(crate) async fn consolidate(store: &Store, owner: &UserId) -> Result<ConsolidationReport> {
+async fn consolidate(store: &Store, owner: &UserId) -> Result<ConsolidationReport> {
     let mut report = ConsolidationReport::default();
     let hot = store.snapshot().owner(owner)?.hot_messages;
     // What comes meanwhile is for the next time: a busy owner must not keep this going for ever.

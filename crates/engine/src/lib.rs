@@ -53,6 +53,7 @@ struct Inner {
 }
 
 /// What a statement comes to.
+#[allow(clippy::large_enum_variant, reason = "there is one for each statement, and it is moved twice")]
 pub enum Outcome {
     /// A read.
     Rows(Rows),
@@ -144,13 +145,7 @@ impl Engine {
             Some(owner) => vec![owner.clone()],
             None => self.0.store.snapshot().owners()?.into_iter().map(|(owner, _)| owner).collect(),
         };
-        let mut report = ConsolidationReport::default();
-        for owner in owners {
-            let one = background::consolidate(&self.0.store, &owner).await?;
-            report.segments += one.segments;
-            report.messages += one.messages;
-        }
-        Ok(report)
+        background::consolidate_all(&self.0.store, owners).await
     }
 
     /// Stops background work and waits for statements that run.

@@ -3,10 +3,12 @@
 //! Invariant: name the file (synced), write it (synced), adopt it by one commit; at any moment between, a crash
 //! leaves either the hot rows and no file, or the segment and no hot rows.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use kalamdb_protocol::{Micros, UserId};
 
 use crate::{
-    Consolidated, Step, Store,
+    CONSOLIDATIONS, Consolidated, Step, Store,
     error::{Error, Result},
     model::MessageRange,
     segment::{SegmentWriter, WrittenSegment},
@@ -26,8 +28,8 @@ impl Store {
     /// # Errors
     /// When the disk or the object store fails; nothing is lost or left behind then.
     pub async fn consolidate(&self, owner: &UserId) -> Result<Option<Consolidated>> {
-        // One at a time for all: each holds a segment in memory, and two of the same owner would write the same rows.
-        let _turn = self.inner.consolidating.lock().await;
+        // Two of the same owner would write the same rows; so an owner always waits for the same turn.
+        let _turn = self.inner.consolidating[turn_of(owner)].lock().await;
         if self.snapshot().owner(owner)?.hot_messages == 0 {
             return Ok(None);
         }
@@ -68,6 +70,13 @@ impl Store {
         self.inner.objects.remove(&path).await?;
         self.command(Command::ReleaseIntent { path }).await.map(|_| ())
     }
+}
+
+/// Which turn an owner waits for.
+fn turn_of(owner: &UserId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    owner.hash(&mut hasher);
+    usize::try_from(hasher.finish() % CONSOLIDATIONS as u64).unwrap_or(0)
 }
 
 fn write(snapshot: &Snapshot, owner: &UserId, path: String, now: Micros) -> Result<Option<WrittenSegment>> {

@@ -45,20 +45,16 @@ pub(crate) struct Database {
     durability: Durability,
 }
 
+/// What is done with each entry of a scan; a break ends it.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>;
+
 /// Anything that rows can be read from: the database, a snapshot, a write in progress.
 pub(crate) trait Read {
     /// One value.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// The entries with `from <= key < to` in order, or from the last backwards, until `each` breaks.
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        backwards: bool,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()>;
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()>;
 }
 
 impl Database {
@@ -150,14 +146,7 @@ impl Read for Database {
         Ok(self.db.get_cf(self.family(family)?, key)?)
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        backwards: bool,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(family)?, range_options(from, to));
         walk(&mut iterator, backwards, each)
     }
@@ -170,17 +159,30 @@ fn range_options(from: &[u8], to: &[u8]) -> ReadOptions {
     options
 }
 
-fn walk(
-    iterator: &mut DBRawIterator<'_>,
-    backwards: bool,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    if backwards { iterator.seek_to_last() } else { iterator.seek_to_first() }
+/// To the first entry of the range, or to the last when going backwards.
+fn seek_to_end(iterator: &mut DBRawIterator<'_>, backwards: bool) {
+    if backwards {
+        iterator.seek_to_last();
+    } else {
+        iterator.seek_to_first();
+    }
+}
+
+fn step(iterator: &mut DBRawIterator<'_>, backwards: bool) {
+    if backwards {
+        iterator.prev();
+    } else {
+        iterator.next();
+    }
+}
+
+fn walk(iterator: &mut DBRawIterator<'_>, backwards: bool, each: Each<'_>) -> Result<()> {
+    seek_to_end(iterator, backwards);
     while let Some((key, value)) = iterator.item() {
         if each(key, value)?.is_break() {
             return Ok(());
         }
-        if backwards { iterator.prev() } else { iterator.next() }
+        step(iterator, backwards);
     }
     Ok(iterator.status()?)
 }
@@ -227,7 +229,7 @@ impl DatabaseSnapshot {
             let handle = snapshot.borrow_owner().family(family)?;
             let mut iterator =
                 snapshot.with_dependent(|_, raw| raw.raw_iterator_cf_opt(handle, range_options(from, to)));
-            if backwards { iterator.seek_to_last() } else { iterator.seek_to_first() }
+            seek_to_end(&mut iterator, backwards);
             Ok::<_, Error>(iterator)
         })?;
         Ok(Entries { cell, backwards })
@@ -239,14 +241,7 @@ impl Read for DatabaseSnapshot {
         self.0.with_dependent(|database, snapshot| Ok(snapshot.get_cf(database.family(family)?, key)?))
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        backwards: bool,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {
         self.0.with_dependent(|database, snapshot| {
             let mut iterator = snapshot.raw_iterator_cf_opt(database.family(family)?, range_options(from, to));
             walk(&mut iterator, backwards, each)
@@ -269,7 +264,7 @@ impl Entries {
                 return iterator.status().err().map(|error| Err(error.into()));
             };
             let item = read(key, value);
-            if backwards { iterator.prev() } else { iterator.next() }
+            step(iterator, backwards);
             Some(item)
         })
     }

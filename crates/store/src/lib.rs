@@ -50,6 +50,10 @@ pub const MAX_CHANGES: usize = 100_000;
 /// Bytes of text in one proposal.
 pub const MAX_PROPOSAL_BYTES: usize = 64 << 20;
 
+/// Consolidations that may run at the same time: they wait for the disk most of the time, and each holds a segment
+/// in memory.
+pub const CONSOLIDATIONS: usize = 4;
+
 /// When an acknowledged commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -165,7 +169,7 @@ struct Inner {
     horizon: Arc<Horizon>,
     rules: Rules,
     epoch: u64,
-    consolidating: tokio::sync::Mutex<()>,
+    consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
 }
 
 impl Drop for Inner {
@@ -200,7 +204,7 @@ impl Store {
             horizon,
             rules: settings.rules,
             epoch,
-            consolidating: tokio::sync::Mutex::new(()),
+            consolidating: Default::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

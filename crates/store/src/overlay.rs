@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::Bound, ops::ControlFlow};
 
 use crate::{
-    database::{Database, Read},
+    database::{Database, Each, Read},
     error::Result,
     keys::Family,
 };
@@ -40,7 +40,8 @@ impl<'a> Overlay<'a> {
     pub(crate) fn keep(&mut self) -> bool {
         let current = std::mem::take(&mut self.current);
         let wrote = !current.is_empty();
-        self.bytes += current.iter().map(|((_, key), value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        self.bytes +=
+            current.iter().map(|((_, key), value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
         if self.decided.is_empty() {
             self.decided = current;
         } else {
@@ -89,14 +90,7 @@ impl Read for Overlay<'_> {
         }
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        backwards: bool,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {
         if from >= to {
             return Ok(());
         }
@@ -138,11 +132,7 @@ fn next<'a>(pending: &mut Pending<'a>, backwards: bool) -> Option<(&'a [u8], Opt
     if backwards { pending.pop_last() } else { pending.pop_first() }
 }
 
-fn next_before<'a>(
-    pending: &mut Pending<'a>,
-    key: &[u8],
-    backwards: bool,
-) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+fn next_before<'a>(pending: &mut Pending<'a>, key: &[u8], backwards: bool) -> Option<(&'a [u8], Option<&'a [u8]>)> {
     let (first, _) = if backwards { pending.last_key_value() } else { pending.first_key_value() }?;
     let before = if backwards { *first > key } else { *first < key };
     if before { next(pending, backwards) } else { None }

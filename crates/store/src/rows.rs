@@ -12,9 +12,7 @@ use crate::{
     keys::{self, Family},
     model::{Conversation, ConversationKey, HotMessage, Member, Message, OwnerState, Segment},
     paths,
-    records::{
-        ConversationRecord, GroupRecord, MemberRecord, MessageRecord, OwnerRecord, Record, SegmentRecord,
-    },
+    records::{ConversationRecord, GroupRecord, MemberRecord, MessageRecord, OwnerRecord, Record, SegmentRecord},
 };
 
 fn decoded<T: Record>(read: &impl Read, family: Family, key: &[u8]) -> Result<Option<T>> {

@@ -126,11 +126,7 @@ impl SegmentWriter {
         self.columns.content.append_value(&message.content);
         self.columns.content_ref.append_option(message.content_ref);
         self.columns.metadata.append_option(message.metadata);
-        self.rows.push(RowVersion {
-            conversation: message.conversation,
-            msg_id: message.msg_id,
-            version: hot.version,
-        });
+        self.rows.push(RowVersion { conversation: message.conversation, msg_id: message.msg_id, version: hot.version });
         if self.rows.len().is_multiple_of(ROW_GROUP_ROWS) {
             self.flush()?;
         }

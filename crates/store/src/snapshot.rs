@@ -10,9 +10,7 @@ use crate::{
     database::{DatabaseSnapshot, Entries},
     error::Result,
     keys::{self, Family},
-    model::{
-        Conversation, ConversationKey, HotMessage, Member, MessageRange, OwnerState, Segment, Seq,
-    },
+    model::{Conversation, ConversationKey, HotMessage, Member, MessageRange, OwnerState, Segment, Seq},
     rows,
 };
 
@@ -22,15 +20,13 @@ pub struct Snapshot {
     database: DatabaseSnapshot,
 }
 
+#[allow(clippy::missing_errors_doc, reason = "each of these fails when the disk does, and only then")]
 impl Snapshot {
     pub(crate) fn new(database: DatabaseSnapshot) -> Self {
         Self { database }
     }
 
     /// The last commit that it holds.
-    ///
-    /// # Errors
-    /// When the disk fails, as with every read here.
     pub fn seq(&self) -> Result<Seq> {
         counters::seq(&self.database)
     }
@@ -53,24 +49,21 @@ impl Snapshot {
 
     /// The hot messages of a range.
     pub fn messages(&self, owner: &UserId, range: &MessageRange) -> Result<MessageCursor> {
-        let (from, to) = match &range.conversation {
-            Some(conversation) => {
-                let end = keys::after_prefix(&keys::conversation(owner, conversation));
-                let from = keys::message(owner, conversation, range.min_msg_id.unwrap_or(0));
-                let to = match range.max_msg_id {
-                    Some(MsgId::MAX) | None => end,
-                    Some(max) => keys::message(owner, conversation, max.saturating_add(1)),
-                };
-                (from, to)
-            }
-            None => {
-                let prefix = keys::id_prefix(owner.as_str());
-                let end = keys::after_prefix(&prefix);
-                (prefix, end)
-            }
+        let (from, to) = if let Some(conversation) = &range.conversation {
+            let from = keys::message(owner, conversation, range.min_msg_id.unwrap_or(0));
+            let to = match range.max_msg_id {
+                Some(MsgId::MAX) | None => keys::after_prefix(&keys::conversation(owner, conversation)),
+                Some(max) => keys::message(owner, conversation, max.saturating_add(1)),
+            };
+            (from, to)
+        } else {
+            let prefix = keys::id_prefix(owner.as_str());
+            let end = keys::after_prefix(&prefix);
+            (prefix, end)
         };
         let backwards = range.newest_first && range.conversation.is_some();
-        let entries = if from < to { Some(self.database.iterate(Family::Messages, &from, &to, backwards)?) } else { None };
+        let entries =
+            if from < to { Some(self.database.iterate(Family::Messages, &from, &to, backwards)?) } else { None };
         Ok(MessageCursor { entries, range: range.clone() })
     }
 

@@ -20,8 +20,8 @@ use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, UserId};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{
-    Actor, Change, Clock, Components, ConversationKey, Durability, MessageRange, NewMessage, Proposal, Receipt,
-    Result, Rules, Settings, Step, Store,
+    Actor, Change, Clock, Components, ConversationKey, Durability, MessageRange, NewMessage, Proposal, Receipt, Result,
+    Rules, Settings, Step, Store,
 };
 
 /// A clock that a test sets.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: each rule is an upper bound, from the lengths and numbers of one row's arguments. Of DataFusion's
 //! scalar functions those that are not listed answer with at most a few times the bytes of their arguments, and not
-//! more by being nested: they give back a part of a value (substr, split_part, trim, `array_slice`, `json_get`), reorder it
+//! more by being nested: they give back a part of a value (substr, `split_part`, trim, `array_slice`, `json_get`), reorder it
 //! (reverse, `array_sort`), map characters (upper, lower, initcap), or make a number, a time, a hash or an id.
 //! Aggregates that collect (`string_agg`, `array_agg`) report their size to the memory pool after each batch.
 

@@ -76,10 +76,10 @@ fn message(owner: &str, conversation: &str, content: impl Into<String>) -> NewMe
 
 impl World {
     fn new() -> Self {
-        Self::with(settings())
+        Self::with(&settings())
     }
 
-    fn with(settings: QuerySettings) -> Self {
+    fn with(settings: &QuerySettings) -> Self {
         let folder = TempDir::new().unwrap();
         let rules = Rules {
             default_type: ConversationType::Ai,
@@ -95,8 +95,8 @@ impl World {
             rules,
         };
         let store = Store::open(store, Components::default()).unwrap();
-        let reader = Reader::new(store.clone(), &settings).unwrap();
-        let workers = Workers::start(&settings).unwrap();
+        let reader = Reader::new(store.clone(), settings).unwrap();
+        let workers = Workers::start(settings).unwrap();
         Self { store, reader, workers, _folder: folder }
     }
 

@@ -13,7 +13,10 @@ use kalamdb_protocol::{ColumnType, MsgId, TABLES, UserId};
 use kalamdb_store::{Change, ColdSummary, ConversationKey, Expect, Place, Segment};
 use roaring::RoaringBitmap;
 
-use super::{Preparing, rows::{Rows, kind_in}};
+use super::{
+    Preparing,
+    rows::{Rows, kind_in},
+};
 use crate::{Result, read::MessageOptions, sql::Schema};
 
 /// Positions by owner and segment that a proposal is about to delete.
@@ -24,9 +27,7 @@ fn column(name: &str) -> Expr {
 }
 
 fn in_conversation(key: &ConversationKey) -> Expr {
-    column("conversationId")
-        .eq(lit(key.id.as_str()))
-        .and(column("conversationType").eq(lit(key.kind.as_str())))
+    column("conversationId").eq(lit(key.id.as_str())).and(column("conversationType").eq(lit(key.kind.as_str())))
 }
 
 impl Preparing<'_> {
@@ -120,9 +121,8 @@ impl Preparing<'_> {
 
     /// Messages of a conversation in segments after `after` that are from somebody else than the owner.
     pub(super) async fn cold_unread(&self, owner: &UserId, key: &ConversationKey, after: MsgId) -> Result<u64> {
-        let unread = in_conversation(key)
-            .and(column("msgId").gt(lit(after)))
-            .and(column("from").not_eq(lit(owner.as_str())));
+        let unread =
+            in_conversation(key).and(column("msgId").gt(lit(after))).and(column("from").not_eq(lit(owner.as_str())));
         let frame = self.cold_messages(owner, Deleted::new())?.filter(unread);
         let frame = frame.and_then(|frame| frame.aggregate(Vec::new(), vec![count(lit(1))]));
         let rows = self.collect(frame, &["count"]).await?;

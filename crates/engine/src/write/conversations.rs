@@ -6,7 +6,11 @@
 use kalamdb_protocol::{MsgId, UserId};
 use kalamdb_store::{Change, ConversationKey};
 
-use super::{Prepared, Preparing, check_metadata, check_updatable, rows::Row, select::assigned};
+use super::{
+    Prepared, Preparing, check_metadata, check_updatable,
+    rows::{Row, owner_of},
+    select::assigned,
+};
 use crate::{
     Result,
     sql::{Delete, Update},
@@ -23,13 +27,14 @@ impl Preparing<'_> {
         let mut prepared = Prepared::default();
         for row in rows.iter() {
             prepared.rows_affected += 1;
-            let owner = self.owner(&update.target.schema, &row)?;
+            let owner = owner_of(&update.target.schema, &row)?;
             let key = row.conversation()?;
             let metadata = sets("metadata").then(|| row.owned(&assigned("metadata")));
             check_metadata(metadata.as_ref().and_then(Option::as_deref))?;
-            let last_read = match sets("lastReadMsgId") {
-                true => Some(self.last_read(&owner, &key, &row, &mut prepared).await?),
-                false => None,
+            let last_read = if sets("lastReadMsgId") {
+                Some(self.last_read(&owner, &key, &row, &mut prepared).await?)
+            } else {
+                None
             };
             prepared.changes.push(Change::SetConversation {
                 version: row.version()?,
@@ -66,7 +71,7 @@ impl Preparing<'_> {
         let mut prepared = Prepared::default();
         for row in rows.iter() {
             prepared.rows_affected += 1;
-            let owner = self.owner(&delete.target.schema, &row)?;
+            let owner = owner_of(&delete.target.schema, &row)?;
             let key = row.conversation()?;
             let cold = self.cold_ranges(&owner, &key).await?;
             prepared.expect.push(self.expect_cold(&owner)?);

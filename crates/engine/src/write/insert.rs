@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, Role, UserId};
 use kalamdb_store::{Change, Expect, NewMessage};
 
-use super::{Prepared, Preparing, check_metadata, invalid, read_only, rows::Row};
-use crate::{
-    Error, Result,
-    sql::{Insert, Schema},
+use super::{
+    Prepared, Preparing, check_metadata, invalid, read_only,
+    rows::{Row, owner_of},
 };
+use crate::{Error, Result, sql::Insert};
 
 impl Preparing<'_> {
     pub(super) async fn insert(&self, insert: &Insert) -> Result<Prepared> {
         let rows = self.source(insert).await?;
         let mut prepared = Prepared::default();
         for row in rows.iter() {
-            let owner = self.owner(&insert.target.schema, &row)?;
+            let owner = owner_of(&insert.target.schema, &row)?;
             prepared.changes.push(match insert.target.table.name {
                 "messages" => Change::Send(new_message(owner, &row)?),
                 "conversations" => new_conversation(owner, &row)?,
@@ -30,14 +30,6 @@ impl Preparing<'_> {
         prepared.inserts_messages = insert.target.table.name == "messages";
         self.check_given_ids(&mut prepared).await?;
         Ok(prepared)
-    }
-
-    /// Whose schema a row belongs to.
-    pub(super) fn owner(&self, schema: &Schema, row: &Row<'_>) -> Result<UserId> {
-        match schema {
-            Schema::Owner(owner) => Ok(owner.clone()),
-            Schema::All => row.user("owner")?.ok_or_else(|| invalid("owner says whose row it is; give it a value.")),
-        }
     }
 
     /// Looks up ids that the statement gives among the messages in segments; the sequencer knows the others.

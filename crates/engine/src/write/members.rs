@@ -7,7 +7,13 @@ use std::collections::BTreeMap;
 use kalamdb_protocol::{ConversationId, UserId};
 use kalamdb_store::Change;
 
-use super::{Prepared, Preparing, check_metadata, check_updatable, insert::role, invalid, rows::{Row, Rows}, select::assigned};
+use super::{
+    Prepared, Preparing, check_metadata, check_updatable,
+    insert::role,
+    invalid,
+    rows::{Row, Rows},
+    select::assigned,
+};
 use crate::{
     Result,
     sql::{Delete, Schema, Target, Update},
@@ -22,7 +28,7 @@ impl Preparing<'_> {
             self.select(&update.target, &update.from, &KEY, &update.assignments, update.selection.as_ref()).await?;
         let sets = |column: &str| update.assignments.iter().any(|(assigned, _)| assigned == column);
         let mut prepared = Prepared::default();
-        for ((group, user), (owner, row)) in self.distinct(&update.target, &rows)? {
+        for ((group, user), (owner, row)) in distinct(&update.target, &rows)? {
             let metadata = sets("metadata").then(|| row.owned(&assigned("metadata")));
             check_metadata(metadata.as_ref().and_then(Option::as_deref))?;
             let new_role = role(row.text(&assigned("role")))?;
@@ -39,32 +45,30 @@ impl Preparing<'_> {
     pub(super) async fn delete_members(&self, delete: &Delete) -> Result<Prepared> {
         let rows = self.select(&delete.target, &delete.from, &KEY, &[], delete.selection.as_ref()).await?;
         let mut prepared = Prepared::default();
-        for ((group, user), (owner, row)) in self.distinct(&delete.target, &rows)? {
+        for ((group, user), (owner, row)) in distinct(&delete.target, &rows)? {
             let version = row.version()?;
             prepared.changes.push(Change::RemoveMember { owner, group, user, version });
         }
         // Who removes everybody goes last: after leaving they could remove nobody.
-        prepared.changes.sort_by_key(|change| matches!(change, Change::RemoveMember { owner, user, .. } if owner == user));
+        prepared
+            .changes
+            .sort_by_key(|change| matches!(change, Change::RemoveMember { owner, user, .. } if owner == user));
         prepared.rows_affected = prepared.changes.len() as u64;
         Ok(prepared)
     }
+}
 
-    /// Each participant once. In everybody's schemas a participant shows once for each who sees them; there the
-    /// server's admin acts in the participant's own.
-    fn distinct<'r>(
-        &self,
-        target: &Target,
-        rows: &'r Rows,
-    ) -> Result<BTreeMap<(ConversationId, UserId), (UserId, Row<'r>)>> {
-        let mut distinct = BTreeMap::new();
-        for row in rows.iter() {
-            let user = row.user("userId")?.ok_or_else(|| invalid("userId is needed."))?;
-            let owner = match &target.schema {
-                Schema::Owner(owner) => owner.clone(),
-                Schema::All => user.clone(),
-            };
-            distinct.entry((row.conversation_id()?, user)).or_insert((owner, row));
-        }
-        Ok(distinct)
+/// Each participant once. In everybody's schemas a participant shows once for each who sees them; there the
+/// server's admin acts in the participant's own.
+fn distinct<'r>(target: &Target, rows: &'r Rows) -> Result<BTreeMap<(ConversationId, UserId), (UserId, Row<'r>)>> {
+    let mut distinct = BTreeMap::new();
+    for row in rows.iter() {
+        let user = row.user("userId")?.ok_or_else(|| invalid("userId is needed."))?;
+        let owner = match &target.schema {
+            Schema::Owner(owner) => owner.clone(),
+            Schema::All => user.clone(),
+        };
+        distinct.entry((row.conversation_id()?, user)).or_insert((owner, row));
     }
+    Ok(distinct)
 }

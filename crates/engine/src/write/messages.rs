@@ -8,7 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use kalamdb_protocol::{ConversationType, MsgId, UserId};
 use kalamdb_store::{Change, ConversationKey, Expect, Place};
 
-use super::{Prepared, Preparing, check_metadata, check_updatable, cold::Deleted, invalid, rows::Row, select::assigned};
+use super::{
+    Prepared, Preparing, check_metadata, check_updatable,
+    cold::Deleted,
+    invalid,
+    rows::{Row, owner_of},
+    select::assigned,
+};
 use crate::{
     Result,
     sql::{Delete, Update},
@@ -30,17 +36,17 @@ struct Edited {
 impl Preparing<'_> {
     pub(super) async fn update_messages(&self, update: &Update) -> Result<Prepared> {
         check_updatable(update, &["content", "metadata"])?;
-        let columns = ["msgId", "conversationId", "conversationType", "from", "timestamp", "content", "contentRef", "metadata"];
+        let columns =
+            ["msgId", "conversationId", "conversationType", "from", "timestamp", "content", "contentRef", "metadata"];
         let columns: Vec<&str> = columns.into_iter().chain(HIDDEN).collect();
-        let rows = self
-            .select(&update.target, &update.from, &columns, &update.assignments, update.selection.as_ref())
-            .await?;
+        let rows =
+            self.select(&update.target, &update.from, &columns, &update.assignments, update.selection.as_ref()).await?;
         // One edit for each message; for a group's it goes to all, whichever copies were selected.
         let mut edits: BTreeMap<(ConversationKey, MsgId, Option<UserId>), Edited> = BTreeMap::new();
         let mut prepared = Prepared::default();
         for row in rows.iter() {
             prepared.rows_affected += 1;
-            let owner = self.owner(&update.target.schema, &row)?;
+            let owner = owner_of(&update.target.schema, &row)?;
             let (msg_id, place) = row.place()?;
             let key = row.conversation()?;
             let only = (key.kind == ConversationType::Ai).then(|| owner.clone());
@@ -97,7 +103,7 @@ impl Preparing<'_> {
         let mut lost: BTreeMap<UserId, BTreeMap<ConversationKey, BTreeSet<MsgId>>> = BTreeMap::new();
         for row in rows.iter() {
             prepared.rows_affected += 1;
-            let owner = self.owner(&delete.target.schema, &row)?;
+            let owner = owner_of(&delete.target.schema, &row)?;
             let (msg_id, place) = row.place()?;
             let conversation = row.conversation()?;
             if let Place::Cold { segment, position } = place {
@@ -138,7 +144,9 @@ fn edited(owner: UserId, row: &Row<'_>, update: &Update) -> Result<Edited> {
     let sets = |column: &str| update.assignments.iter().any(|(assigned, _)| assigned == column);
     let content = match row.owned(&assigned("content")) {
         Some(content) => content,
-        None if sets("content") => return Err(invalid("content cannot be NULL; give it a text, or delete the message.")),
+        None if sets("content") => {
+            return Err(invalid("content cannot be NULL; give it a text, or delete the message."));
+        }
         None => row.need_text("content")?.to_owned(),
     };
     let metadata = if sets("metadata") { row.owned(&assigned("metadata")) } else { row.owned("metadata") };

@@ -84,8 +84,7 @@ impl Prepared {
         if self.changes.is_empty() {
             return Ok(None);
         }
-        let proposal =
-            Proposal { actor: actor(caller), idempotency: None, expect: self.expect, changes: self.changes };
+        let proposal = Proposal { actor: actor(caller), idempotency: None, expect: self.expect, changes: self.changes };
         store.commit(proposal).await.map(Some)
     }
 }

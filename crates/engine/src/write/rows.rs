@@ -15,7 +15,7 @@ use kalamdb_protocol::{ColumnType, ConversationId, ConversationType, MsgId, Tabl
 use kalamdb_store::{ConversationKey, Place};
 
 use super::invalid;
-use crate::{Error, Result};
+use crate::{Error, Result, sql::Schema};
 
 /// Named columns of rows, each of the type it is meant for.
 pub(super) struct Rows {
@@ -36,11 +36,7 @@ const HOT: i64 = -1;
 
 impl Rows {
     /// Gives the columns of `batches`, in order, these names, and the types that `kind` says.
-    pub(super) fn new(
-        names: Vec<String>,
-        batches: &[RecordBatch],
-        kind: impl Fn(&str) -> ColumnType,
-    ) -> Result<Self> {
+    pub(super) fn new(names: Vec<String>, batches: &[RecordBatch], kind: impl Fn(&str) -> ColumnType) -> Result<Self> {
         let batches = batches
             .iter()
             .map(|batch| {
@@ -52,7 +48,7 @@ impl Rows {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.batches.iter().flat_map(move |columns| {
-            let rows = columns.first().map_or(0, |column| column.len());
+            let rows = columns.first().map_or(0, Array::len);
             (0..rows).map(move |at| Row { names: &self.names, columns, at })
         })
     }
@@ -77,13 +73,15 @@ fn converted(name: &str, column: &ArrayRef, kind: ColumnType) -> Result<ArrayRef
         (ColumnType::Text | ColumnType::Json, _) => cast(column, &DataType::Utf8),
         (_, DataType::Timestamp(_, zone)) => cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
             .and_then(|column| cast(&column, &DataType::Int64)),
-        (_, DataType::Float16 | DataType::Float32 | DataType::Float64) => {
-            cast(column, &DataType::Float64).and_then(|column| whole(&column)).and_then(|column| cast(&column, &DataType::Int64))
-        }
+        (_, DataType::Float16 | DataType::Float32 | DataType::Float64) => cast(column, &DataType::Float64)
+            .and_then(|column| whole(&column))
+            .and_then(|column| cast(&column, &DataType::Int64)),
         (_, DataType::Boolean) => return Err(not_a_number(name)),
         _ => cast(column, &DataType::Int64),
     };
-    result.map_err(|_| if matches!(kind, ColumnType::Text | ColumnType::Json) { not_text(name) } else { not_a_number(name) })
+    result.map_err(|_| {
+        if matches!(kind, ColumnType::Text | ColumnType::Json) { not_text(name) } else { not_a_number(name) }
+    })
 }
 
 fn whole(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
@@ -179,6 +177,14 @@ impl<'a> Row<'a> {
             },
         };
         Ok((self.need_int("msgId")?, place))
+    }
+}
+
+/// Whose schema a row belongs to.
+pub(super) fn owner_of(schema: &Schema, row: &Row<'_>) -> Result<UserId> {
+    match schema {
+        Schema::Owner(owner) => Ok(owner.clone()),
+        Schema::All => row.user("owner")?.ok_or_else(|| invalid("owner says whose row it is; give it a value.")),
     }
 }
 

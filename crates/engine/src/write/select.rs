@@ -2,16 +2,17 @@
 //!
 //! Invariant: the statement's own parts are moved, never rendered to text and parsed again.
 
-use datafusion::{
-    sql::sqlparser::{
-        ast::{self, Expr, Ident, SelectItem, SetExpr},
-        dialect::GenericDialect,
-        parser::Parser,
-    },
+use datafusion::sql::sqlparser::{
+    ast::{self, Expr, Ident, SelectItem, SetExpr},
+    dialect::GenericDialect,
+    parser::Parser,
 };
 use kalamdb_protocol::Table;
 
-use super::{Preparing, rows::{Rows, kind_in}};
+use super::{
+    Preparing,
+    rows::{Rows, kind_in},
+};
 use crate::{
     Error, Result,
     sql::{Insert, Schema, Target},
@@ -42,10 +43,9 @@ impl Preparing<'_> {
         let mut names: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
         names.extend(assignments.iter().map(|(column, _)| assigned(column)));
         let existing = columns.iter().map(|column| SelectItem::UnnamedExpr(Expr::Identifier(quoted(column))));
-        let new = assignments.iter().map(|(column, value)| SelectItem::ExprWithAlias {
-            expr: value.clone(),
-            alias: quoted(&assigned(column)),
-        });
+        let new = assignments
+            .iter()
+            .map(|(column, value)| SelectItem::ExprWithAlias { expr: value.clone(), alias: quoted(&assigned(column)) });
         let query = query(existing.chain(new).collect(), from.clone(), selection.cloned())?;
         self.rows(query, names, target.table).await
     }

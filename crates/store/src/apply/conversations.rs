@@ -81,7 +81,7 @@ impl Apply<'_, '_> {
         };
         row.joined = true;
         row.created = group.created;
-        row.metadata = group.metadata.clone();
+        row.metadata.clone_from(&group.metadata);
         self.put_conversation(user, key, row)?;
         group.participants += 1;
         group.version = self.seq;

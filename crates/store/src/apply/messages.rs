@@ -156,7 +156,7 @@ impl Apply<'_, '_> {
     fn take(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<()> {
         match place {
             Place::Hot { version } => {
-                        let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
+                let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
                 match bytes.map(|bytes| MessageRecord::version(&bytes)).transpose()? {
                     Some(now) if now == version => self.delete_hot(owner, key, msg_id),
                     _ => Err(Error::changed()),
@@ -236,9 +236,7 @@ impl Apply<'_, '_> {
             .changes
             .iter()
             .filter_map(|change| match change {
-                Change::Cold(summary) => {
-                    Some(((summary.owner.clone(), summary.conversation.clone()), summary.msg_ids))
-                }
+                Change::Cold(summary) => Some(((summary.owner.clone(), summary.conversation.clone()), summary.msg_ids)),
                 _ => None,
             })
             .collect();

@@ -171,12 +171,8 @@ impl<'a, 'db> Apply<'a, 'db> {
     /// Notes in the change log that something changed for `owner`.
     fn log(&mut self, owner: &UserId, kind: ChangeKind, of: &ConversationKey, msg_id: Option<MsgId>) -> Result<()> {
         self.owner(owner)?.1 = true;
-        let record = ChangeRecord {
-            kind,
-            conversation_id: of.id.as_str().to_owned(),
-            conversation_type: of.kind,
-            msg_id,
-        };
+        let record =
+            ChangeRecord { kind, conversation_id: of.id.as_str().to_owned(), conversation_type: of.kind, msg_id };
         self.overlay.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
         self.logged += 1;
         if self.logged > MAX_COMMIT_ROWS || self.bytes > MAX_COMMIT_BYTES {
@@ -193,7 +189,12 @@ impl<'a, 'db> Apply<'a, 'db> {
     }
 
     /// Writes an owner's view of a conversation, as changed by this commit.
-    fn put_conversation(&mut self, owner: &UserId, key: &ConversationKey, mut record: ConversationRecord) -> Result<()> {
+    fn put_conversation(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        mut record: ConversationRecord,
+    ) -> Result<()> {
         record.version = self.seq;
         record.updated = self.now;
         self.overlay.put(Family::Conversations, keys::conversation(owner, key), record.encode()?);

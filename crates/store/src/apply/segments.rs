@@ -48,7 +48,7 @@ impl Apply<'_, '_> {
                 self.delete_hot(owner, &row.conversation, row.msg_id)?;
             }
         }
-        let deleted = RoaringBitmap::from_iter(0..segment.rows) - unchanged;
+        let deleted = (0..segment.rows).collect::<RoaringBitmap>() - unchanged;
         if !deleted.is_empty() {
             self.deletions.insert((owner.clone(), number), deleted);
         }
@@ -65,9 +65,9 @@ impl Apply<'_, '_> {
     /// Positions of the written rows that are still as they were: one pass over both, which have the same order.
     fn unchanged_rows(&self, owner: &UserId, written: &[RowVersion]) -> Result<RoaringBitmap> {
         let mut unchanged = RoaringBitmap::new();
-        let mut rest = (0_u32..).zip(written).map(|(position, row)| {
-            (keys::message(owner, &row.conversation, row.msg_id), position, row.version)
-        });
+        let mut rest = (0_u32..)
+            .zip(written)
+            .map(|(position, row)| (keys::message(owner, &row.conversation, row.msg_id), position, row.version));
         let Some(first) = rest.next() else { return Ok(unchanged) };
         let mut next = Some(first);
         let end = keys::after_prefix(&keys::id_prefix(owner.as_str()));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use kalamdb_protocol::{ErrorCode, MAX_MICROS, Role};
 
 use super::{Fixture, NOW, add, ai, group, id, message};
-use crate::{Change, ErrorKind, Expect, Idempotency, Place, Proposal, Actor};
+use crate::{Actor, Change, ErrorKind, Expect, Idempotency, Place, Proposal};
 
 #[tokio::test]
 async fn ids_rise_whatever_the_clock_does() {

@@ -66,9 +66,8 @@ async fn what_changes_meanwhile_is_deleted_in_the_file() {
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async move {
                 let snapshot = store.snapshot();
-                let place = |msg_id| Place::Hot {
-                    version: snapshot.hot_message(&id("ann"), msg_id).unwrap().unwrap().version,
-                };
+                let place =
+                    |msg_id| Place::Hot { version: snapshot.hot_message(&id("ann"), msg_id).unwrap().unwrap().version };
                 let edit = Change::Edit {
                     owner: id("ann"),
                     msg_id: ids[0],
@@ -129,7 +128,13 @@ async fn cold_rows_are_edited_and_deleted_by_position() {
     assert_eq!(fixture.messages("ann").into_values().collect::<Vec<_>>(), ["0", "edited", "2"]);
     assert!(fixture.commit("ann", vec![edit]).await.is_err(), "that copy is gone from there");
     let delete = vec![
-        Change::Delete { owner: id("ann"), msg_id: ids[2], conversation: ai("c"), from: "ann".to_owned(), place: cold(2) },
+        Change::Delete {
+            owner: id("ann"),
+            msg_id: ids[2],
+            conversation: ai("c"),
+            from: "ann".to_owned(),
+            place: cold(2),
+        },
         Change::Cold(ColdSummary { owner: id("ann"), conversation: ai("c"), msg_ids: Some((ids[0], ids[0])) }),
     ];
     let version = fixture.store.snapshot().owner(&id("ann")).unwrap().cold_version;

@@ -178,9 +178,11 @@ mod tests {
         );
         assert_eq!(msg_ids(&condition), (8, MsgId::MAX));
 
-        let typed = physical(ident("conversationId").eq(text_lit("c")).and(ident("conversationType").eq(text_lit("group"))));
+        let typed =
+            physical(ident("conversationId").eq(text_lit("c")).and(ident("conversationType").eq(text_lit("group"))));
         assert_eq!(keys(Some(&typed)), Keys::Conversations(vec![key("c", ConversationType::Group)]));
-        let nonsense = physical(ident("conversationId").eq(text_lit("c")).and(ident("conversationType").eq(text_lit("x"))));
+        let nonsense =
+            physical(ident("conversationId").eq(text_lit("c")).and(ident("conversationType").eq(text_lit("x"))));
         assert_eq!(keys(Some(&nonsense)), Keys::Conversations(vec![]));
     }
 

@@ -62,7 +62,7 @@ async fn each_format_streams() {
 
 #[tokio::test]
 async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
-    let world = World::with(QuerySettings { max_rows: 1_000_000, ..settings() });
+    let world = World::with(&QuerySettings { max_rows: 1_000_000, ..settings() });
     let anna = caller("anna");
     let sql = "SELECT value, 'some text to fill the line' AS text FROM generate_series(1, 200000)";
     let (truncated, bytes) = body(world.rows(&anna, sql).await.unwrap(), Format::NdJson).await;
@@ -85,7 +85,7 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
 
 #[tokio::test]
 async fn limits_cut_rows_and_refuse_bytes() {
-    let world = World::with(QuerySettings { max_rows: 10, max_response_bytes: 10_000, ..settings() });
+    let world = World::with(&QuerySettings { max_rows: 10, max_response_bytes: 10_000, ..settings() });
     let anna = caller("anna");
     let sql = "SELECT value FROM generate_series(1, 11) ORDER BY value";
     let answer = world.query(&anna, sql).await.unwrap();

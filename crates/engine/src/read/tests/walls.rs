@@ -75,7 +75,7 @@ async fn mistakes_are_explained() {
 #[tokio::test]
 async fn memory_ends_a_query_and_nothing_else() {
     let small = QuerySettings { max_memory_bytes: 1024 * 1024, ..settings() };
-    let world = World::with(small);
+    let world = World::with(&small);
     let anna = caller("anna");
     let sql = "SELECT count(DISTINCT value) FROM generate_series(1, 10000000)";
     let error = world.error(&anna, sql).await;
@@ -84,7 +84,7 @@ async fn memory_ends_a_query_and_nothing_else() {
     let error = world.error(&anna, sql).await;
     assert_eq!(error.code, ErrorCode::QueryTooLarge, "{error:?}");
 
-    let crowded = World::with(QuerySettings { total_memory_bytes: 1024 * 1024, ..settings() });
+    let crowded = World::with(&QuerySettings { total_memory_bytes: 1024 * 1024, ..settings() });
     let error = crowded.error(&anna, sql).await;
     assert_eq!(error.code, ErrorCode::ResourceExhausted, "{error:?}");
     assert_eq!(crowded.answer(&anna, "SELECT 1").await, [[1]]);
@@ -98,7 +98,7 @@ async fn time_ends_a_query_and_frees_its_place() {
         max_concurrent_per_user: 1,
         ..settings()
     };
-    let world = World::with(hasty);
+    let world = World::with(&hasty);
     let anna = caller("anna");
     let endless = "SELECT sum(value % 7) FROM generate_series(1, 100000000000)";
     assert_eq!(world.code(&anna, endless).await, ErrorCode::QueryTimeout);
@@ -109,7 +109,7 @@ async fn time_ends_a_query_and_frees_its_place() {
 #[tokio::test]
 async fn nobody_waits_for_a_question_that_was_dropped() {
     let one = QuerySettings { max_concurrent: 1, max_concurrent_per_user: 1, ..settings() };
-    let world = Arc::new(World::with(one));
+    let world = Arc::new(World::with(&one));
     let running = tokio::spawn({
         let world = Arc::clone(&world);
         async move { world.answer(&caller("anna"), "SELECT sum(value % 7) FROM generate_series(1, 100000000000)").await }
