@@ -26,7 +26,6 @@ pub struct QueryRequest {
 #[serde(untagged)]
 pub enum Params {
     /// For `$1`, `$2`, …
-    #[schema(value_type = Vec<Object>)]
     Positional(Vec<Value>),
     /// For `$name`.
     #[schema(value_type = Object)]
@@ -48,7 +47,6 @@ pub struct QueryResponse {
     /// SQL type names (`BIGINT`, `VARCHAR`, …), in the same order.
     pub types: Vec<String>,
     /// The rows, each an array in column order.
-    #[schema(value_type = Vec<Vec<Object>>)]
     pub rows: Vec<Vec<Value>>,
     /// How many rows there are here.
     pub row_count: usize,

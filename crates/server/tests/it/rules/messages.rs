@@ -68,7 +68,7 @@ fn a_generated_id_rises_in_commit_order_within_53_bits() {
 fn the_ids_of_an_insert_come_in_the_order_of_its_rows() {
     let server = Server::start();
     let john = server.client("user_john");
-    let sql = "INSERT INTO messages (conversationId, content) SELECT 'c', CAST(value AS VARCHAR) \
+    let sql = "INSERT INTO messages (conversationId, content) SELECT 'c', CAST(value AS VARCHAR) AS text \
                FROM UNNEST(generate_series(1, 50)) AS numbers(value) ORDER BY value DESC";
     let ids = john.write(sql).expect("a write").msg_ids.expect("the ids of messages");
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
