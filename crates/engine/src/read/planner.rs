@@ -261,7 +261,7 @@ impl View {
         let mut state = self.state.clone();
         *state.config_mut() = state.config().clone().with_batch_size(rows.max(1));
         let physical = state.query_planner().create_physical_plan(&plan, &state).await;
-        let physical = physical.map_err(|error| self.error(&error))?;
+        let physical = physical.map_err(|error| self.planning_error(&error))?;
         execute_stream(physical, self.task(&state)).map_err(|error| self.error(&error))
     }
 
@@ -276,7 +276,20 @@ impl View {
     }
 
     fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
-        run().map_err(|error| self.error(&error))
+        run().map_err(|error| self.planning_error(&error))
+    }
+
+    /// What went wrong before anything ran. DataFusion calls a form of statement that its planner does not know (a
+    /// correlated subquery in an unusual place, say) an internal error; to the client it is one to write otherwise.
+    fn planning_error(&self, error: &DataFusionError) -> Error {
+        match self.error(error) {
+            Error { code: ErrorCode::Internal, .. } => Error::new(
+                ErrorCode::Unsupported,
+                "The planner cannot take a statement of this form; write it in another way, for instance with a join \
+                 instead of a subquery.",
+            ),
+            error => error,
+        }
     }
 
     fn error(&self, error: &DataFusionError) -> Error {

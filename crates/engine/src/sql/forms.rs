@@ -50,8 +50,13 @@ pub(super) fn other_statement(statement: &Statement) -> Error {
         }
         Statement::Merge(_) => "MERGE is not offered; use INSERT and UPDATE.",
         Statement::Truncate(_) => "TRUNCATE is not offered; use DELETE FROM without WHERE.",
-        _ => "Only SELECT, INSERT, UPDATE, DELETE and EXPLAIN are offered; tables are fixed.",
+        _ => return only_these(),
     })
+}
+
+/// What is there instead of any other statement.
+pub(super) fn only_these() -> Error {
+    unsupported("Only SELECT, INSERT, UPDATE, DELETE and EXPLAIN are offered; tables are fixed.")
 }
 
 /// A WITH name with a dot would pass for a schema and a table in the planner.

@@ -14,6 +14,7 @@ mod qualify;
 mod scope;
 mod syntax;
 mod tokens;
+mod values;
 
 use datafusion::sql::sqlparser::ast;
 use kalamdb_protocol::{QueryRequest, Table, UserId};
@@ -108,5 +109,6 @@ pub(crate) fn parse(caller: &Caller, request: &QueryRequest, max_statement_bytes
     limits::check_shape(&tokens)?;
     let mut statement = syntax::parse(tokens)?;
     params::bind(&mut statement, request.params.as_ref())?;
+    values::settle(&mut statement)?;
     classify::classify(statement, scope::Scope::new(caller, &spellings))
 }

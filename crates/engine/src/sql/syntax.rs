@@ -5,12 +5,13 @@
 
 use datafusion::sql::sqlparser::{
     ast::Statement,
+    keywords::Keyword,
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan},
 };
 use kalamdb_protocol::ErrorCode;
 
-use super::{dialect::KalamDialect, limits, position::is_literal};
+use super::{dialect::KalamDialect, forms, limits, position::is_literal};
 use crate::{Error, Result};
 
 /// The one statement that `tokens` are.
@@ -24,7 +25,10 @@ pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     if parser.peek_token_ref().token == Token::EOF {
         return Err(syntax_error(start, "the statement is empty"));
     }
-    let statement = parser.parse_statement().map_err(|error| explain(&error, &parser, end))?;
+    let foreign = is_foreign(parser.peek_token_ref());
+    let parsed = parser.parse_statement();
+    let statement =
+        parsed.map_err(|error| if foreign { forms::only_these() } else { explain(&error, &parser, end) })?;
     let ended = parser.consume_token(&Token::SemiColon);
     while parser.consume_token(&Token::SemiColon) {}
     match parser.peek_token_ref() {
@@ -32,6 +36,23 @@ pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
         _ if ended => Err(Error::new(ErrorCode::Unsupported, "Send one statement at a time.")),
         token => Err(unexpected(token, end, None)),
     }
+}
+
+/// Whether a statement that begins so is none of ours however it goes on, in whatever dialect it is written.
+fn is_foreign(first: &TokenWithSpan) -> bool {
+    use Keyword::{
+        ALTER, ATTACH, BEGIN, CALL, COMMIT, COPY, CREATE, DEALLOCATE, DETACH, DROP, EXECUTE, GRANT, INSTALL, LOAD,
+        MERGE, PRAGMA, PREPARE, REVOKE, ROLLBACK, SAVEPOINT, SET, SHOW, START, TRUNCATE, USE, VACUUM,
+    };
+    matches!(
+        &first.token,
+        Token::Word(word) if matches!(
+            word.keyword,
+            ALTER | ATTACH | BEGIN | CALL | COMMIT | COPY | CREATE | DEALLOCATE | DETACH | DROP | EXECUTE | GRANT
+                | INSTALL | LOAD | MERGE | PRAGMA | PREPARE | REVOKE | ROLLBACK | SAVEPOINT | SET | SHOW | START
+                | TRUNCATE | USE | VACUUM
+        )
+    )
 }
 
 /// A `syntax_error` at `location`.
@@ -82,6 +103,14 @@ mod tests {
 
     fn failure(sql: &str) -> Error {
         tokens::read(sql).and_then(parse).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_not_offered_in_any_dialect_is_no_syntax_error() {
+        for sql in ["CREATE EXTERNAL TABLE x STORED AS CSV LOCATION 'x.csv'", "SHOW ME everything", "DROP it"] {
+            assert_eq!(failure(sql).code, ErrorCode::Unsupported, "{sql}");
+        }
+        assert_eq!(failure("SELEC 1").code, ErrorCode::SyntaxError);
     }
 
     #[track_caller]

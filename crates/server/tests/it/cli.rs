@@ -149,7 +149,7 @@ fn config_shows_what_is_in_effect_and_where_it_came_from() {
     command.env("KALAMDB_QUERY__TIMEOUT_SECONDS", "12");
     let text = stdout(&bounded_output(command));
     let line =
-        |key: &str| text.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in:\n{text}"));
+        |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key} in:\n{text}"));
     assert!(line("port").contains("9999") && line("port").contains("kalamdb.toml"), "{text}");
     assert!(line("max_rows").contains("77"), "{text}");
     let timeout = line("timeout_seconds");

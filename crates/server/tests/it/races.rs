@@ -264,7 +264,7 @@ fn the_same_idempotency_key_twice_is_one_message() {
         |_| {},
         |round| {
             let body = json!({ "conversationId": "c", "content": format!("{round}") }).to_string();
-            let key = format!("key {round}");
+            let key = format!("key-{round}");
             let send = || {
                 let headers = [("idempotency-key", key.as_str())];
                 let answer = amy.request(Method::POST, "/api/v1/messages", &headers, Some(&body)).expect("an answer");

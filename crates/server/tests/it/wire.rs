@@ -97,10 +97,7 @@ fn each_error_code_answers_as_it_did() {
         (ErrorCode::SyntaxError, sql(&john, "SELECT from\nFROM messages WHERE )")),
         (ErrorCode::UnknownTable, sql(&john, "SELECT * FROM userId.mesages")),
         (ErrorCode::UnknownColumn, sql(&john, "SELECT contents FROM userId.messages")),
-        (
-            ErrorCode::InvalidValue,
-            sql(&john, "INSERT INTO messages (msgId, conversationId, content) VALUES (0, 'c', 'x')"),
-        ),
+        (ErrorCode::InvalidValue, sql(&john, "UPDATE messages SET msgId = 9")),
         (ErrorCode::Unsupported, sql(&john, "CREATE TABLE t (a INT)")),
         (ErrorCode::Unauthorized, sql(&nobody, "SELECT 1")),
         (ErrorCode::ScopeViolation, sql(&john, "SELECT * FROM user_alice.messages")),
