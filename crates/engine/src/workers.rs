@@ -38,7 +38,8 @@ const MAX_WAITING: usize = 4096;
 /// The engine's threads.
 pub(crate) struct Workers {
     /// `None` once it is gone: a runtime must not be dropped where async code runs.
-    runtime: Option<Runtime>,
+    runtime: Mutex<Option<Runtime>>,
+    threads: Handle,
     gate: Arc<Gate>,
     timeout: Duration,
 }
@@ -99,13 +100,13 @@ impl Workers {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         };
-        Ok(Self { runtime: Some(runtime), gate: Arc::new(gate), timeout: settings.timeout })
+        let threads = runtime.handle().clone();
+        Ok(Self { runtime: Mutex::new(Some(runtime)), threads, gate: Arc::new(gate), timeout: settings.timeout })
     }
 
     /// Where background work is spawned.
     pub fn handle(&self) -> Handle {
-        // Only `drop` takes the runtime, and it has the only reference then.
-        self.runtime.as_ref().map(Runtime::handle).cloned().unwrap_or_else(Handle::current)
+        self.threads.clone()
     }
 
     /// Waits for a place; the waiting counts against the statement's time.
@@ -130,7 +131,8 @@ impl Workers {
         Ok(Ticket(Arc::new(Place { threads: self.handle(), started, deadline, _own: own, _all: all, _line: line })))
     }
 
-    /// Lets no statement in any more and waits for those inside; each ends at its deadline at the latest.
+    /// Lets no statement in any more, waits for those inside (each ends at its deadline at the latest), and ends
+    /// the threads.
     pub async fn shutdown(&self) {
         self.gate.closed.store(true, Ordering::Release);
         let everybody = u32::try_from(self.gate.max_concurrent).unwrap_or(u32::MAX);
@@ -139,12 +141,21 @@ impl Workers {
             tracing::warn!("statements were still running at shutdown");
         }
         self.gate.places.close();
+        // A thread that still let go of the database while the process ends would find RocksDB's globals gone, and
+        // abort it.
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime {
+            let timeout = self.timeout;
+            if tokio::task::spawn_blocking(move || runtime.shutdown_timeout(timeout)).await.is_err() {
+                tracing::error!("the engine's threads did not end");
+            }
+        }
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime.get_mut().take() {
             runtime.shutdown_background();
         }
     }
