@@ -1,3 +1,5 @@
+//! What a statement may compute, and where it ends.
+
 use std::collections::{HashMap, HashSet};
 
 use datafusion::{

@@ -1,3 +1,5 @@
+//! Which statements there are, and what each may say.
+
 use kalamdb_protocol::{QueryRequest, UserId};
 
 use super::*;

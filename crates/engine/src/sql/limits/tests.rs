@@ -1,3 +1,5 @@
+//! How long and deep a statement may be.
+
 use super::{
     super::{syntax, tokens},
     *,

@@ -1,3 +1,5 @@
+//! Whose tables a statement can name.
+
 use kalamdb_protocol::QueryRequest;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What becomes of a statement's tokens.
+
 use proptest::prelude::*;
 
 use super::{super::syntax, *};
