@@ -320,7 +320,9 @@ fn writes_and_errors_are_json_in_every_format() {
 fn a_late_error_is_the_last_record() {
     let server = Server::with(&[("query.max_rows", "1000000")]);
     let john = server.client("user_john");
-    let late = "SELECT 10 / (value - 90000) AS quotient FROM UNNEST(generate_series(1, 100000)) AS numbers(value)";
+    // Two megabytes of rows before the one that fails: more than is looked at before the answer begins.
+    let late = "SELECT 10 / (value - 19000) AS quotient, repeat('x', 100) AS padding
+                FROM UNNEST(generate_series(1, 20000)) AS numbers(value)";
     let answer = formatted(&john, "application/x-ndjson", late);
     if answer.status == 200 {
         let text = answer.text();
