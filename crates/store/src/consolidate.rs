@@ -9,7 +9,7 @@ use kalamdb_protocol::{Micros, UserId};
 
 use crate::{
     CONSOLIDATIONS, Consolidated, Step, Store,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     model::MessageRange,
     segment::{SegmentWriter, WrittenSegment},
     sequencer::{Command, Done},
@@ -44,6 +44,9 @@ impl Store {
         match published {
             Ok(Some(done)) => Ok(Some(done)),
             Ok(None) => self.give_up(path).await.map(|()| None),
+            // The commit may be in the log although its write failed, and would adopt the file at the next start; so
+            // the file and its intent stay, and that start decides.
+            Err(error) if error.kind == ErrorKind::Unavailable => Err(error),
             Err(error) => {
                 self.give_up(path).await?;
                 Err(error)
