@@ -148,7 +148,8 @@ impl RealData {
     }
 }
 
-fn lines(path: &Path) -> Result<impl Iterator<Item = io::Result<String>>, Failure> {
+/// The lines of a plain or gzip file.
+pub(crate) fn lines(path: &Path) -> Result<impl Iterator<Item = io::Result<String>>, Failure> {
     let mut file = BufReader::new(File::open(path)?);
     let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     let lines: Box<dyn Iterator<Item = io::Result<String>>> =

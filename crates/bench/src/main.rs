@@ -10,6 +10,7 @@ mod report;
 mod sends;
 mod server;
 mod sizes;
+mod storage;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -105,7 +106,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     reads::measure_pages(&program, scale, &mut report).await?;
     reads::measure_aggregates(&program, scale, arguments.python.as_deref(), &mut report).await?;
     match RealData::find(&arguments.test_data)? {
-        Some(data) => sizes::measure(&program, &data, &mut report).await?,
+        Some(data) => {
+            sizes::measure(&program, &data, &mut report).await?;
+            storage::measure(&program, &data, scale, &mut report).await?;
+        }
         None => println!("no real conversations in {}: no sizes", arguments.test_data.display()),
     }
     println!("{}", report.table());

@@ -9,6 +9,8 @@ mod functions;
 mod read;
 mod settings;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod workers;
 mod write;
 
@@ -27,7 +29,7 @@ use crate::{
     background::Background,
     read::Reader,
     sql::Statement,
-    workers::{Ticket, Workers},
+    workers::{Ticket, Workers, ended_early},
     write::Write,
 };
 
@@ -80,6 +82,17 @@ pub struct RowStream {
     pub body: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
 }
 
+/// What a compaction on request did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompactionReport {
+    /// Segments read and replaced.
+    pub replaced_segments: u64,
+    /// Segments written in their place.
+    pub written_segments: u64,
+    /// Rows that were deleted or written elsewhere, and are in no file any more.
+    pub dropped_rows: u64,
+}
+
 /// What a consolidation on request did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsolidationReport {
@@ -98,9 +111,8 @@ impl Engine {
         let workers = Workers::start(&settings.query)?;
         let reader = Reader::new(store.clone(), &settings.query)?;
         let (stop, stopped) = watch::channel(false);
-        let background = Background::new(store.clone(), settings.consolidation, settings.replay);
-        workers.handle().spawn(background.run(stopped));
         let max_statement_bytes = settings.query.max_statement_bytes;
+        workers.handle().spawn(Background::new(store.clone(), settings).run(stopped));
         Ok(Self(Arc::new(Inner { store, reader, workers, max_statement_bytes, stop })))
     }
 
@@ -141,11 +153,37 @@ impl Engine {
     /// # Errors
     /// When the disk or the object store fails.
     pub async fn consolidate(&self, owner: Option<&UserId>) -> Result<ConsolidationReport> {
-        let owners = match owner {
-            Some(owner) => vec![owner.clone()],
-            None => self.0.store.snapshot().owners()?.into_iter().map(|(owner, _)| owner).collect(),
-        };
-        background::consolidate_all(&self.0.store, owners).await
+        let (store, owners) = (self.0.store.clone(), self.owners(owner)?);
+        self.to_the_end(async move { background::consolidate_all(&store, owners).await }).await
+    }
+
+    /// Rewrites one owner's segments, or everybody's, without the rows that are gone, and removes what nothing refers
+    /// to any more.
+    ///
+    /// # Errors
+    /// When the disk or the object store fails; what was not done is done in the background later.
+    pub async fn compact(&self, owner: Option<&UserId>) -> Result<CompactionReport> {
+        let (store, owners) = (self.0.store.clone(), self.owners(owner)?);
+        self.to_the_end(async move {
+            let report = background::compact_all(&store, owners).await?;
+            store.sweep().await?;
+            Ok(report)
+        })
+        .await
+    }
+
+    fn owners(&self, owner: Option<&UserId>) -> Result<Vec<UserId>> {
+        match owner {
+            Some(owner) => Ok(vec![owner.clone()]),
+            None => Ok(self.0.store.snapshot().owners()?.into_iter().map(|(owner, _)| owner).collect()),
+        }
+    }
+
+    /// Runs work on files to its end, whether or not somebody still waits for it: what stops half-way leaves a file
+    /// that is in nobody's way, but stays until the next start.
+    async fn to_the_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let task = self.0.workers.handle().spawn(work);
+        task.await.unwrap_or_else(|broken| Err(ended_early(&broken)))
     }
 
     /// Stops background work and waits for statements that run.
@@ -162,14 +200,16 @@ impl Inner {
         }
         let write = match sql::parse(caller, request, self.max_statement_bytes)? {
             Statement::Read(read) => {
-                let view = self.reader.view(caller, self.store.snapshot());
-                return view.rows(&read, request, ticket).await.map(Outcome::Rows);
+                let rows = self.reader.view(caller, self.store.snapshot()).rows(&read, request, ticket).await?;
+                write::record_read(&self.store, caller, &read.foreign).await?;
+                return Ok(Outcome::Rows(rows));
             }
             Statement::Insert(insert) => Write::Insert(insert),
             Statement::Update(update) => Write::Update(update),
             Statement::Delete(delete) => Write::Delete(delete),
         };
-        let written = write::run(&self.store, &self.reader, caller, &write).await?;
+        // Planning and committing hold much; a read's future need not be as large.
+        let written = Box::pin(write::run(&self.store, &self.reader, caller, &write)).await?;
         Ok(Outcome::Written(WriteResponse {
             rows_affected: written.rows_affected,
             msg_ids: written.msg_ids,

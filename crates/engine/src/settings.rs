@@ -11,6 +11,8 @@ pub struct Settings {
     pub query: QuerySettings,
     /// Moving hot messages to segments.
     pub consolidation: ConsolidationSettings,
+    /// How often segments are rewritten without the rows that are gone.
+    pub compaction_interval: Duration,
     /// How far back the change log reaches.
     pub replay: Duration,
 }

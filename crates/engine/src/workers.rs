@@ -284,10 +284,11 @@ fn shutting_down() -> Error {
     Error::new(ErrorCode::ResourceExhausted, "The server is shutting down; try again in a moment.")
 }
 
-fn ended_early(broken: &tokio::task::JoinError) -> Error {
+/// Why a task has no result: it panicked, or the threads it ran on have ended.
+pub(crate) fn ended_early(broken: &tokio::task::JoinError) -> Error {
     if broken.is_panic() {
-        tracing::error!("a statement panicked");
-        Error::new(ErrorCode::Internal, "The server made a mistake with this statement; its log says more.")
+        tracing::error!("a task panicked");
+        Error::new(ErrorCode::Internal, "The server made a mistake with this; its log says more.")
     } else {
         shutting_down()
     }

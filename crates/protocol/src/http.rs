@@ -89,7 +89,7 @@ pub struct SendMessageRequest {
     /// When it was sent: seconds, milliseconds or microseconds; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
-    /// A file of the same conversation.
+    /// A file of the same conversation: what an upload answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_ref: Option<String>,
     /// Anything the application wants to keep beside it.
@@ -118,6 +118,38 @@ pub struct SendMessageResponse {
 pub enum SendStatus {
     /// On disk, for every participant.
     Stored,
+}
+
+/// The answer to `POST /api/v1/media/upload`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadResponse {
+    /// What the `contentRef` of a message says to refer to the file.
+    pub content_ref: String,
+    /// What the server found out about it.
+    pub metadata: MediaMetadata,
+}
+
+/// What the server found out about an upload; a client may put it into the message's `metadata`, beside its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaMetadata {
+    /// Its MIME type, by its first bytes.
+    pub media_type: String,
+    /// Its bytes.
+    pub file_size: u64,
+    /// A picture's width in pixels, as it is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// A picture's height in pixels, as it is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// The `contentRef` of a small picture of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnail_ref: Option<String>,
+    /// How long a sound or video plays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_seconds: Option<f64>,
 }
 
 /// `GET /api/v1/health`.

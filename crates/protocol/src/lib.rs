@@ -3,15 +3,18 @@
 //! Invariant: plain data. Nothing here opens a file, a socket or a clock, and nothing here knows how a message
 //! is stored; a client may depend on this crate alone.
 
+mod audit;
 mod error;
 mod http;
 mod ids;
 mod tables;
 mod time;
 
+pub use audit::AuditAction;
 pub use error::{ErrorBody, ErrorCode};
 pub use http::{
-    Health, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendStatus, WriteResponse,
+    Health, MediaMetadata, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendStatus,
+    UploadResponse, WriteResponse,
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
 pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table};

@@ -92,6 +92,34 @@ pub const TABLES: &[Table] = &[
         ],
         key: &["userId", "conversationId"],
     },
+    Table {
+        name: "deletedMessages",
+        columns: &[
+            column("msgId", BigInt),
+            column("conversationId", Text),
+            column("conversationType", Text),
+            column("from", Text),
+            column("timestamp", Time),
+            column("content", Text),
+            nullable("contentRef", Text),
+            nullable("metadata", Json),
+            column("deletedAt", Time),
+            column("expiresAt", Time),
+        ],
+        key: &["msgId"],
+    },
+    Table {
+        name: "auditLog",
+        columns: &[
+            column("auditId", BigInt),
+            column("timestamp", Time),
+            column("actor", Text),
+            column("action", Text),
+            column("target", Text),
+            column("details", Json),
+        ],
+        key: &["auditId"],
+    },
 ];
 
 /// The schema of [`SYSTEM_TABLES`].
@@ -127,6 +155,22 @@ pub const SYSTEM_TABLES: &[Table] = &[
             column("maxMsgId", BigInt),
         ],
         key: &["userId", "number"],
+    },
+    Table {
+        name: "files",
+        columns: &[
+            column("path", Text),
+            column("userId", Text),
+            column("conversationId", Text),
+            column("conversationType", Text),
+            column("kind", Text),
+            column("contentType", Text),
+            column("bytes", BigInt),
+            column("created", Time),
+            column("references", BigInt),
+            column("state", Text),
+        ],
+        key: &["path"],
     },
 ];
 

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod http;
 mod log;
+mod media;
 mod settings;
 
 use std::process::ExitCode;

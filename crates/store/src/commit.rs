@@ -4,10 +4,10 @@
 //! in the proposal or assigned by the sequencer, so that the same proposals in the same order build the same
 //! database, here or on another machine.
 
-use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, Role, UserId};
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Micros, MsgId, Role, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ConversationKey, Seq};
+use crate::model::{ConversationKey, Message, Seq};
 
 /// One write: applied whole, or not at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,20 @@ pub enum Place {
         /// The row's position in the file, from 0.
         position: u32,
     },
+    /// Deleted, and kept in RocksDB until it expires.
+    TrashedHot {
+        /// [`crate::TrashedMessage::version`].
+        version: Seq,
+    },
+    /// Deleted, and kept in its segment until it expires.
+    TrashedCold {
+        /// [`crate::ColdTrash::deletion`].
+        deletion: Seq,
+        /// [`crate::Segment::number`].
+        segment: u64,
+        /// The row's position in the file, from 0.
+        position: u32,
+    },
 }
 
 /// A message to send.
@@ -91,9 +105,9 @@ pub struct NewMessage {
     pub msg_id: Option<MsgId>,
     /// The time of the commit when absent; seconds, milliseconds or microseconds.
     pub timestamp: Option<i64>,
-    /// The text.
+    /// The text. From [`crate::Rules::large_message_threshold_bytes`] on it goes to a file, and its beginning stays.
     pub content: String,
-    /// A file of the conversation.
+    /// A file of the conversation that the owner may read.
     pub content_ref: Option<String>,
     /// JSON text of an object.
     pub metadata: Option<String>,
@@ -120,24 +134,16 @@ pub enum Change {
     Edit {
         /// The schema the statement named.
         owner: UserId,
-        /// The id.
-        msg_id: MsgId,
-        /// The conversation.
-        conversation: ConversationKey,
-        /// Its sender, timestamp and file, which stay.
-        from: String,
-        /// See `from`.
-        timestamp: Micros,
-        /// See `from`.
-        content_ref: Option<String>,
-        /// The text from now on.
-        content: String,
-        /// The metadata from now on.
-        metadata: Option<String>,
-        /// Every copy that gets it: the owner's, and in a group each current participant's.
+        /// The message as the preparation read it.
+        message: Message,
+        /// The text from now on; `None` leaves it.
+        content: Option<String>,
+        /// The metadata from now on; `None` leaves it.
+        metadata: Option<Option<String>>,
+        /// Every copy that gets it: the owner's, and in a group each current participant's, deleted ones too.
         copies: Vec<(UserId, Place)>,
     },
-    /// Remove one owner's copy of a message.
+    /// Remove one owner's copy of a message: into the trash where [`crate::Rules::trash_retention`] says so.
     Delete {
         /// Whose copy.
         owner: UserId,
@@ -149,6 +155,39 @@ pub enum Change {
         from: String,
         /// Where the copy lies.
         place: Place,
+    },
+    /// Bring one owner's deleted copy of a message back, and its conversation with it.
+    Restore {
+        /// Whose copy.
+        owner: UserId,
+        /// The id.
+        msg_id: MsgId,
+        /// The conversation.
+        conversation: ConversationKey,
+        /// The sender, which decides whether it counts as unread.
+        from: String,
+        /// Where the copy lies: in the trash.
+        place: Place,
+    },
+    /// Remove one owner's deleted copy for good.
+    Purge {
+        /// Whose copy.
+        owner: UserId,
+        /// The id.
+        msg_id: MsgId,
+        /// The conversation.
+        conversation: ConversationKey,
+        /// Where the copy lies: in the trash.
+        place: Place,
+    },
+    /// Note what an admin's statement did, or read, in somebody else's schema.
+    AdminStatement {
+        /// In whose audit log: the schema's owner, or the admin's own for `*`.
+        log: UserId,
+        /// Which kind of statement.
+        action: AuditAction,
+        /// The table named, like `alice.messages`.
+        target: String,
     },
     /// What remains in segments after the deletions of this proposal; one for each conversation that has them.
     Cold(ColdSummary),

@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kalamdb_protocol::{Micros, UserId};
+use tokio::sync::MutexGuard;
 
 use crate::{
     CONSOLIDATIONS, Consolidated, Step, Store,
@@ -28,18 +29,11 @@ impl Store {
     /// # Errors
     /// When the disk or the object store fails; nothing is lost or left behind then.
     pub async fn consolidate(&self, owner: &UserId) -> Result<Option<Consolidated>> {
-        // Two of the same owner would write the same rows; so an owner always waits for the same turn.
-        let _turn = self.inner.consolidating[turn_of(owner)].lock().await;
+        let _turn = self.turn(owner).await;
         if self.snapshot().owner(owner)?.hot_messages == 0 {
             return Ok(None);
         }
-        let Done::Reserved { number, path } = self.command(Command::ReserveSegment { owner: owner.clone() }).await?
-        else {
-            return Err(Error::corrupt("answer"));
-        };
-        // The name must survive a power loss before the file can exist, whatever the durability of messages is.
-        self.inner.database.sync()?;
-        self.inner.components.step(Step::SegmentReserved);
+        let (number, path) = self.reserve_segment(owner).await?;
         let published = self.write_and_publish(owner, number, &path).await;
         match published {
             Ok(Some(done)) => Ok(Some(done)),
@@ -69,7 +63,26 @@ impl Store {
         Ok(Some(done))
     }
 
-    async fn give_up(&self, path: String) -> Result<()> {
+    /// Waits until nobody else writes segments of the owner: two would write the same rows. An owner always waits for
+    /// the same turn.
+    pub(crate) async fn turn(&self, owner: &UserId) -> MutexGuard<'_, ()> {
+        self.inner.consolidating[turn_of(owner)].lock().await
+    }
+
+    /// The owner's next segment, named before its file can exist.
+    pub(crate) async fn reserve_segment(&self, owner: &UserId) -> Result<(u64, String)> {
+        let Done::Reserved { number, path } = self.command(Command::ReserveSegment { owner: owner.clone() }).await?
+        else {
+            return Err(Error::corrupt("answer"));
+        };
+        // The name must survive a power loss before the file can exist, whatever the durability of messages is.
+        self.inner.database.sync()?;
+        self.inner.components.step(Step::SegmentReserved);
+        Ok((number, path))
+    }
+
+    /// Removes a file that no commit will adopt, and its name.
+    pub(crate) async fn give_up(&self, path: String) -> Result<()> {
         self.inner.objects.remove(&path).await?;
         self.command(Command::ReleaseIntent { path }).await.map(|_| ())
     }

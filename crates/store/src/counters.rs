@@ -12,8 +12,9 @@ use crate::{
     model::Seq,
 };
 
-/// The layout of the folder that this program writes.
-const FORMAT: u64 = 1;
+/// The layout of the folder that this program writes. 1 knew no content files, no trash and no audit log: their
+/// families are new, and nothing else has changed.
+const FORMAT: u64 = 2;
 
 const FORMAT_KEY: &[u8] = b"format";
 const EPOCH_KEY: &[u8] = b"epoch";
@@ -70,7 +71,7 @@ impl Counters {
 /// with the power, so that an (epoch, seq) pair never means two commits.
 pub(crate) fn start(database: &Database, durability: Durability) -> Result<u64> {
     match number(database, FORMAT_KEY)? {
-        None | Some(FORMAT) => {}
+        None | Some(1..=FORMAT) => {}
         Some(newer) => {
             return Err(Error::new(
                 ErrorKind::Unusable,

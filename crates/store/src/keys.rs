@@ -1,8 +1,9 @@
 //! The column families and the layout of their keys.
 //!
-//! Invariant: every key starts with its owner (or group) and sorts so that each common question is one bounded
-//! range: an owner's messages by conversation and id, one conversation's newest, a group's participants. A family,
-//! once released, keeps its name and its layout; a new layout is a new family and a new format version.
+//! Invariant: every key starts with what its question starts with (an owner, a group, a file, a time) and sorts so
+//! that each common question is one bounded range: an owner's messages by conversation and id, one conversation's
+//! newest, a group's participants, what refers to a file, what is due. A family, once released, keeps its name and
+//! its layout; a new layout is a new family and a new format version.
 //!
 //! Ids hold no control characters, so a NUL byte ends one without ambiguity; numbers are big-endian, so that bytes
 //! sort as numbers do.
@@ -41,11 +42,27 @@ pub(crate) enum Family {
     Changes,
     /// user, client key → the receipt of a request.
     Requests,
+    /// path → a content file.
+    Files,
+    /// path, owner, msgId → whether that message shows the file.
+    References,
+    /// owner, conversation, msgId → the path of the file that the message refers to.
+    Holdings,
+    /// owner, msgId → a deleted message that was hot.
+    Trash,
+    /// owner, deletion, segment → positions of rows that a commit deleted and that can come back.
+    ColdTrash,
+    /// owner, conversation → the owner's view of a deleted conversation.
+    TrashConversations,
+    /// time, kind, what → something that must happen then.
+    Due,
+    /// owner, auditId → an entry of the audit log.
+    Audit,
 }
 
 impl Family {
     /// Every family, in the order of their numbers.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Meta,
         Self::Messages,
         Self::MessageIds,
@@ -58,6 +75,14 @@ impl Family {
         Self::Intents,
         Self::Changes,
         Self::Requests,
+        Self::Files,
+        Self::References,
+        Self::Holdings,
+        Self::Trash,
+        Self::ColdTrash,
+        Self::TrashConversations,
+        Self::Due,
+        Self::Audit,
     ];
 
     /// Its name in RocksDB.
@@ -75,6 +100,14 @@ impl Family {
             Self::Intents => "intents",
             Self::Changes => "changes",
             Self::Requests => "requests",
+            Self::Files => "files",
+            Self::References => "references",
+            Self::Holdings => "holdings",
+            Self::Trash => "trash",
+            Self::ColdTrash => "cold_trash",
+            Self::TrashConversations => "trash_conversations",
+            Self::Due => "due",
+            Self::Audit => "audit",
         }
     }
 }
@@ -163,6 +196,39 @@ pub(crate) fn segment(owner: &UserId, number: u64) -> Vec<u8> {
     key
 }
 
+/// Of a deleted message that was hot: the layout of [`message_id`].
+pub(crate) fn trash(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+    message_id(owner, msg_id)
+}
+
+/// Of the rows of a segment that a commit deleted.
+pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Vec<u8> {
+    let mut key = id_prefix(owner.as_str());
+    push_number(&mut key, deletion);
+    push_number(&mut key, segment);
+    key
+}
+
+/// Of an audit entry.
+pub(crate) fn audit(owner: &UserId, audit_id: i64) -> Vec<u8> {
+    message_id(owner, audit_id)
+}
+
+/// Of a message's reference to a file.
+pub(crate) fn reference(path: &str, owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+    let mut key = references_of(path, owner);
+    push_number(&mut key, id_number(msg_id));
+    key
+}
+
+/// The prefix of an owner's references to a file.
+pub(crate) fn references_of(path: &str, owner: &UserId) -> Vec<u8> {
+    let mut key = id_prefix(path);
+    key.extend_from_slice(owner.as_str().as_bytes());
+    key.push(END);
+    key
+}
+
 /// Of an entry of the change log.
 pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
@@ -225,6 +291,23 @@ pub(crate) fn parse_conversation(key: &[u8]) -> Result<ConversationKey> {
 pub(crate) fn parse_message(key: &[u8]) -> Result<(ConversationKey, MsgId)> {
     let (conversation, rest) = split_conversation(split_id(key)?.1)?;
     Ok((conversation, parse_number(rest)? as MsgId))
+}
+
+/// The message id of a key made by [`message_id`], and by those of its layout.
+pub(crate) fn parse_message_id(key: &[u8]) -> Result<MsgId> {
+    Ok(parse_number(split_id(key)?.1)? as MsgId)
+}
+
+/// The owner of a key that starts with one.
+pub(crate) fn owner_of(key: &[u8]) -> Result<UserId> {
+    parse_user(split_id(key)?.0)
+}
+
+/// The deletion and segment of a key made by [`cold_trash`].
+pub(crate) fn parse_cold_trash(key: &[u8]) -> Result<(Seq, u64)> {
+    let numbers = split_id(key)?.1;
+    let (deletion, segment) = numbers.split_at_checked(8).ok_or_else(|| Error::corrupt("key"))?;
+    Ok((parse_number(deletion)?, parse_number(segment)?))
 }
 
 /// The user of a key made by [`member`].

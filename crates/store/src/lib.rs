@@ -4,15 +4,20 @@
 //!
 //! The journey of a write: a [`Proposal`] is prepared by the caller on a [`Snapshot`]; `sequencer` takes its turn,
 //! `apply` decides it by the rules on an `overlay`, `database` writes it in one batch. The journey of a row to
-//! Parquet: `consolidate`, `segment`, `objects`, and back to the `sequencer` to publish.
+//! Parquet: `consolidate`, `segment`, `objects`, and back to the `sequencer` to publish; `compact` goes the same way.
+//! The journey of a file: `files` (spool, commit, its place), and `sweep` once nothing refers to it.
 
 mod apply;
 mod commit;
+mod compact;
 mod consolidate;
 mod counters;
 mod database;
+mod due;
 mod error;
+mod files;
 mod keys;
+mod large;
 mod model;
 mod objects;
 mod overlay;
@@ -22,27 +27,40 @@ mod rows;
 mod segment;
 mod sequencer;
 mod snapshot;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 pub use commit::{Actor, Change, ColdSummary, Expect, Idempotency, NewMessage, Place, Proposal, Receipt, Sent};
+pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
+pub use files::FileBytes;
 use kalamdb_protocol::{ConversationType, ErrorCode, Micros, UserId};
-pub use model::{Conversation, ConversationKey, HotMessage, Member, Message, MessageRange, OwnerState, Segment, Seq};
+pub use model::{
+    AuditEntry, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, Member, Message, MessageRange, NewFile,
+    OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage,
+};
 pub use segment::segment_schema;
-pub use snapshot::{MessageCursor, Snapshot};
+pub use snapshot::{AuditCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};
+pub use sweep::Swept;
+
+use tokio::sync::Notify;
 
 use crate::{
     database::{Database, DatabaseSnapshot, Horizon},
     objects::Objects,
     records::{IntentRecord, Record},
     sequencer::{Command, Done, Sequencer},
+    snapshot::Pins,
 };
 
 /// Changes of one proposal: it is applied by one thread, in one write, while everybody else waits.
@@ -85,8 +103,16 @@ pub struct Rules {
     pub default_type: ConversationType,
     /// Participants that a group may have.
     pub max_group_participants: usize,
-    /// Messages of this many bytes or more are refused, until content files exist.
+    /// The text of a message of this many bytes or more is stored in a file.
     pub large_message_threshold_bytes: usize,
+    /// A message's text may have this many bytes.
+    pub max_message_bytes: usize,
+    /// For how long a deleted message can be brought back, in microseconds; `None`: not at all.
+    pub trash_retention: Option<Micros>,
+    /// How long an upload waits for a message that refers to it, in microseconds.
+    pub upload_ttl: Micros,
+    /// How long audit rows are kept, in microseconds.
+    pub audit_retention: Micros,
     /// Hot messages of one owner at which [`Store::crowded`] tells of it.
     pub crowded_at: u64,
 }
@@ -121,6 +147,16 @@ pub enum Step {
     SegmentWritten,
     /// It is adopted.
     SegmentPublished,
+    /// A large text or an upload is in the spool, and no commit names it.
+    FileSpooled,
+    /// A commit names it; it is still in the spool.
+    FileCommitted,
+    /// It is in its place, which nobody has noted.
+    FileMoved,
+    /// Files that nothing refers to are about to be removed.
+    LitterFound,
+    /// They are gone, and their rows are not.
+    LitterRemoved,
 }
 
 /// What a test may want to replace.
@@ -168,8 +204,26 @@ struct Inner {
     components: Components,
     horizon: Arc<Horizon>,
     rules: Rules,
+    durability: Durability,
     epoch: u64,
+    /// Where files are until a commit names them.
+    spool: PathBuf,
+    next_spooled: AtomicU64,
+    pins: Arc<Pins>,
+    /// When old audit rows were last looked for.
+    audit_trimmed: AtomicI64,
     consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
+    sweeping: tokio::sync::Mutex<()>,
+}
+
+impl Inner {
+    /// Makes commits survive a power loss, where each is not synced by itself.
+    fn sync_if_os(&self) -> Result<()> {
+        match self.durability {
+            Durability::Sync => Ok(()),
+            Durability::Os => self.database.sync(),
+        }
+    }
 }
 
 impl Drop for Inner {
@@ -195,7 +249,12 @@ impl Store {
         let epoch = counters::start(&database, settings.durability)?;
         clear_intents(&database, &base_path)?;
         let objects = Objects::local(&base_path)?;
-        let sequencer = Sequencer::start(Arc::clone(&database), settings.rules.clone(), components.clone())?;
+        files::recover(&database, &objects, &base_path)?;
+        let litter = Arc::new(Notify::new());
+        // What a crash left to remove is looked for at once.
+        litter.notify_one();
+        let pins = Arc::new(Pins::new(Arc::clone(&litter)));
+        let sequencer = Sequencer::start(Arc::clone(&database), settings.rules.clone(), components.clone(), litter)?;
         let inner = Inner {
             database,
             sequencer,
@@ -203,8 +262,14 @@ impl Store {
             components,
             horizon,
             rules: settings.rules,
+            durability: settings.durability,
             epoch,
+            spool: base_path.join(paths::spooled("")),
+            next_spooled: AtomicU64::new(1),
+            pins,
+            audit_trimmed: AtomicI64::new(0),
             consolidating: Default::default(),
+            sweeping: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -212,7 +277,10 @@ impl Store {
     /// One consistent view of everything.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(DatabaseSnapshot::new(&self.inner.database))
+        // The pin comes first and may be older than the snapshot, never younger. A commit number that cannot be read
+        // counts as the oldest; then the snapshot cannot be read either.
+        let pin = self.inner.pins.pin(self.last_seq().unwrap_or(0));
+        Snapshot::new(DatabaseSnapshot::new(&self.inner.database), pin)
     }
 
     /// Applies a proposal whole, or not at all; returns once it is as durable as the settings say.
@@ -222,10 +290,7 @@ impl Store {
     /// rule forbids it; [`ErrorKind::Unavailable`] when the disk fails.
     pub async fn commit(&self, proposal: Proposal) -> Result<Receipt> {
         check_size(&proposal)?;
-        match self.command(Command::Write(proposal)).await? {
-            Done::Write(receipt) => Ok(receipt),
-            _ => Err(Error::corrupt("answer")),
-        }
+        self.commit_with_texts(proposal).await
     }
 
     /// The receipt of a request that was committed under this client's name before.
@@ -300,8 +365,9 @@ fn check_size(proposal: &Proposal) -> Result<()> {
         .iter()
         .map(|change| match change {
             Change::Send(message) => message.content.len() + message.metadata.as_ref().map_or(0, String::len),
-            Change::Edit { content, metadata, copies, .. } => {
-                (content.len() + metadata.as_ref().map_or(0, String::len)) * copies.len()
+            Change::Edit { content, metadata, .. } => {
+                let metadata = metadata.iter().flatten().map(String::len).sum::<usize>();
+                content.as_ref().map_or(0, String::len) + metadata
             }
             _ => 0,
         })

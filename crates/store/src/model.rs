@@ -2,7 +2,10 @@
 //!
 //! Invariant: plain values, with no database handle and no rule in them.
 
-use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, Role, UserId};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Micros, MsgId, Role, UserId};
 use serde::{Deserialize, Serialize};
 
 /// The number of a commit; rises by one with each, never repeats within an epoch.
@@ -18,7 +21,7 @@ pub struct ConversationKey {
 }
 
 /// One owner's copy of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Its id, the same in every participant's copy.
     pub msg_id: MsgId,
@@ -43,6 +46,117 @@ pub struct HotMessage {
     pub message: Message,
     /// The commit that last wrote it: its version.
     pub version: Seq,
+}
+
+/// A deleted message that can be brought back, and lies in RocksDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrashedMessage {
+    /// The row.
+    pub message: Message,
+    /// When it was deleted.
+    pub deleted_at: Micros,
+    /// From when on it is gone.
+    pub expires_at: Micros,
+    /// The commit that last wrote it: its version.
+    pub version: Seq,
+}
+
+/// The rows of one segment that one commit deleted, and that can be brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColdTrash {
+    /// The commit that deleted them.
+    pub deletion: Seq,
+    /// Where they lie; its deletion vector, which holds all of them, is left out.
+    pub segment: Segment,
+    /// Their positions in it.
+    pub positions: roaring::RoaringBitmap,
+    /// When they were deleted.
+    pub deleted_at: Micros,
+    /// From when on they are gone.
+    pub expires_at: Micros,
+}
+
+/// An entry of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Its id; rises with time.
+    pub audit_id: i64,
+    /// When.
+    pub timestamp: Micros,
+    /// Who: a user id, or `system` for what happened by itself.
+    pub actor: String,
+    /// What.
+    pub action: AuditAction,
+    /// To what, like `messages of ai/c1` or `conversationUsers/g1/bob`.
+    pub target: String,
+    /// How much of it: JSON text of an object.
+    pub details: String,
+}
+
+/// What a content file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A large message's text.
+    Text,
+    /// An upload.
+    Media,
+    /// A small picture of an upload; it lives as long as that does.
+    Thumbnail,
+}
+
+/// A content file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its path below the base path: what `contentRef` says.
+    pub path: String,
+    /// The conversation that it belongs to.
+    pub conversation: ConversationKey,
+    /// Whose message or upload brought it.
+    pub owner: UserId,
+    /// What it holds.
+    pub kind: FileKind,
+    /// Its MIME type.
+    pub content_type: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was stored.
+    pub created: Micros,
+    /// The thumbnail that goes with it.
+    pub thumbnail: Option<String>,
+    /// Messages that refer to it, each participant's copy counted, deleted ones that can come back too.
+    pub references: u64,
+    /// Whether it is about to be removed.
+    pub doomed: bool,
+}
+
+/// An upload, complete in a file of the spool.
+#[derive(Debug)]
+pub struct NewFile {
+    /// Whose schema it is uploaded in.
+    pub owner: UserId,
+    /// The conversation it is for; created when it is not there.
+    pub conversation: ConversationId,
+    /// When absent, found as a message's.
+    pub conversation_type: Option<ConversationType>,
+    /// A file in [`crate::Store::spool`]; moved away from there.
+    pub source: PathBuf,
+    /// Its MIME type, by its bytes.
+    pub content_type: String,
+    /// What its name ends in, without the dot: lower-case letters and digits.
+    pub extension: String,
+    /// A small picture of it.
+    pub thumbnail: Option<Thumbnail>,
+}
+
+/// A small picture of an upload.
+#[derive(Debug)]
+pub struct Thumbnail {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its MIME type.
+    pub content_type: String,
+    /// What its name ends in, without the dot.
+    pub extension: String,
 }
 
 /// One owner's view of a conversation.

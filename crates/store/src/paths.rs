@@ -3,13 +3,16 @@
 //! Invariant: two ids never share a path, also on a disk that does not tell upper from lower case, and no id can
 //! lead out of its folder: what is not `a-z 0-9 _ -` goes percent-encoded.
 
-use kalamdb_protocol::{ConversationId, ConversationType, Micros, UserId};
+use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, UserId};
 use sha2::{Digest, Sha256};
 
-use crate::model::ConversationKey;
+use crate::model::{ConversationKey, Seq};
 
 /// The folder of the server's own state.
 pub(crate) const STATE: &str = ".kalamdb";
+
+/// The folder in it for files that no commit has named yet.
+pub(crate) const SPOOL: &str = "spool";
 
 /// A file name may have 255 bytes on the usual disks; beyond this an id is cut and told apart by a hash.
 const MAX_FOLDER_BYTES: usize = 180;
@@ -57,6 +60,30 @@ pub(crate) fn conversation(owner_id: &UserId, key: &ConversationKey) -> String {
 
 fn group(id: &ConversationId) -> String {
     format!("shared/conversations/{}", folder(id.as_str()))
+}
+
+/// The file of a large message: `msg-<msgId>.bin`, and `msg-<msgId>-<n>.bin` for its later versions.
+pub(crate) fn text(owner_id: &UserId, key: &ConversationKey, msg_id: MsgId, version: Option<Seq>) -> String {
+    let folder = conversation(owner_id, key);
+    match version {
+        None => format!("{folder}/msg-{msg_id}.bin"),
+        Some(version) => format!("{folder}/msg-{msg_id}-{version}.bin"),
+    }
+}
+
+/// The file of an upload: `media-<number>.<extension>`.
+pub(crate) fn media(owner_id: &UserId, key: &ConversationKey, number: MsgId, extension: &str) -> String {
+    format!("{}/media-{number}.{extension}", conversation(owner_id, key))
+}
+
+/// The file of its thumbnail: `media-<number>-thumb.<extension>`.
+pub(crate) fn thumbnail(owner_id: &UserId, key: &ConversationKey, number: MsgId, extension: &str) -> String {
+    format!("{}/media-{number}-thumb.{extension}", conversation(owner_id, key))
+}
+
+/// Where a file of that name lies in the spool.
+pub(crate) fn spooled(name: &str) -> String {
+    format!("{STATE}/{SPOOL}/{name}")
 }
 
 /// An owner's batch file: `<owner>/batch-<YYYYMMDD>-<NNN>.parquet`.

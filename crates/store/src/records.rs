@@ -4,13 +4,13 @@
 //! ever released. A hot message has its commit number next, in eight fixed bytes, so that a consolidation can check
 //! ten thousand of them without decoding one.
 
-use kalamdb_protocol::{ConversationType, Micros, MsgId, Role};
+use kalamdb_protocol::{AuditAction, ConversationType, Micros, MsgId, Role, UserId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     commit::Receipt,
     error::{Error, Result},
-    model::{ConversationKey, Seq},
+    model::{ConversationKey, FileKind, Seq},
 };
 
 /// The only encoding so far.
@@ -165,6 +165,7 @@ pub(crate) enum ChangeKind {
     ConversationDeleted,
     MemberChanged,
     MemberRemoved,
+    MessageRestored,
 }
 
 /// An entry of the change log, without owner, seq and number.
@@ -174,6 +175,88 @@ pub(crate) struct ChangeRecord {
     pub(crate) conversation_id: String,
     pub(crate) conversation_type: ConversationType,
     pub(crate) msg_id: Option<MsgId>,
+}
+
+/// A content file, without its path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileRecord {
+    pub(crate) owner: UserId,
+    pub(crate) conversation: ConversationKey,
+    pub(crate) kind: FileKind,
+    pub(crate) content_type: String,
+    pub(crate) bytes: u64,
+    pub(crate) created: Micros,
+    /// The thumbnail of an upload.
+    pub(crate) thumbnail: Option<String>,
+    /// The upload of a thumbnail.
+    pub(crate) thumbnail_of: Option<String>,
+    /// Its name in the spool, until it is moved to its path.
+    pub(crate) moving_from: Option<String>,
+    /// Of an upload that no message has referred to yet.
+    pub(crate) unsent: Option<Unsent>,
+    /// Nothing refers to it any more: it takes no new reference, and is removed.
+    pub(crate) doomed: bool,
+}
+
+/// An upload that waits for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unsent {
+    /// For how long.
+    pub(crate) until: Micros,
+    /// Its number: among its uploader's holdings it stands like a message of that id.
+    pub(crate) number: MsgId,
+}
+
+/// Whether a message shows the file that it refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ReferenceRecord {
+    /// The message is there.
+    Shown,
+    /// That commit deleted it, and it can come back.
+    Hidden { deletion: Seq },
+}
+
+/// A deleted message that was hot, without owner and id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TrashRecord {
+    pub(crate) version: Seq,
+    pub(crate) conversation: ConversationKey,
+    pub(crate) message: MessageRecord,
+    pub(crate) deleted_at: Micros,
+    pub(crate) expires_at: Micros,
+}
+
+/// The rows of a segment that a commit deleted, without owner, deletion and segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ColdTrashRecord {
+    pub(crate) deleted_at: Micros,
+    pub(crate) expires_at: Micros,
+    /// Positions, in the portable serialisation of the Roaring format.
+    pub(crate) positions: Vec<u8>,
+}
+
+/// What is left of a deleted conversation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TrashConversationRecord {
+    pub(crate) conversation: ConversationRecord,
+    pub(crate) expires_at: Micros,
+}
+
+/// A file to be removed: the value of its due entry.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct RemovalRecord {
+    /// The commit that released it: who reads an older snapshot may still read the file.
+    pub(crate) released: Seq,
+}
+
+/// An audit entry, without owner and id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AuditRecord {
+    pub(crate) timestamp: Micros,
+    pub(crate) actor: String,
+    pub(crate) action: AuditAction,
+    pub(crate) target: String,
+    pub(crate) details: String,
 }
 
 /// A request that had a client's name.
@@ -199,4 +282,11 @@ records!(
     IntentRecord = "intent",
     ChangeRecord = "change",
     RequestRecord = "request",
+    FileRecord = "file",
+    ReferenceRecord = "reference",
+    TrashRecord = "deleted message",
+    ColdTrashRecord = "deletion",
+    TrashConversationRecord = "deleted conversation",
+    RemovalRecord = "removal",
+    AuditRecord = "audit entry",
 );

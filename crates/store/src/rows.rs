@@ -8,11 +8,17 @@ use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
 
 use crate::{
     database::Read,
-    error::Result,
+    error::{Error, Result},
     keys::{self, Family},
-    model::{Conversation, ConversationKey, HotMessage, Member, Message, OwnerState, Segment},
+    model::{
+        Conversation, ConversationKey, HotMessage, Member, Message, OwnerState, Segment, Seq, StoredFile,
+        TrashedMessage,
+    },
     paths,
-    records::{ConversationRecord, GroupRecord, MemberRecord, MessageRecord, OwnerRecord, Record, SegmentRecord},
+    records::{
+        ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MemberRecord, MessageRecord, OwnerRecord, Record,
+        ReferenceRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
+    },
 };
 
 fn decoded<T: Record>(read: &impl Read, family: Family, key: &[u8]) -> Result<Option<T>> {
@@ -83,7 +89,12 @@ pub(crate) fn hot_message(read: &impl Read, owner: &UserId, msg_id: MsgId) -> Re
 /// A hot message from its value.
 pub(crate) fn message(conversation: ConversationKey, msg_id: MsgId, bytes: &[u8]) -> Result<HotMessage> {
     let (version, record) = MessageRecord::decode(bytes)?;
-    let message = Message {
+    Ok(HotMessage { message: public_message(conversation, msg_id, record), version })
+}
+
+/// The public form of a message.
+pub(crate) fn public_message(conversation: ConversationKey, msg_id: MsgId, record: MessageRecord) -> Message {
+    Message {
         msg_id,
         conversation,
         from: record.from,
@@ -91,8 +102,33 @@ pub(crate) fn message(conversation: ConversationKey, msg_id: MsgId, bytes: &[u8]
         content: record.content,
         content_ref: record.content_ref,
         metadata: record.metadata,
-    };
-    Ok(HotMessage { message, version })
+    }
+}
+
+/// The public form of a deleted message.
+pub(crate) fn public_trash(msg_id: MsgId, record: TrashRecord) -> TrashedMessage {
+    TrashedMessage {
+        message: public_message(record.conversation, msg_id, record.message),
+        deleted_at: record.deleted_at,
+        expires_at: record.expires_at,
+        version: record.version,
+    }
+}
+
+/// The public form of a content file.
+pub(crate) fn public_file(path: String, record: FileRecord, references: u64) -> StoredFile {
+    StoredFile {
+        path,
+        conversation: record.conversation,
+        owner: record.owner,
+        kind: record.kind,
+        content_type: record.content_type,
+        bytes: record.bytes,
+        created: record.created,
+        thumbnail: record.thumbnail,
+        references,
+        doomed: record.doomed,
+    }
 }
 
 /// The first and last id among an owner's hot messages of a conversation.
@@ -134,9 +170,111 @@ pub(crate) fn deletions(read: &impl Read, owner: &UserId, number: u64) -> Result
     }
 }
 
+pub(crate) fn file(read: &impl Read, path: &str) -> Result<Option<FileRecord>> {
+    decoded(read, Family::Files, path.as_bytes())
+}
+
+/// The path of the file that a message refers to.
+pub(crate) fn holding(read: &impl Read, owner: &UserId, of: &ConversationKey, msg_id: MsgId) -> Result<Option<String>> {
+    let path = read.get(Family::Holdings, &keys::message(owner, of, msg_id))?;
+    path.map(|path| String::from_utf8(path).map_err(|_| Error::corrupt("holding"))).transpose()
+}
+
+/// An owner's messages of a conversation that refer to files, deleted ones too: their ids and the files' paths.
+pub(crate) fn holdings(read: &impl Read, owner: &UserId, of: &ConversationKey) -> Result<Vec<(MsgId, String)>> {
+    under(read, Family::Holdings, &keys::conversation(owner, of), |key, path| {
+        let path = String::from_utf8(path.to_vec()).map_err(|_| Error::corrupt("holding"))?;
+        Ok((keys::parse_message(key)?.1, path))
+    })
+}
+
+pub(crate) fn reference(
+    read: &impl Read,
+    path: &str,
+    owner: &UserId,
+    msg_id: MsgId,
+) -> Result<Option<ReferenceRecord>> {
+    decoded(read, Family::References, &keys::reference(path, owner, msg_id))
+}
+
+/// How many messages refer to the file, deleted ones that can come back too.
+pub(crate) fn references(read: &impl Read, path: &str) -> Result<u64> {
+    let prefix = keys::id_prefix(path);
+    let mut count = 0;
+    read.scan(Family::References, &prefix, &keys::after_prefix(&prefix), false, &mut |_, _| {
+        count += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(count)
+}
+
+/// Whether anything refers to the file.
+pub(crate) fn is_referred_to(read: &impl Read, path: &str) -> Result<bool> {
+    let prefix = keys::id_prefix(path);
+    let mut found = false;
+    read.scan(Family::References, &prefix, &keys::after_prefix(&prefix), false, &mut |_, _| {
+        found = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
+/// Whether the user may read the file: a message of theirs shows it, or they uploaded it and nothing refers to it yet.
+pub(crate) fn may_read(read: &impl Read, user: &UserId, path: &str, file: &FileRecord) -> Result<bool> {
+    if file.doomed {
+        return Ok(false);
+    }
+    if file.unsent.is_some() {
+        return Ok(&file.owner == user);
+    }
+    let prefix = keys::references_of(path, user);
+    let mut shown = false;
+    read.scan(Family::References, &prefix, &keys::after_prefix(&prefix), false, &mut |_, value| {
+        shown = ReferenceRecord::decode(value)? == ReferenceRecord::Shown;
+        Ok(if shown { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(shown)
+}
+
+pub(crate) fn trashed(read: &impl Read, owner: &UserId, msg_id: MsgId) -> Result<Option<TrashRecord>> {
+    decoded(read, Family::Trash, &keys::trash(owner, msg_id))
+}
+
+pub(crate) fn cold_trash(
+    read: &impl Read,
+    owner: &UserId,
+    deletion: Seq,
+    segment: u64,
+) -> Result<Option<ColdTrashRecord>> {
+    decoded(read, Family::ColdTrash, &keys::cold_trash(owner, deletion, segment))
+}
+
+/// All that is left of an owner's deleted cold rows, by deletion and segment.
+pub(crate) fn all_cold_trash(read: &impl Read, owner: &UserId) -> Result<Vec<(Seq, u64, ColdTrashRecord)>> {
+    under(read, Family::ColdTrash, &keys::id_prefix(owner.as_str()), |key, value| {
+        let (deletion, segment) = keys::parse_cold_trash(key)?;
+        Ok((deletion, segment, ColdTrashRecord::decode(value)?))
+    })
+}
+
+pub(crate) fn trashed_conversation(
+    read: &impl Read,
+    owner: &UserId,
+    key: &ConversationKey,
+) -> Result<Option<TrashConversationRecord>> {
+    decoded(read, Family::TrashConversations, &keys::conversation(owner, key))
+}
+
 /// Reads the portable serialisation that the Roaring format specifies.
 pub(crate) fn parse_deletions(bytes: &[u8]) -> Result<roaring::RoaringBitmap> {
-    roaring::RoaringBitmap::deserialize_from(bytes).map_err(|_| crate::error::Error::corrupt("deletion vector"))
+    roaring::RoaringBitmap::deserialize_from(bytes).map_err(|_| Error::corrupt("deletion vector"))
+}
+
+/// The other way.
+pub(crate) fn encode_deletions(deleted: &roaring::RoaringBitmap) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(deleted.serialized_size());
+    deleted.serialize_into(&mut bytes).map_err(|_| Error::corrupt("deletion vector"))?;
+    Ok(bytes)
 }
 
 pub(crate) fn segments(read: &impl Read, owner: &UserId) -> Result<Vec<Segment>> {
@@ -145,20 +283,23 @@ pub(crate) fn segments(read: &impl Read, owner: &UserId) -> Result<Vec<Segment>>
     })?;
     records
         .into_iter()
-        .map(|(number, record)| {
-            Ok(Segment {
-                number,
-                path: record.path,
-                rows: record.rows,
-                bytes: record.bytes,
-                created: record.created,
-                msg_ids: record.msg_ids,
-                timestamps: record.timestamps,
-                conversations: record.conversations,
-                deleted: deletions(read, owner, number)?,
-            })
-        })
+        .map(|(number, record)| Ok(public_segment(number, record, deletions(read, owner, number)?)))
         .collect()
+}
+
+/// The public form of a segment.
+pub(crate) fn public_segment(number: u64, record: SegmentRecord, deleted: roaring::RoaringBitmap) -> Segment {
+    Segment {
+        number,
+        path: record.path,
+        rows: record.rows,
+        bytes: record.bytes,
+        created: record.created,
+        msg_ids: record.msg_ids,
+        timestamps: record.timestamps,
+        conversations: record.conversations,
+        deleted,
+    }
 }
 
 /// The public form of an owner's counters.

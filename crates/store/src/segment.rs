@@ -1,4 +1,4 @@
-//! Writing a batch of hot messages as one Parquet file.
+//! Messages as one Parquet file: writing it, and reading it whole.
 //!
 //! Invariant: plain Parquet with the columns of the table `messages` and nothing else, sorted by conversation, then
 //! by id, laid out so that "the last 50 of one conversation" reads a few pages.
@@ -6,13 +6,13 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::{
-    array::{ArrayRef, Int64Builder, RecordBatch, StringBuilder},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{Array, ArrayRef, AsArray, Int64Builder, RecordBatch, StringArray, StringBuilder},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
 use bytes::Bytes;
-use kalamdb_protocol::{Micros, MsgId};
+use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId};
 use parquet::{
-    arrow::ArrowWriter,
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReader},
     basic::{Compression, ZstdLevel},
     file::{
         metadata::SortingColumn,
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{ConversationKey, HotMessage, Seq},
+    model::{ConversationKey, HotMessage, Message, Seq},
     records::SegmentRecord,
 };
 
@@ -89,7 +89,12 @@ fn properties() -> Result<WriterProperties> {
 pub(crate) struct SegmentWriter {
     writer: ArrowWriter<Vec<u8>>,
     columns: Columns,
+    /// Rows so far.
+    len: usize,
+    /// Of those that are hot: what they were.
     rows: Vec<RowVersion>,
+    /// The first and the last so far.
+    conversations: Option<(ConversationKey, ConversationKey)>,
     msg_ids: (MsgId, MsgId),
     timestamps: (Micros, Micros),
 }
@@ -107,7 +112,9 @@ impl SegmentWriter {
         Ok(Self {
             writer: ArrowWriter::try_new(Vec::new(), segment_schema(), Some(properties()?))?,
             columns: Columns::default(),
+            len: 0,
             rows: Vec::new(),
+            conversations: None,
             msg_ids: (MsgId::MAX, MsgId::MIN),
             timestamps: (Micros::MAX, Micros::MIN),
         })
@@ -115,7 +122,13 @@ impl SegmentWriter {
 
     /// Adds the next message in key order.
     pub(crate) fn push(&mut self, hot: HotMessage) -> Result<()> {
-        let message = hot.message;
+        let HotMessage { message, version } = hot;
+        self.rows.push(RowVersion { conversation: message.conversation.clone(), msg_id: message.msg_id, version });
+        self.push_message(message)
+    }
+
+    /// The same, for one that was in a segment before.
+    pub(crate) fn push_message(&mut self, message: Message) -> Result<()> {
         self.msg_ids = (self.msg_ids.0.min(message.msg_id), self.msg_ids.1.max(message.msg_id));
         self.timestamps = (self.timestamps.0.min(message.timestamp), self.timestamps.1.max(message.timestamp));
         self.columns.msg_id.append_value(message.msg_id);
@@ -126,8 +139,12 @@ impl SegmentWriter {
         self.columns.content.append_value(&message.content);
         self.columns.content_ref.append_option(message.content_ref);
         self.columns.metadata.append_option(message.metadata);
-        self.rows.push(RowVersion { conversation: message.conversation, msg_id: message.msg_id, version: hot.version });
-        if self.rows.len().is_multiple_of(ROW_GROUP_ROWS) {
+        self.conversations = match self.conversations.take() {
+            None => Some((message.conversation.clone(), message.conversation)),
+            Some((first, _)) => Some((first, message.conversation)),
+        };
+        self.len += 1;
+        if self.len.is_multiple_of(ROW_GROUP_ROWS) {
             self.flush()?;
         }
         Ok(())
@@ -140,7 +157,7 @@ impl SegmentWriter {
 
     /// Rows so far.
     pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        self.len
     }
 
     /// Bytes that the file holds so far, roughly.
@@ -152,18 +169,86 @@ impl SegmentWriter {
     pub(crate) fn finish(mut self, path: String, created: Micros) -> Result<Option<WrittenSegment>> {
         self.flush()?;
         let bytes = Bytes::from(self.writer.into_inner()?);
-        let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else { return Ok(None) };
+        let Some(conversations) = self.conversations else { return Ok(None) };
         let record = SegmentRecord {
             path,
-            rows: u32::try_from(self.rows.len()).map_err(|_| Error::corrupt("segment"))?,
+            rows: u32::try_from(self.len).map_err(|_| Error::corrupt("segment"))?,
             bytes: bytes.len() as u64,
             created,
             msg_ids: self.msg_ids,
             timestamps: self.timestamps,
-            conversations: (first.conversation.clone(), last.conversation.clone()),
+            conversations,
         };
         Ok(Some(WrittenSegment { bytes, record, rows: self.rows }))
     }
+}
+
+/// A segment's rows, one after the other.
+pub(crate) struct SegmentReader {
+    batches: ParquetRecordBatchReader,
+    /// Decoded rows, the next one last.
+    rows: Vec<Message>,
+    position: u32,
+}
+
+impl SegmentReader {
+    /// At the first row.
+    pub(crate) fn new(batches: ParquetRecordBatchReader) -> Result<Self> {
+        let mut reader = Self { batches, rows: Vec::new(), position: 0 };
+        reader.fill()?;
+        Ok(reader)
+    }
+
+    /// The row that comes next.
+    pub(crate) fn current(&self) -> Option<&Message> {
+        self.rows.last()
+    }
+
+    /// That row and its position, and on to the one after it.
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Message)>> {
+        let Some(message) = self.rows.pop() else { return Ok(None) };
+        let position = self.position;
+        self.position += 1;
+        if self.rows.is_empty() {
+            self.fill()?;
+        }
+        Ok(Some((position, message)))
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        if let Some(batch) = self.batches.next() {
+            let batch = batch.map_err(|_| Error::corrupt("segment"))?;
+            self.rows = messages(&batch).ok_or_else(|| Error::corrupt("segment"))?;
+            self.rows.reverse();
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a batch with the columns of [`segment_schema`]; `None` when it is not one.
+fn messages(batch: &RecordBatch) -> Option<Vec<Message>> {
+    let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
+    let number = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
+    let (msg_id, timestamp) = (number("msgId")?, number("timestamp")?);
+    let (id, kind, from) = (text("conversationId")?, text("conversationType")?, text("from")?);
+    let (content, content_ref, metadata) = (text("content")?, text("contentRef")?, text("metadata")?);
+    let some = |column: &StringArray, at: usize| column.is_valid(at).then(|| column.value(at).to_owned());
+    (0..batch.num_rows())
+        .map(|at| {
+            Some(Message {
+                msg_id: msg_id.value(at),
+                conversation: ConversationKey {
+                    id: ConversationId::new(id.value(at)).ok()?,
+                    kind: ConversationType::parse(kind.value(at))?,
+                },
+                from: from.value(at).to_owned(),
+                timestamp: timestamp.value(at),
+                content: content.value(at).to_owned(),
+                content_ref: some(content_ref, at),
+                metadata: some(metadata, at),
+            })
+        })
+        .collect()
 }
 
 #[derive(Default)]

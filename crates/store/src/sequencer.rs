@@ -13,12 +13,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     Components, Rules, Step,
-    apply::Apply,
-    commit::{Idempotency, Proposal, Receipt},
+    apply::{Aftermath, Apply},
+    commit::{Actor, Idempotency, Proposal, Receipt},
+    compact::CompactedSegment,
     counters::Counters,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
+    files::{Adopted, Texts, Upload},
     keys::{self, Family},
+    model::StoredFile,
     overlay::Overlay,
     records::{Record, RequestRecord, SegmentRecord},
     segment::RowVersion,
@@ -36,8 +39,18 @@ const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
 /// Everything that changes the database, as a plain value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Command {
-    /// What a user or an application asked for.
-    Write(Proposal),
+    /// What a user or an application asked for, and its large texts.
+    Write { proposal: Proposal, texts: Texts },
+    /// Take an upload in.
+    AddFile { actor: Actor, upload: Upload },
+    /// Committed files are in their places.
+    Moved { paths: Vec<String> },
+    /// These entries of what is due are due.
+    Expire { entries: Vec<Vec<u8>> },
+    /// These files are removed.
+    Forget { paths: Vec<String> },
+    /// These audit entries have had their time.
+    TrimAudit { owner: UserId, ids: Vec<i64> },
     /// Name the next batch file before it is written.
     ReserveSegment { owner: UserId },
     /// Adopt a batch file: its rows stop being hot.
@@ -48,6 +61,8 @@ pub(crate) enum Command {
         /// The hot rows in the file, in its order, as they were when it was written.
         rows: Vec<RowVersion>,
     },
+    /// Adopt a segment, or none, in the place of others.
+    PublishCompaction { owner: UserId, inputs: Vec<CompactedSegment>, output: Option<(u64, SegmentRecord)> },
     /// Give up a file that was not adopted and is gone.
     ReleaseIntent { path: String },
 }
@@ -55,10 +70,11 @@ pub(crate) enum Command {
 /// What a command came to.
 #[derive(Debug, Clone)]
 pub(crate) enum Done {
-    Write(Receipt),
+    Write { receipt: Receipt, adopted: Vec<Adopted> },
+    FileAdded { file: StoredFile, adopted: Vec<Adopted> },
+    Expired { messages: u64, uploads: u64 },
     Reserved { number: u64, path: String },
-    Published,
-    Released,
+    Finished,
 }
 
 type Waiting = (Command, oneshot::Sender<Result<Done>>);
@@ -66,22 +82,29 @@ type Waiting = (Command, oneshot::Sender<Result<Done>>);
 /// The sequencer's handle.
 pub(crate) struct Sequencer {
     crowd: Arc<Crowd>,
+    litter: Arc<Notify>,
     queue: Mutex<Option<mpsc::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Sequencer {
     /// Starts the thread.
-    pub(crate) fn start(database: Arc<Database>, rules: Rules, components: Components) -> Result<Self> {
+    pub(crate) fn start(
+        database: Arc<Database>,
+        rules: Rules,
+        components: Components,
+        litter: Arc<Notify>,
+    ) -> Result<Self> {
         let counters = Counters::load(&*database)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         let crowd = Arc::new(Crowd::default());
-        let mut work = Work { database, rules, components, counters, crowd: Arc::clone(&crowd) };
+        let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));
+        let mut work = Work { database, rules, components, counters, crowd: to_crowd, litter: to_litter };
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
             .spawn(move || work.run(waiting))
             .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
-        Ok(Self { crowd, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { crowd, litter, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Commits a command; returns once it is durable.
@@ -101,6 +124,11 @@ impl Sequencer {
             }
             self.crowd.grown.notified().await;
         }
+    }
+
+    /// Waits until a commit has left a file to remove.
+    pub(crate) async fn litter(&self) {
+        self.litter.notified().await;
     }
 
     /// Finishes what waits and ends the thread. Blocks.
@@ -140,6 +168,14 @@ struct Work {
     components: Components,
     counters: Counters,
     crowd: Arc<Crowd>,
+    litter: Arc<Notify>,
+}
+
+/// What the commits of a batch mean for others, once they are written.
+#[derive(Default)]
+struct News {
+    crowded: Vec<UserId>,
+    litters: bool,
 }
 
 impl Work {
@@ -159,17 +195,20 @@ impl Work {
         let mut overlay = Overlay::new(&database);
         let mut counters = self.counters;
         let mut answers = Vec::new();
-        let mut crowded = Vec::new();
+        let mut news = News::default();
         while overlay.bytes() < BATCH_BYTES
             && let Some((command, reply)) = commands.next()
         {
-            let result = self.apply(&mut overlay, &mut counters, command, &mut crowded);
+            let result = self.apply(&mut overlay, &mut counters, command, &mut news);
             answers.push((reply, result));
         }
         let written = self.write(&overlay, counters);
         if written.is_ok() {
             self.counters = counters;
-            self.crowd.add(crowded);
+            self.crowd.add(news.crowded);
+            if news.litters {
+                self.litter.notify_one();
+            }
         }
         for (reply, result) in answers {
             let answer = match &written {
@@ -202,11 +241,11 @@ impl Work {
         overlay: &mut Overlay<'_>,
         counters: &mut Counters,
         command: Command,
-        crowded: &mut Vec<UserId>,
+        news: &mut News,
     ) -> Result<Done> {
         let now = self.components.clock.now();
         let mut next = Counters { seq: counters.seq + 1, ..*counters };
-        let result = self.decide(overlay, &mut next, now, command, crowded);
+        let result = self.decide(overlay, &mut next, now, command, news);
         if result.is_err() {
             overlay.discard();
         } else if overlay.keep() {
@@ -221,39 +260,72 @@ impl Work {
         next: &mut Counters,
         now: Micros,
         command: Command,
-        crowded: &mut Vec<UserId>,
+        news: &mut News,
     ) -> Result<Done> {
         match command {
-            Command::Write(proposal) => {
+            Command::Write { proposal, texts } => {
                 if let Some(idempotency) = &proposal.idempotency
                     && let Some(receipt) = repeated(overlay, &proposal.actor.user, idempotency, now)?
                 {
-                    return Ok(Done::Write(receipt));
+                    return Ok(Done::Write { receipt, adopted: Vec::new() });
                 }
-                let mut apply = Apply::new(overlay, &self.rules, next, now);
-                let receipt = apply.proposal(&proposal)?;
-                crowded.extend(apply.finish()?);
+                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&proposal.actor));
+                let receipt = apply.proposal(&proposal, &texts)?;
+                let adopted = news.add(apply.finish()?);
                 remember(overlay, &proposal, &receipt, now)?;
-                Ok(Done::Write(receipt))
+                Ok(Done::Write { receipt, adopted })
             }
-            Command::ReserveSegment { owner } => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now);
-                let (number, path) = apply.reserve_segment(&owner)?;
-                apply.finish()?;
-                Ok(Done::Reserved { number, path })
-            }
-            Command::PublishSegment { owner, number, segment, rows } => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now);
-                apply.publish_segment(&owner, number, &segment, &rows)?;
-                apply.finish()?;
-                Ok(Done::Published)
+            Command::AddFile { actor, upload } => {
+                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&actor));
+                let file = apply.add_file(&actor, &upload)?;
+                Ok(Done::FileAdded { file, adopted: news.add(apply.finish()?) })
             }
             Command::ReleaseIntent { path } => {
                 overlay.delete(Family::Intents, path.into_bytes());
-                Ok(Done::Released)
+                Ok(Done::Finished)
+            }
+            command => {
+                let mut apply = Apply::new(overlay, &self.rules, next, now, None);
+                let done = keep_house(&mut apply, command)?;
+                news.add(apply.finish()?);
+                Ok(done)
             }
         }
     }
+}
+
+impl News {
+    /// Takes in what one commit means; gives back what is its sender's to do.
+    fn add(&mut self, aftermath: Aftermath) -> Vec<Adopted> {
+        self.crowded.extend(aftermath.crowded);
+        self.litters |= aftermath.litters;
+        aftermath.adopted
+    }
+}
+
+/// What nobody asked for.
+fn keep_house(apply: &mut Apply<'_, '_>, command: Command) -> Result<Done> {
+    match command {
+        Command::ReserveSegment { owner } => {
+            let (number, path) = apply.reserve_segment(&owner)?;
+            return Ok(Done::Reserved { number, path });
+        }
+        Command::Expire { entries } => {
+            let (messages, uploads) = apply.expire(&entries)?;
+            return Ok(Done::Expired { messages, uploads });
+        }
+        Command::PublishSegment { owner, number, segment, rows } => {
+            apply.publish_segment(&owner, number, &segment, &rows)?;
+        }
+        Command::PublishCompaction { owner, inputs, output } => {
+            apply.publish_compaction(&owner, &inputs, output.as_ref())?;
+        }
+        Command::Moved { paths } => apply.settle_moves(&paths)?,
+        Command::Forget { paths } => apply.forget_files(&paths),
+        Command::TrimAudit { owner, ids } => apply.trim_audit(&owner, &ids)?,
+        Command::Write { .. } | Command::AddFile { .. } | Command::ReleaseIntent { .. } => {}
+    }
+    Ok(Done::Finished)
 }
 
 /// The first answer, if the client has asked this before.

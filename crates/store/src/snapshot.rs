@@ -3,14 +3,29 @@
 //! Invariant: hot rows, segments, deletion vectors and the commit number all come from one RocksDB snapshot, so that
 //! while rows move from RocksDB to Parquet nothing is seen twice and nothing is missed.
 
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
 use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
+use parking_lot::Mutex;
+use roaring::RoaringBitmap;
+use tokio::sync::Notify;
 
 use crate::{
     counters,
     database::{DatabaseSnapshot, Entries},
-    error::Result,
+    error::{Error, Result},
     keys::{self, Family},
-    model::{Conversation, ConversationKey, HotMessage, Member, MessageRange, OwnerState, Segment, Seq},
+    model::{
+        AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, Member, MessageRange, OwnerState, Segment,
+        Seq, StoredFile, TrashedMessage,
+    },
+    records::{AuditRecord, FileRecord, Record, TrashRecord},
     rows,
 };
 
@@ -18,12 +33,14 @@ use crate::{
 #[derive(Clone)]
 pub struct Snapshot {
     database: DatabaseSnapshot,
+    _pin: Arc<Pin>,
 }
 
 #[allow(clippy::missing_errors_doc, reason = "each of these fails when the disk does, and only then")]
 impl Snapshot {
-    pub(crate) fn new(database: DatabaseSnapshot) -> Self {
-        Self { database }
+    /// Of a moment after `pin` was made.
+    pub(crate) fn new(database: DatabaseSnapshot, pin: Arc<Pin>) -> Self {
+        Self { database, _pin: pin }
     }
 
     /// The last commit that it holds.
@@ -72,6 +89,50 @@ impl Snapshot {
         rows::hot_message(&self.database, owner, msg_id)
     }
 
+    /// The owner's deleted messages that lie in RocksDB.
+    pub fn trash(&self, owner: &UserId) -> Result<TrashCursor> {
+        self.under(Family::Trash, owner).map(TrashCursor)
+    }
+
+    /// One of them.
+    pub fn trashed_message(&self, owner: &UserId, msg_id: MsgId) -> Result<Option<TrashedMessage>> {
+        let record = rows::trashed(&self.database, owner, msg_id)?;
+        Ok(record.map(|record| rows::public_trash(msg_id, record)))
+    }
+
+    /// The owner's deleted messages that lie in segments, by deletion and segment.
+    pub fn cold_trash(&self, owner: &UserId) -> Result<Vec<ColdTrash>> {
+        rows::all_cold_trash(&self.database, owner)?
+            .into_iter()
+            .map(|(deletion, number, record)| {
+                let segment = rows::segment(&self.database, owner, number)?.ok_or_else(|| Error::corrupt("segment"))?;
+                Ok(ColdTrash {
+                    deletion,
+                    segment: rows::public_segment(number, segment, RoaringBitmap::new()),
+                    positions: rows::parse_deletions(&record.positions)?,
+                    deleted_at: record.deleted_at,
+                    expires_at: record.expires_at,
+                })
+            })
+            .collect()
+    }
+
+    /// The owner's audit log.
+    pub fn audit(&self, owner: &UserId) -> Result<AuditCursor> {
+        self.under(Family::Audit, owner).map(AuditCursor)
+    }
+
+    /// All content files.
+    pub fn files(&self) -> Result<FileCursor> {
+        let entries = self.database.iterate(Family::Files, &[], &keys::after_prefix(&[]), false)?;
+        Ok(FileCursor { entries, snapshot: self.clone() })
+    }
+
+    fn under(&self, family: Family, owner: &UserId) -> Result<Entries> {
+        let prefix = keys::id_prefix(owner.as_str());
+        self.database.iterate(family, &prefix, &keys::after_prefix(&prefix), false)
+    }
+
     /// One conversation as its owner sees it.
     pub fn conversation(&self, owner: &UserId, key: &ConversationKey) -> Result<Option<Conversation>> {
         let record = rows::conversation(&self.database, owner, key)?;
@@ -116,6 +177,111 @@ impl Snapshot {
             }
         }
         Ok(members)
+    }
+}
+
+/// Deleted messages in RocksDB, by id, read as they are asked for.
+pub struct TrashCursor(Entries);
+
+impl Iterator for TrashCursor {
+    type Item = Result<TrashedMessage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|key, value| Ok(rows::public_trash(keys::parse_message_id(key)?, TrashRecord::decode(value)?)))
+    }
+}
+
+/// An owner's audit log, oldest first, read as it is asked for.
+pub struct AuditCursor(Entries);
+
+impl Iterator for AuditCursor {
+    type Item = Result<AuditEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|key, value| {
+            let record = AuditRecord::decode(value)?;
+            Ok(AuditEntry {
+                audit_id: keys::parse_message_id(key)?,
+                timestamp: record.timestamp,
+                actor: record.actor,
+                action: record.action,
+                target: record.target,
+                details: record.details,
+            })
+        })
+    }
+}
+
+/// Content files, by path, read as they are asked for.
+pub struct FileCursor {
+    entries: Entries,
+    snapshot: Snapshot,
+}
+
+impl Iterator for FileCursor {
+    type Item = Result<StoredFile>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let database = &self.snapshot.database;
+        self.entries.next(|key, value| {
+            let path = String::from_utf8(key.to_vec()).map_err(|_| Error::corrupt("file"))?;
+            let references = rows::references(database, &path)?;
+            Ok(rows::public_file(path, FileRecord::decode(value)?, references))
+        })
+    }
+}
+
+/// The snapshots that are alive: a file that one of them may read is not removed.
+pub(crate) struct Pins {
+    /// How many there are that are at least as new as this commit; at most as many as statements run.
+    alive: Mutex<BTreeMap<Seq, usize>>,
+    /// Whether a file waits for one of them to go.
+    blocking: AtomicBool,
+    /// Who removes it then.
+    litter: Arc<Notify>,
+}
+
+impl Pins {
+    /// None yet.
+    pub(crate) fn new(litter: Arc<Notify>) -> Self {
+        Self { alive: Mutex::default(), blocking: AtomicBool::new(false), litter }
+    }
+
+    /// Notes that a file waits, to be looked at again when a snapshot goes.
+    pub(crate) fn wait(&self) {
+        self.blocking.store(true, Ordering::SeqCst);
+    }
+
+    /// The oldest commit that some snapshot may be of.
+    pub(crate) fn oldest(&self) -> Option<Seq> {
+        self.alive.lock().first_key_value().map(|(seq, _)| *seq)
+    }
+
+    /// Notes a snapshot that is about to be taken, `seq` being committed.
+    pub(crate) fn pin(self: &Arc<Self>, seq: Seq) -> Arc<Pin> {
+        *self.alive.lock().entry(seq).or_default() += 1;
+        Arc::new(Pin { pins: Arc::clone(self), seq })
+    }
+}
+
+/// One of them.
+pub(crate) struct Pin {
+    pins: Arc<Pins>,
+    seq: Seq,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut alive = self.pins.alive.lock();
+        if let Entry::Occupied(mut entry) = alive.entry(self.seq) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+                if self.pins.blocking.swap(false, Ordering::SeqCst) {
+                    self.pins.litter.notify_one();
+                }
+            }
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! The store as its callers use it, on a real folder, with a clock of the test's own.
 
+mod compaction;
 mod crash;
+mod files;
 mod overlay;
 mod rules;
 mod segments;
+mod trash;
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +19,13 @@ use std::{
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use futures::TryStreamExt;
 use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, UserId};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{
-    Actor, Change, Clock, Components, ConversationKey, Durability, MessageRange, NewMessage, Proposal, Receipt, Result,
-    Rules, Settings, Step, Store,
+    Actor, Change, Clock, ColdSummary, Components, Conversation, ConversationKey, Durability, HotMessage, Message,
+    MessageRange, NewMessage, Place, Proposal, Receipt, Result, Rules, Settings, Step, Store,
 };
 
 /// A clock that a test sets.
@@ -34,6 +38,8 @@ impl Clock for TestClock {
 }
 
 pub(super) const NOW: Micros = 1_760_313_600_000_000;
+pub(super) const HOUR: Micros = 3_600_000_000;
+pub(super) const DAY: Micros = 24 * HOUR;
 
 pub(super) fn settings(base_path: &Path) -> Settings {
     Settings {
@@ -44,7 +50,11 @@ pub(super) fn settings(base_path: &Path) -> Settings {
         rules: Rules {
             default_type: ConversationType::Ai,
             max_group_participants: 3,
-            large_message_threshold_bytes: 1024,
+            large_message_threshold_bytes: 2048,
+            max_message_bytes: 16_384,
+            trash_retention: None,
+            upload_ttl: HOUR,
+            audit_retention: 400 * DAY,
             crowded_at: 4,
         },
     }
@@ -55,6 +65,7 @@ pub(super) struct Fixture {
     pub(super) folder: tempfile::TempDir,
     pub(super) clock: Arc<TestClock>,
     pub(super) store: Store,
+    settings: Settings,
 }
 
 impl Fixture {
@@ -63,20 +74,36 @@ impl Fixture {
     }
 
     pub(super) fn with_steps(on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        Self::with(on_step, |_| {})
+    }
+
+    /// Deleted messages can be brought back for ten days.
+    pub(super) fn with_trash() -> Self {
+        Self::with(|_| {}, |settings| settings.rules.trash_retention = Some(10 * DAY))
+    }
+
+    fn with(on_step: impl Fn(Step) + Send + Sync + 'static, change: impl Fn(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW)));
         let components = Components { clock: Arc::clone(&clock) as _, on_step: Some(Arc::new(on_step)) };
-        let store = Store::open(settings(folder.path()), components).unwrap();
-        Self { folder, clock, store }
+        let mut settings = settings(folder.path());
+        change(&mut settings);
+        let store = Store::open(settings.clone(), components).unwrap();
+        Self { folder, clock, store, settings }
+    }
+
+    /// Time goes by.
+    pub(super) fn later(&self, micros: Micros) {
+        self.clock.0.fetch_add(micros, Ordering::SeqCst);
     }
 
     /// The same folder, opened again.
     pub(super) fn reopen(self) -> Self {
-        let Self { folder, clock, store } = self;
+        let Self { folder, clock, store, settings } = self;
         drop(store);
         let components = Components { clock: Arc::clone(&clock) as _, on_step: None };
-        let store = Store::open(settings(folder.path()), components).unwrap();
-        Self { folder, clock, store }
+        let store = Store::open(settings.clone(), components).unwrap();
+        Self { folder, clock, store, settings }
     }
 
     pub(super) async fn commit(&self, user: &str, changes: Vec<Change>) -> Result<Receipt> {
@@ -87,6 +114,58 @@ impl Fixture {
     pub(super) async fn send(&self, user: &str, to: &ConversationKey, content: &str) -> Result<MsgId> {
         let receipt = self.commit(user, vec![Change::Send(message(user, to, content))]).await?;
         Ok(receipt.sent[0].msg_id)
+    }
+
+    /// Commits and consolidates, so that what the user has lies in one more segment.
+    pub(super) async fn send_cold(&self, user: &str, to: &ConversationKey, texts: &[&str]) -> Vec<MsgId> {
+        let changes = texts.iter().map(|text| Change::Send(message(user, to, text))).collect();
+        let sent = self.commit(user, changes).await.unwrap().sent;
+        self.store.consolidate(&id(user)).await.unwrap().unwrap();
+        sent.into_iter().map(|sent| sent.msg_id).collect()
+    }
+
+    pub(super) fn hot(&self, owner: &str, msg_id: MsgId) -> HotMessage {
+        self.store.snapshot().hot_message(&id(owner), msg_id).unwrap().unwrap()
+    }
+
+    pub(super) fn place(&self, owner: &str, msg_id: MsgId) -> Place {
+        Place::Hot { version: self.hot(owner, msg_id).version }
+    }
+
+    pub(super) fn trashed(&self, owner: &str, msg_id: MsgId) -> Place {
+        Place::TrashedHot {
+            version: self.store.snapshot().trashed_message(&id(owner), msg_id).unwrap().unwrap().version,
+        }
+    }
+
+    /// Deletes hot messages of one conversation, none of which is left in a segment.
+    pub(super) async fn delete(&self, owner: &str, of: &ConversationKey, ids: &[MsgId]) {
+        let delete = |msg_id: &MsgId| {
+            let row = self.hot(owner, *msg_id);
+            delete(owner, &row.message.from, of, *msg_id, Place::Hot { version: row.version })
+        };
+        let none_left = Change::Cold(ColdSummary { owner: id(owner), conversation: of.clone(), msg_ids: None });
+        self.commit(owner, ids.iter().map(delete).chain([none_left]).collect()).await.unwrap();
+    }
+
+    /// The paths of all files but the server's own.
+    pub(super) fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        walk(self.folder.path(), self.folder.path(), &mut files);
+        files.sort();
+        files
+    }
+
+    /// A readable file's bytes.
+    pub(super) async fn read(&self, reader: &str, path: &str) -> Option<Vec<u8>> {
+        let file = self.store.readable_file(&id(reader), path).unwrap()?;
+        let bytes = self.store.read_file(&file, 0..file.bytes).await.unwrap()?;
+        let chunks: Vec<_> = bytes.try_collect().await.unwrap();
+        Some(chunks.concat())
+    }
+
+    pub(super) fn conversation(&self, owner: &str, key: &ConversationKey) -> Option<Conversation> {
+        self.store.snapshot().conversation(&id(owner), key).unwrap()
     }
 
     /// An owner's messages by id, from both tiers; fails if one is there twice.
@@ -123,6 +202,30 @@ pub(super) fn message(owner: &str, to: &ConversationKey, content: &str) -> NewMe
 
 pub(super) fn add(owner: &str, to: &ConversationKey, user: &str) -> Change {
     Change::AddMember { owner: id(owner), group: to.id.clone(), user: id(user), role: None, metadata: None }
+}
+
+pub(super) fn edit(owner: &str, message: Message, content: &str, copies: Vec<(UserId, Place)>) -> Change {
+    Change::Edit { owner: id(owner), message, content: Some(content.to_owned()), metadata: None, copies }
+}
+
+pub(super) fn delete(owner: &str, from: &str, of: &ConversationKey, msg_id: MsgId, place: Place) -> Change {
+    Change::Delete { owner: id(owner), msg_id, conversation: of.clone(), from: from.to_owned(), place }
+}
+
+fn walk(root: &Path, folder: &Path, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        if relative.starts_with(".kalamdb") {
+            continue;
+        }
+        if path.is_dir() {
+            files.push(format!("{relative}/"));
+            walk(root, &path, files);
+        } else {
+            files.push(relative);
+        }
+    }
 }
 
 /// The rows of a segment's file, deleted ones included.

@@ -1,7 +1,8 @@
 //! Answers of repeated statements, from memory.
 //!
 //! Invariant: never stale. An entry knows the change number of every schema it was read from, as its own snapshot
-//! had them, and is used only while the store still has the same; it belongs to one user in one role.
+//! had them, and is used only while the store still has the same; it belongs to one user in one role, and holds no
+//! snapshot.
 
 use std::sync::Arc;
 
@@ -92,6 +93,7 @@ impl Cache {
         let unchanged = answer.read_at.iter().all(|(scope, read_at)| match scope {
             Scope::Owner(owner) => store.change_number(owner).is_ok_and(|now| now == *read_at),
             Scope::Everything => store.last_seq().is_ok_and(|now| now == *read_at),
+            Scope::Clock => false,
         });
         if !unchanged {
             self.entries.invalidate(key);
@@ -106,17 +108,18 @@ impl Cache {
     }
 }
 
-/// The change numbers of what was read, as the snapshot has them.
+/// The change numbers of what was read, as the snapshot has them; `None` when the answer can change without a commit.
 pub(super) fn versions(
     snapshot: &Snapshot,
     scopes: impl IntoIterator<Item = Scope>,
-) -> kalamdb_store::Result<Versions> {
+) -> kalamdb_store::Result<Option<Versions>> {
     let version = |scope| {
         let read_at = match &scope {
             Scope::Owner(owner) => snapshot.owner(owner)?.change,
             Scope::Everything => snapshot.seq()?,
+            Scope::Clock => return Ok(None),
         };
-        Ok((scope, read_at))
+        Ok(Some((scope, read_at)))
     };
     scopes.into_iter().map(version).collect()
 }

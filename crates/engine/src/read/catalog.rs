@@ -26,7 +26,10 @@ use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, UserId};
 
 use super::{
     planner::View,
-    tables::{MessageOptions, MessagesTable, conversations, members, segments, users},
+    tables::{
+        DeletedMessages, DeletedOptions, MessageOptions, MessagesTable, audit_log, conversations, files, members,
+        segments, users,
+    },
 };
 use crate::{
     Error,
@@ -44,13 +47,15 @@ const PLANNED_FUNCTIONS: [&str; 3] = ["unnest", "unnest_outer", "make_map"];
 /// What a view shows, by name.
 pub(super) struct Names<'a>(pub &'a View);
 
-/// Whose rows a table showed: what an answer depends on.
+/// What an answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scope {
-    /// One schema's.
+    /// The rows of one schema.
     Owner(UserId),
-    /// The whole server's.
+    /// The rows of the whole server.
     Everything,
+    /// The time: rows that expire go without a commit.
+    Clock,
 }
 
 fn ours(error: Error) -> DataFusionError {
@@ -103,6 +108,12 @@ impl Names<'_> {
             }
             "conversations" => conversations(table, snapshot, schema, hidden),
             "conversationUsers" => members(table, snapshot, schema, hidden),
+            "deletedMessages" => {
+                self.0.depends_on(Scope::Clock);
+                let options = DeletedOptions { hidden, hot: true, after: self.0.now() };
+                Ok(Arc::new(DeletedMessages::new(table, snapshot, schema, options)))
+            }
+            "auditLog" => audit_log(table, snapshot, schema),
             _ => Err(unknown_table(name, TABLES)),
         }
     }
@@ -113,6 +124,7 @@ impl Names<'_> {
         match SYSTEM_TABLES.iter().find(|table| table.name == name) {
             Some(table) if name == "users" => users(table, snapshot),
             Some(table) if name == "segments" => segments(table, snapshot),
+            Some(table) if name == "files" => files(table, snapshot),
             _ => Err(unknown_table(name, SYSTEM_TABLES)),
         }
     }

@@ -28,7 +28,7 @@ use datafusion::{
     },
 };
 use futures::TryStreamExt;
-use kalamdb_protocol::{ErrorCode, QueryRequest, TABLES, Table};
+use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TABLES, Table};
 use kalamdb_store::{Snapshot, Store};
 use parking_lot::Mutex;
 
@@ -39,8 +39,8 @@ use super::{
     errors::client_error,
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
-    output::{Limits, Rows},
-    tables::{MessageOptions, MessagesTable},
+    output::{Held, Limits, Rows},
+    tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable},
 };
 use crate::{
     Caller, Error, QuerySettings, Result, functions,
@@ -56,6 +56,10 @@ const SPLIT_FILES_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the Parquet reader may keep of columns that it reads for a condition and again for the answer.
 const PREDICATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The tables that the write path reads without a statement; a test holds them to their names.
+pub(super) const MESSAGES: &Table = &TABLES[0];
+pub(super) const DELETED_MESSAGES: &Table = &TABLES[3];
 
 /// Long-lived: what all statements share. Cheap to clone.
 #[derive(Clone)]
@@ -76,6 +80,8 @@ pub(crate) struct View {
     reader: Reader,
     caller: Caller,
     snapshot: Snapshot,
+    /// By the store's clock.
+    now: Micros,
     state: SessionState,
     memory: Arc<QueryMemory>,
     hidden: bool,
@@ -115,6 +121,7 @@ impl Reader {
             reader: self.clone(),
             caller: caller.clone(),
             snapshot,
+            now: self.0.store.now(),
             state,
             memory: self.0.memory.share(self.0.memory_share_bytes),
             hidden: false,
@@ -197,7 +204,8 @@ impl View {
     pub async fn rows(&self, read: &Read, request: &QueryRequest, ticket: &Ticket) -> Result<Rows> {
         let mut plan = self.plan(&read.statement)?;
         let is_query = matches!(read.statement, ast::Statement::Query(_));
-        let keeps = is_query && !self.checked(|| functions::is_volatile_read(&plan))?;
+        // A read of somebody else's schema is recorded there each time, so no answer to it is good for a second.
+        let keeps = is_query && read.foreign.is_empty() && !self.checked(|| functions::is_volatile_read(&plan))?;
         let cache = self.reader.0.cache.as_ref().filter(|_| keeps);
         let limits = self.reader.0.limits;
         if is_query {
@@ -210,10 +218,11 @@ impl View {
         // After planning, which is when the tables are named.
         let scopes = self.scopes.lock().clone();
         let keep = match cache.zip(Key::new(&self.caller, request)) {
-            Some((cache, key)) => Some(cache.keep(key, versions(&self.snapshot, scopes)?)),
+            Some((cache, key)) => versions(&self.snapshot, scopes)?.map(|versions| cache.keep(key, versions)),
             None => None,
         };
-        Ok(Rows::live(stream, ticket.clone(), limits, Arc::clone(&self.memory), keep))
+        let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone());
+        Ok(Rows::live(stream, ticket.clone(), limits, held, keep))
     }
 
     /// All rows of a plan, within the statement's memory: for the write path.
@@ -234,7 +243,13 @@ impl View {
 
     /// Messages as the options say, for the write path; the caller's right to them was checked before.
     pub fn messages(&self, owners: &Schema, options: MessageOptions) -> Arc<dyn TableProvider> {
-        Arc::new(MessagesTable::new(messages_table(), self.snapshot.clone(), owners.clone(), options))
+        Arc::new(MessagesTable::new(MESSAGES, self.snapshot.clone(), owners.clone(), options))
+    }
+
+    /// All deleted messages in segments, expired ones too, for the write path; as in [`Self::messages`].
+    pub fn cold_trash(&self, owners: &Schema) -> Arc<dyn TableProvider> {
+        let options = DeletedOptions { hidden: true, hot: false, after: Micros::MIN };
+        Arc::new(DeletedMessages::new(DELETED_MESSAGES, self.snapshot.clone(), owners.clone(), options))
     }
 
     /// A table as the beginning of a plan; [`Self::collect`] runs it.
@@ -304,6 +319,10 @@ impl View {
         &self.snapshot
     }
 
+    pub(super) fn now(&self) -> Micros {
+        self.now
+    }
+
     pub(super) fn state(&self) -> &SessionState {
         &self.state
     }
@@ -316,9 +335,4 @@ impl View {
     pub(super) fn depends_on(&self, scope: Scope) {
         self.scopes.lock().insert(scope);
     }
-}
-
-/// The description of `messages`: the first of the tables.
-fn messages_table() -> &'static Table {
-    &TABLES[0]
 }

@@ -10,15 +10,18 @@ mod walls;
 use std::{sync::Arc, time::Duration};
 
 use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser};
-use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode, MsgId, QueryRequest, QueryResponse, UserId};
-use kalamdb_store::{
-    Actor, Change, Components, ConversationKey, Durability, NewMessage, Proposal, Receipt, Rules, Store,
-};
+use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode, MsgId, QueryRequest, QueryResponse};
+use kalamdb_store::{Actor, Change, ConversationKey, NewMessage, Proposal, Receipt, Store};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Reader, Rows, View};
-use crate::{Caller, Error, QuerySettings, Result, sql::Read, workers::Workers};
+use crate::{
+    Caller, Error, QuerySettings, Result,
+    sql::Read,
+    tests::{Shifted, open_store, query_settings as settings, user},
+    workers::Workers,
+};
 
 /// A store, a reader and threads of their own.
 struct World {
@@ -26,26 +29,6 @@ struct World {
     reader: Reader,
     workers: Workers,
     _folder: TempDir,
-}
-
-fn settings() -> QuerySettings {
-    QuerySettings {
-        timeout: Duration::from_mins(1),
-        max_rows: 1000,
-        enable_cache: true,
-        cache_bytes: 1024 * 1024,
-        max_memory_bytes: 64 * 1024 * 1024,
-        total_memory_bytes: 128 * 1024 * 1024,
-        max_statement_bytes: 64 * 1024,
-        max_response_bytes: 4 * 1024 * 1024,
-        max_concurrent: 8,
-        max_concurrent_per_user: 4,
-        threads: 2,
-    }
-}
-
-fn user(name: &str) -> UserId {
-    UserId::new(name).unwrap()
 }
 
 fn caller(name: &str) -> Caller {
@@ -81,20 +64,7 @@ impl World {
 
     fn with(settings: &QuerySettings) -> Self {
         let folder = TempDir::new().unwrap();
-        let rules = Rules {
-            default_type: ConversationType::Ai,
-            max_group_participants: 10,
-            large_message_threshold_bytes: 100 * 1024,
-            crowded_at: 10_000,
-        };
-        let store = kalamdb_store::Settings {
-            base_path: folder.path().to_owned(),
-            durability: Durability::Os,
-            write_buffer_size_mb: 8,
-            max_background_jobs: 1,
-            rules,
-        };
-        let store = Store::open(store, Components::default()).unwrap();
+        let store = open_store(folder.path(), Arc::new(Shifted::default()));
         let reader = Reader::new(store.clone(), settings).unwrap();
         let workers = Workers::start(settings).unwrap();
         Self { store, reader, workers, _folder: folder }
@@ -159,7 +129,7 @@ impl World {
 
 fn read(sql: &str) -> Read {
     let mut statements = Parser::parse_sql(&GenericDialect {}, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-    Read { statement: statements.remove(0) }
+    Read { statement: statements.remove(0), foreign: vec![] }
 }
 
 /// A measurement of the operator whose line holds `operator`.

@@ -21,7 +21,7 @@ const NO_RETURNING: &str = "RETURNING is not offered; the answer of an INSERT ha
 /// Classifies, checks and scopes a statement.
 pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statement> {
     match statement {
-        ast::Statement::Query(query) => read(*query, scope, ast::Statement::Query),
+        ast::Statement::Query(query) => read(*query, scope, true, ast::Statement::Query),
         ast::Statement::Explain {
             statement,
             describe_alias,
@@ -37,7 +37,7 @@ pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statem
             let ast::Statement::Query(query) = *statement else {
                 return Err(unsupported("Only a SELECT can be explained."));
             };
-            read(*query, scope, |query| ast::Statement::Explain {
+            read(*query, scope, analyze, |query| ast::Statement::Explain {
                 statement: Box::new(ast::Statement::Query(query)),
                 describe_alias,
                 analyze,
@@ -55,14 +55,17 @@ pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statem
     }
 }
 
+/// A read; `runs` says whether it is more than explained.
 fn read(
     mut query: ast::Query,
     mut scope: Scope,
+    runs: bool,
     statement: impl FnOnce(Box<ast::Query>) -> ast::Statement,
 ) -> Result<Statement> {
     scope.resolve(&mut query)?;
     scope::shorten(&scope, &mut query);
-    Ok(Statement::Read(Read { statement: statement(Box::new(query)) }))
+    let foreign = if runs { scope.foreign() } else { Vec::new() };
+    Ok(Statement::Read(Read { statement: statement(Box::new(query)), foreign }))
 }
 
 fn classify_insert(insert: ast::Insert, mut scope: Scope) -> Result<Insert> {
@@ -81,7 +84,7 @@ fn classify_insert(insert: ast::Insert, mut scope: Scope) -> Result<Insert> {
     refuse_defaults(&source.body)?;
     scope.resolve(&mut source)?;
     scope::shorten(&scope, &mut source);
-    Ok(Insert { target, columns, source })
+    Ok(Insert { target, columns, source, foreign: scope.foreign() })
 }
 
 fn check_insert_form(insert: &ast::Insert) -> Result<()> {
@@ -147,7 +150,7 @@ fn classify_update(update: ast::Update, mut scope: Scope) -> Result<Update> {
         scope::shorten(&scope, value);
     }
     scope::shorten(&scope, &mut selection);
-    Ok(Update { target, from, assignments, selection })
+    Ok(Update { target, from, assignments, selection, foreign: scope.foreign() })
 }
 
 fn classify_delete(delete: ast::Delete, mut scope: Scope) -> Result<Delete> {
@@ -166,7 +169,7 @@ fn classify_delete(delete: ast::Delete, mut scope: Scope) -> Result<Delete> {
     scope.resolve(&mut selection)?;
     scope::shorten(&scope, &mut from);
     scope::shorten(&scope, &mut selection);
-    Ok(Delete { target, from, selection })
+    Ok(Delete { target, from, selection, foreign: scope.foreign() })
 }
 
 /// The one table that an UPDATE or DELETE names.

@@ -6,8 +6,9 @@
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, DataType, Expr, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor, Value,
 };
-use kalamdb_protocol::ErrorCode;
+use kalamdb_protocol::{ErrorCode, TABLES};
 
+use super::names::enumerated;
 use crate::{Error, Result};
 
 /// An `unsupported`.
@@ -42,8 +43,10 @@ pub(super) fn other_statement(statement: &Statement) -> Error {
         | Statement::ShowSchemas { .. }
         | Statement::ShowDatabases { .. }
         | Statement::ShowVariable { .. } => {
-            "To see a table's columns, run SELECT * FROM it with LIMIT 0; the tables are messages, conversations and \
-             conversationUsers."
+            let tables = enumerated(TABLES);
+            return unsupported(&format!(
+                "To see a table's columns, run SELECT * FROM it with LIMIT 0; the tables are {tables}."
+            ));
         }
         Statement::Copy { .. } | Statement::CopyIntoSnowflake { .. } | Statement::Unload { .. } => {
             "Files are not read or written by SQL; ask for text/csv in the Accept header, or use kalamdb import."

@@ -41,6 +41,8 @@ pub(crate) enum Statement {
 pub(crate) struct Read {
     /// The statement, its table names resolved to `"schema"."table"` (CTE names stay as they are).
     pub statement: ast::Statement,
+    /// What it reads of others: nothing when it is only explained.
+    pub foreign: Vec<Foreign>,
 }
 
 /// Whose rows a table reference means.
@@ -50,6 +52,17 @@ pub(crate) enum Schema {
     Owner(UserId),
     /// `*`: everybody's, with a leading `owner` column; admins only.
     All,
+}
+
+/// A table outside the caller's own schema that an admin's statement names: what the audit log records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Foreign {
+    /// In whose log: the schema's owner's, or for `*` the admin's own.
+    pub log: UserId,
+    /// The table, like `alice.messages`.
+    pub table: String,
+    /// Whether the statement writes it.
+    pub written: bool,
 }
 
 /// The table that a write names.
@@ -71,6 +84,8 @@ pub(crate) struct Insert {
     pub columns: Vec<String>,
     /// Where the rows come from; scoped like a read.
     pub source: Box<ast::Query>,
+    /// What it writes and reads of others.
+    pub foreign: Vec<Foreign>,
 }
 
 /// `UPDATE target SET … WHERE …`.
@@ -84,6 +99,8 @@ pub(crate) struct Update {
     pub assignments: Vec<(String, ast::Expr)>,
     /// The WHERE clause.
     pub selection: Option<ast::Expr>,
+    /// What it writes and reads of others.
+    pub foreign: Vec<Foreign>,
 }
 
 /// `DELETE FROM target WHERE …`.
@@ -95,6 +112,8 @@ pub(crate) struct Delete {
     pub from: ast::TableWithJoins,
     /// The WHERE clause.
     pub selection: Option<ast::Expr>,
+    /// What it writes and reads of others.
+    pub foreign: Vec<Foreign>,
 }
 
 /// Parses, limits, binds and scopes one statement.

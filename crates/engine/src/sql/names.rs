@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use kalamdb_protocol::{OWNER_COLUMN, SYSTEM_TABLES, TABLES};
+use kalamdb_protocol::{OWNER_COLUMN, SYSTEM_TABLES, TABLES, Table};
 
 /// The schema that stands for the caller's own, whoever calls.
 pub(super) const PLACEHOLDER_SCHEMA: &str = "userId";
@@ -27,6 +27,15 @@ static CANONICAL: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
 /// The canonical spelling of a known table or column.
 pub(super) fn canonical(name: &str) -> Option<&'static str> {
     CANONICAL.get(&name.to_ascii_lowercase()).copied()
+}
+
+/// The names of the tables as they stand in a sentence: `a, b and c`.
+pub(super) fn enumerated(tables: &[Table]) -> String {
+    let names: Vec<&str> = tables.iter().map(|table| table.name).collect();
+    match names.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        names => names.concat(),
+    }
 }
 
 /// Those of `known` that `name` may have been meant to be, the likeliest first.
@@ -58,6 +67,13 @@ mod tests {
         assert_eq!(canonical("OWNER"), Some("owner"));
         assert_eq!(canonical("deletedrows"), Some("deletedRows"));
         assert_eq!(canonical("sender"), None);
+    }
+
+    #[test]
+    fn tables_are_enumerated_as_in_a_sentence() {
+        assert_eq!(enumerated(TABLES), "messages, conversations, conversationUsers, deletedMessages and auditLog");
+        assert_eq!(enumerated(&TABLES[..1]), "messages");
+        assert_eq!(enumerated(&[]), "");
     }
 
     #[test]

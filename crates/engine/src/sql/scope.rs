@@ -12,9 +12,9 @@ use datafusion::sql::sqlparser::ast::{
 use kalamdb_protocol::{ErrorCode, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, UserId};
 
 use super::{
-    Schema, forms,
+    Foreign, Schema, forms,
     limits::too_large,
-    names::{PLACEHOLDER_SCHEMA, suggestions},
+    names::{PLACEHOLDER_SCHEMA, enumerated, suggestions},
     qualify,
     tokens::Spellings,
 };
@@ -52,6 +52,13 @@ impl Place {
     }
 }
 
+/// A table that a statement names.
+struct Named {
+    place: Place,
+    table: &'static str,
+    written: bool,
+}
+
 /// Resolves the names of one statement.
 pub(super) struct Scope<'a> {
     caller: &'a Caller,
@@ -61,15 +68,15 @@ pub(super) struct Scope<'a> {
     frames: Vec<HashMap<String, usize>>,
     /// The WITH clauses of the queries around, taken out while their bodies are visited.
     withs: Vec<Option<With>>,
-    /// The tables named so far.
+    /// How many tables there are to read so far.
     tables: usize,
-    /// The places named so far, each once.
-    places: Vec<Place>,
+    /// The tables named so far, each once.
+    named: Vec<Named>,
 }
 
 impl<'a> Scope<'a> {
     pub(super) fn new(caller: &'a Caller, spellings: &'a Spellings) -> Self {
-        Self { caller, spellings, frames: Vec::new(), withs: Vec::new(), tables: 0, places: Vec::new() }
+        Self { caller, spellings, frames: Vec::new(), withs: Vec::new(), tables: 0, named: Vec::new() }
     }
 
     /// Resolves every name in `node`.
@@ -82,7 +89,7 @@ impl<'a> Scope<'a> {
 
     /// Resolves the table that a write names.
     pub(super) fn target(&mut self, name: &mut ObjectName) -> Result<(Schema, &'static Table)> {
-        match self.relation(name)? {
+        match self.relation(name, true)? {
             (Place::Users(schema), table) => Ok((schema, table)),
             (Place::System, _) => Err(Error::new(
                 ErrorCode::Unsupported,
@@ -93,10 +100,22 @@ impl<'a> Scope<'a> {
 
     /// The schema, when all tables named so far lie in the same one: then they go by their names alone.
     pub(super) fn only_schema(&self) -> Option<&str> {
-        match self.places.as_slice() {
-            [place] => Some(place.name()),
-            _ => None,
-        }
+        let (first, others) = self.named.split_first()?;
+        others.iter().all(|other| other.place == first.place).then(|| first.place.name())
+    }
+
+    /// The tables named so far that are not the caller's own. The server's own state is nobody's.
+    pub(super) fn foreign(&self) -> Vec<Foreign> {
+        let foreign = self.named.iter().filter_map(|named| {
+            let log = match &named.place {
+                Place::Users(Schema::Owner(owner)) if *owner != self.caller.user => owner,
+                Place::Users(Schema::All) => &self.caller.user,
+                Place::Users(Schema::Owner(_)) | Place::System => return None,
+            };
+            let table = format!("{}.{}", named.place.name(), named.table);
+            Some(Foreign { log: log.clone(), table, written: named.written })
+        });
+        foreign.collect()
     }
 
     /// Whether a name of one part is a WITH name here, and how many tables it stands for.
@@ -105,7 +124,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Resolves a relation's name to `"schema"."table"`; a WITH name is left alone by whoever calls.
-    fn relation(&mut self, name: &mut ObjectName) -> Result<(Place, &'static Table)> {
+    fn relation(&mut self, name: &mut ObjectName, written: bool) -> Result<(Place, &'static Table)> {
         let parts = identifiers(name)?;
         let (place, table) = match parts.as_slice() {
             [table] => (self.own(), *table),
@@ -123,8 +142,8 @@ impl<'a> Scope<'a> {
         let span = table.span;
         let part = |text: &str| Ident::with_quote_and_span('"', span, text);
         *name = ObjectName::from(vec![part(place.name()), part(known.name)]);
-        if !self.places.contains(&place) {
-            self.places.push(place.clone());
+        if !self.named.iter().any(|named| named.place == place && named.table == known.name) {
+            self.named.push(Named { place: place.clone(), table: known.name, written });
         }
         Ok((place, known))
     }
@@ -145,8 +164,7 @@ impl<'a> Scope<'a> {
             return Ok(self.own());
         }
         if is(INFORMATION_SCHEMA) {
-            let message =
-                "There is no information_schema; the tables are messages, conversations and conversationUsers.";
+            let message = format!("There is no information_schema; the tables are {}.", enumerated(TABLES));
             return Err(Error::new(ErrorCode::UnknownTable, message));
         }
         if !self.caller.admin {
@@ -277,10 +295,9 @@ fn identifiers(name: &ObjectName) -> Result<Vec<&Ident>> {
 /// An `unknown_table`, with the likely ones of `known`.
 fn unknown_table(name: &str, place: Option<&Place>, known: &[&str]) -> Error {
     let likely = suggestions(name, known.iter().copied());
-    let advice = match (likely.first(), place) {
-        (Some(likely), _) => format!("did you mean {likely}?"),
-        (None, Some(Place::System)) => "the system tables are users and segments.".to_owned(),
-        (None, _) => "the tables are messages, conversations and conversationUsers.".to_owned(),
+    let advice = match likely.first() {
+        Some(likely) => format!("did you mean {likely}?"),
+        None => format!("the tables are {}.", enumerated(place.map_or(TABLES, Place::tables))),
     };
     Error::new(ErrorCode::UnknownTable, format!("There is no such table; {advice}")).with("suggestions", likely)
 }
@@ -316,7 +333,7 @@ impl VisitorMut for Scope<'_> {
         {
             return flow(self.count(tables));
         }
-        flow(self.relation(name).and_then(|_| self.count(1)))
+        flow(self.relation(name, false).and_then(|_| self.count(1)))
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {

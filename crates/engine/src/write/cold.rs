@@ -22,6 +22,16 @@ use crate::{Result, read::MessageOptions, sql::Schema};
 /// Positions by owner and segment that a proposal is about to delete.
 pub(super) type Deleted = HashMap<(UserId, u64), RoaringBitmap>;
 
+/// The columns that say where a message lies, in `messages` and in `deletedMessages`.
+const PLACE: [&str; 4] = ["msgId", "_segment", "_position", "_version"];
+const TRASHED_PLACE: [&str; 5] = ["msgId", "_segment", "_position", "_version", "_deletion"];
+
+/// Whether one of these messages can lie in the segment, going by its bounds.
+fn may_hold(segment: &Segment, ids: &[MsgId]) -> bool {
+    let (first, last) = segment.msg_ids;
+    ids.iter().any(|id| (first..=last).contains(id))
+}
+
 fn column(name: &str) -> Expr {
     datafusion::common::Column::from_name(name).into()
 }
@@ -52,30 +62,47 @@ impl Preparing<'_> {
         Ok(self.snapshot.segments(owner)?.iter().any(may))
     }
 
-    /// Where an owner's copies of these messages lie, hot or cold; those that are not there are left out.
+    /// Where an owner's copies of these messages lie, hot or cold, deleted or not; those that are not there are left
+    /// out.
     pub(super) async fn locate(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
         let mut places = HashMap::with_capacity(ids.len());
         for &id in ids {
             if let Some(hot) = self.snapshot.hot_message(owner, id)? {
                 places.insert(id, Place::Hot { version: hot.version });
+            } else if let Some(trashed) = self.snapshot.trashed_message(owner, id)? {
+                places.insert(id, Place::TrashedHot { version: trashed.version });
             }
         }
         let rest: Vec<MsgId> = ids.iter().copied().filter(|id| !places.contains_key(id)).collect();
         places.extend(self.locate_cold(owner, &rest).await?);
+        let rest: Vec<MsgId> = rest.into_iter().filter(|id| !places.contains_key(id)).collect();
+        places.extend(self.locate_cold_trash(owner, &rest).await?);
         Ok(places)
     }
 
     /// Where these messages of an owner's lie in segments.
     pub(super) async fn locate_cold(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
-        let within = |segment: &Segment| ids.iter().any(|id| (segment.msg_ids.0..=segment.msg_ids.1).contains(id));
-        if ids.is_empty() || !self.segments_with(owner, within)? {
+        if !self.segments_with(owner, |segment| may_hold(segment, ids))? {
             return Ok(HashMap::new());
         }
+        self.find(self.cold_messages(owner, Deleted::new())?, ids, &PLACE).await
+    }
+
+    /// Where these deleted messages of an owner's lie in segments.
+    pub(super) async fn locate_cold_trash(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
+        if !self.snapshot.cold_trash(owner)?.iter().any(|trash| may_hold(&trash.segment, ids)) {
+            return Ok(HashMap::new());
+        }
+        let table = self.view.cold_trash(&Schema::Owner(owner.clone()));
+        self.find(self.view.frame("deletedMessages", table)?, ids, &TRASHED_PLACE).await
+    }
+
+    /// The places of these messages in a table; `names` are the columns that say them.
+    async fn find(&self, table: DataFrame, ids: &[MsgId], names: &[&str]) -> Result<HashMap<MsgId, Place>> {
         let ids = ids.iter().map(|id| lit(*id)).collect();
-        let names = ["msgId", "_segment", "_position", "_version"];
-        let frame = self.cold_messages(owner, Deleted::new())?.filter(column("msgId").in_list(ids, false));
-        let frame = frame.and_then(|frame| frame.select(names.map(column)));
-        self.collect(frame, &names).await?.iter().map(|row| row.place()).collect()
+        let frame = table.filter(column("msgId").in_list(ids, false));
+        let frame = frame.and_then(|frame| frame.select(names.iter().copied().map(column)));
+        self.collect(frame, names).await?.iter().map(|row| row.place()).collect()
     }
 
     /// What is left in segments of these conversations of an owner's, once `deleted` is gone.
@@ -139,11 +166,10 @@ impl Preparing<'_> {
         if !self.segments_with(owner, |segment| (&segment.conversations.0..=&segment.conversations.1).contains(&key))? {
             return Ok(Vec::new());
         }
-        let names = ["msgId", "_segment", "_position", "_version"];
         let frame = self.cold_messages(owner, Deleted::new())?.filter(in_conversation(key));
-        let frame = frame.and_then(|frame| frame.select(names.map(column)));
+        let frame = frame.and_then(|frame| frame.select(PLACE.map(column)));
         let mut positions: BTreeMap<u64, RoaringBitmap> = BTreeMap::new();
-        for row in self.collect(frame, &names).await?.iter() {
+        for row in self.collect(frame, &PLACE).await?.iter() {
             if let (_, Place::Cold { segment, position }) = row.place()? {
                 positions.entry(segment).or_default().insert(position);
             }

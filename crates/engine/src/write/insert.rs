@@ -15,16 +15,17 @@ use crate::{Error, Result, sql::Insert};
 
 impl Preparing<'_> {
     pub(super) async fn insert(&self, insert: &Insert) -> Result<Prepared> {
+        let new_row = match insert.target.table.name {
+            "messages" => new_message,
+            "conversations" => new_conversation,
+            "conversationUsers" => new_member,
+            name => return Err(read_only(name)),
+        };
         let rows = self.source(insert).await?;
         let mut prepared = Prepared::default();
         for row in rows.iter() {
             let owner = owner_of(&insert.target.schema, &row)?;
-            prepared.changes.push(match insert.target.table.name {
-                "messages" => Change::Send(new_message(owner, &row)?),
-                "conversations" => new_conversation(owner, &row)?,
-                "conversationUsers" => new_member(owner, &row)?,
-                name => return Err(read_only(name)),
-            });
+            prepared.changes.push(new_row(owner, &row)?);
         }
         prepared.rows_affected = prepared.changes.len() as u64;
         prepared.inserts_messages = insert.target.table.name == "messages";
@@ -32,7 +33,8 @@ impl Preparing<'_> {
         Ok(prepared)
     }
 
-    /// Looks up ids that the statement gives among the messages in segments; the sequencer knows the others.
+    /// Looks up ids that the statement gives among the messages in segments, the deleted ones too; the sequencer knows
+    /// the others.
     pub(super) async fn check_given_ids(&self, prepared: &mut Prepared) -> Result<()> {
         let mut given: BTreeMap<UserId, BTreeSet<MsgId>> = BTreeMap::new();
         let mut groups = BTreeSet::new();
@@ -54,7 +56,8 @@ impl Preparing<'_> {
         }
         for (owner, ids) in given {
             let ids: Vec<MsgId> = ids.into_iter().collect();
-            if let Some(taken) = self.locate_cold(&owner, &ids).await?.keys().min() {
+            let (there, deleted) = (self.locate_cold(&owner, &ids).await?, self.locate_cold_trash(&owner, &ids).await?);
+            if let Some(taken) = there.keys().chain(deleted.keys()).min() {
                 let message = format!("There is a message {taken} already; choose another msgId.");
                 return Err(Error::new(ErrorCode::Conflict, message));
             }
@@ -73,13 +76,13 @@ fn check_kept_by_server(row: &Row<'_>, numbers: &[&str], texts: &[&str]) -> Resu
     }
 }
 
-fn new_message(owner: UserId, row: &Row<'_>) -> Result<NewMessage> {
+fn new_message(owner: UserId, row: &Row<'_>) -> Result<Change> {
     check_metadata(row.text("metadata"))?;
     let content = match row.owned("content") {
         None if row.text("contentRef").is_some() => String::new(),
         content => content.ok_or_else(|| invalid("content is needed; give it a text."))?,
     };
-    Ok(NewMessage {
+    Ok(Change::Send(NewMessage {
         owner,
         conversation: row.conversation_id()?,
         kind: row.conversation_type()?,
@@ -89,7 +92,7 @@ fn new_message(owner: UserId, row: &Row<'_>) -> Result<NewMessage> {
         content,
         content_ref: row.owned("contentRef"),
         metadata: row.owned("metadata"),
-    })
+    }))
 }
 
 fn new_conversation(owner: UserId, row: &Row<'_>) -> Result<Change> {

@@ -1,12 +1,12 @@
 //! UPDATE and DELETE of messages.
 //!
-//! Invariant: an edit of a group's message reaches every participant's copy; a deletion takes the copies that the
-//! statement selected, and no other.
+//! Invariant: an edit of a group's message reaches every participant's copy, deleted ones too; a deletion takes the
+//! copies that the statement selected, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kalamdb_protocol::{ConversationType, MsgId, UserId};
-use kalamdb_store::{Change, ConversationKey, Expect, Place};
+use kalamdb_store::{Change, ConversationKey, Expect, Message, Place};
 
 use super::{
     Prepared, Preparing, check_metadata, check_updatable,
@@ -22,14 +22,12 @@ use crate::{
 
 const HIDDEN: [&str; 3] = ["_segment", "_position", "_version"];
 
-/// A message to edit, and the copies of it that the statement selected.
+/// A message to edit, what it becomes, and the copies of it that get that.
 struct Edited {
     owner: UserId,
-    from: String,
-    timestamp: i64,
-    content_ref: Option<String>,
-    content: String,
-    metadata: Option<String>,
+    message: Message,
+    content: Option<String>,
+    metadata: Option<Option<String>>,
     copies: BTreeMap<UserId, Place>,
 }
 
@@ -57,13 +55,9 @@ impl Preparing<'_> {
             edited.copies.insert(owner, place);
         }
         self.add_participants(&mut edits, &mut prepared.expect).await?;
-        prepared.changes.extend(edits.into_iter().map(|((conversation, msg_id, _), edited)| Change::Edit {
+        prepared.changes.extend(edits.into_values().map(|edited| Change::Edit {
             owner: edited.owner,
-            msg_id,
-            conversation,
-            from: edited.from,
-            timestamp: edited.timestamp,
-            content_ref: edited.content_ref,
+            message: edited.message,
             content: edited.content,
             metadata: edited.metadata,
             copies: edited.copies.into_iter().collect(),
@@ -71,7 +65,8 @@ impl Preparing<'_> {
         Ok(prepared)
     }
 
-    /// Finds the copies of the groups' current participants.
+    /// Finds the copies of the groups' current participants, deleted ones too: who brings one back gets it as it is by
+    /// then.
     async fn add_participants(
         &self,
         edits: &mut BTreeMap<(ConversationKey, MsgId, Option<UserId>), Edited>,
@@ -142,22 +137,20 @@ impl Preparing<'_> {
 
 fn edited(owner: UserId, row: &Row<'_>, update: &Update) -> Result<Edited> {
     let sets = |column: &str| update.assignments.iter().any(|(assigned, _)| assigned == column);
-    let content = match row.owned(&assigned("content")) {
-        Some(content) => content,
-        None if sets("content") => {
-            return Err(invalid("content cannot be NULL; give it a text, or delete the message."));
-        }
-        None => row.need_text("content")?.to_owned(),
-    };
-    let metadata = if sets("metadata") { row.owned(&assigned("metadata")) } else { row.owned("metadata") };
-    check_metadata(metadata.as_deref())?;
-    Ok(Edited {
-        owner,
+    let content = row.owned(&assigned("content"));
+    if sets("content") && content.is_none() {
+        return Err(invalid("content cannot be NULL; give it a text, or delete the message."));
+    }
+    let metadata = sets("metadata").then(|| row.owned(&assigned("metadata")));
+    check_metadata(metadata.as_ref().and_then(Option::as_deref))?;
+    let message = Message {
+        msg_id: row.need_int("msgId")?,
+        conversation: row.conversation()?,
         from: row.need_text("from")?.to_owned(),
         timestamp: row.need_int("timestamp")?,
+        content: row.need_text("content")?.to_owned(),
         content_ref: row.owned("contentRef"),
-        content,
-        metadata,
-        copies: BTreeMap::new(),
-    })
+        metadata: row.owned("metadata"),
+    };
+    Ok(Edited { owner, message, content, metadata, copies: BTreeMap::new() })
 }

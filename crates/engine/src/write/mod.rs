@@ -3,8 +3,10 @@
 //! Invariant: nothing is written here. Each preparation reads one snapshot and says in its proposal what of it must
 //! still hold; the store's sequencer applies the rules, which are the same for SQL and `POST /messages`.
 
+mod audit;
 mod cold;
 mod conversations;
+mod deleted;
 mod insert;
 mod members;
 mod messages;
@@ -12,6 +14,7 @@ mod rows;
 mod select;
 mod send;
 
+pub(crate) use audit::record_read;
 use kalamdb_protocol::{ErrorCode, MsgId};
 use kalamdb_store::{Actor, Change, ErrorKind, Expect, Proposal, Receipt, Snapshot, Store};
 pub(crate) use send::send;
@@ -64,8 +67,12 @@ pub(crate) async fn run(store: &Store, reader: &Reader, caller: &Caller, write: 
     let mut attempt = 1;
     loop {
         let snapshot = store.snapshot();
-        let view = reader.view(caller, snapshot.clone()).with_hidden();
-        let prepared = Preparing { snapshot: &snapshot, view: &view }.prepare(write).await?;
+        let view = reader.view(caller, snapshot.clone());
+        // The source of an INSERT is a read like any other, whose `*` means the columns that everybody knows.
+        let view = if matches!(write, Write::Insert(_)) { view } else { view.with_hidden() };
+        let mut prepared = Preparing { snapshot: &snapshot, view: &view }.prepare(write).await?;
+        let entries = audit::entries(write, !prepared.changes.is_empty());
+        prepared.changes.extend(entries);
         let (rows_affected, inserts_messages) = (prepared.rows_affected, prepared.inserts_messages);
         match prepared.commit(store, caller).await {
             Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,
@@ -101,12 +108,14 @@ impl Preparing<'_> {
                 "messages" => self.update_messages(update).await,
                 "conversations" => self.update_conversations(update).await,
                 "conversationUsers" => self.update_members(update).await,
+                "deletedMessages" => self.restore_messages(update).await,
                 name => Err(read_only(name)),
             },
             Write::Delete(delete) => match delete.target.table.name {
                 "messages" => self.delete_messages(delete).await,
                 "conversations" => self.delete_conversations(delete).await,
                 "conversationUsers" => self.delete_members(delete).await,
+                "deletedMessages" => self.purge_messages(delete).await,
                 name => Err(read_only(name)),
             },
         }
@@ -117,8 +126,9 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::InvalidValue, message)
 }
 
+/// Refuses a write of a table that the server alone writes.
 fn read_only(table: &str) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("The table {table} can only be read."))
+    Error::new(ErrorCode::Unsupported, format!("The table {table} is written by the server alone; it can be read."))
 }
 
 /// Refuses a change of a column that only the server writes.

@@ -31,8 +31,10 @@ pub(super) struct Row<'a> {
     at: usize,
 }
 
-/// Where a copy of a message lies: a hidden column says -1 for RocksDB, else the segment's number.
+/// Where a copy of a message lies: the hidden column `_segment` says this for RocksDB, else the segment's number.
 const HOT: i64 = -1;
+/// The hidden column that rows of deleted messages have besides: the commit that deleted them from their segment.
+const DELETION: &str = "_deletion";
 
 impl Rows {
     /// Gives the columns of `batches`, in order, these names, and the types that `kind` says.
@@ -134,7 +136,7 @@ impl<'a> Row<'a> {
 
     /// A row's version.
     pub(super) fn version(&self) -> Result<u64> {
-        u64::try_from(self.need_int("_version")?).map_err(|_| needed("_version"))
+        self.number("_version")
     }
 
     /// A user id; `None` for NULL.
@@ -169,14 +171,24 @@ impl<'a> Row<'a> {
 
     /// A message's id and where this copy of it lies.
     pub(super) fn place(&self) -> Result<(MsgId, Place)> {
-        let place = match self.need_int("_segment")? {
-            HOT => Place::Hot { version: self.version()? },
-            segment => Place::Cold {
-                segment: u64::try_from(segment).map_err(|_| needed("_segment"))?,
-                position: u32::try_from(self.need_int("_position")?).map_err(|_| needed("_position"))?,
-            },
+        let trashed = self.names.iter().any(|name| name == DELETION);
+        let place = if self.need_int("_segment")? == HOT {
+            let version = self.version()?;
+            if trashed { Place::TrashedHot { version } } else { Place::Hot { version } }
+        } else {
+            let (segment, position) = (self.number("_segment")?, self.number("_position")?);
+            if trashed {
+                Place::TrashedCold { deletion: self.number(DELETION)?, segment, position }
+            } else {
+                Place::Cold { segment, position }
+            }
         };
         Ok((self.need_int("msgId")?, place))
+    }
+
+    /// A number that must be there and fit.
+    fn number<T: TryFrom<i64>>(&self, name: &str) -> Result<T> {
+        T::try_from(self.need_int(name)?).map_err(|_| needed(name))
     }
 }
 

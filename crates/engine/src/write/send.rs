@@ -32,7 +32,7 @@ pub(crate) async fn send(
         let mut prepared = Prepared { changes: vec![change.clone()], ..Prepared::default() };
         if matches!(&change, Change::Send(message) if message.msg_id.is_some()) {
             let snapshot = store.snapshot();
-            let view = reader.view(caller, snapshot.clone()).with_hidden();
+            let view = reader.view(caller, snapshot.clone());
             Preparing { snapshot: &snapshot, view: &view }.check_given_ids(&mut prepared).await?;
         }
         let proposal = Proposal {

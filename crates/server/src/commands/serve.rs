@@ -70,12 +70,12 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let stop = stop_signal()?;
     let listener = listen_on(&settings.server).await?;
-    let engine = open(&settings)?;
+    let (store, engine) = open(&settings)?;
     // After the store, whose lock keeps a second server out of the folder.
     let secret = Secret::find_or_create(&settings)?;
     let verifier = Verifier::new(&secret, settings.server.jwt_algorithm);
     let counts = http::metrics::install().map_err(|error| Error::Start(error.into()))?;
-    let app = App::new(engine.clone(), verifier, counts, &settings.server);
+    let app = App::new(engine.clone(), store, verifier, counts, &settings);
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     announce(listener.local_addr()?, &settings.storage.base_storage_path)?;
@@ -117,14 +117,15 @@ async fn listen_on(server: &Server) -> Result<TcpListener, Error> {
     listener.map_err(|error| Error::Listen { host: server.host.clone(), port: server.port, error })
 }
 
-fn open(settings: &Settings) -> Result<Engine, Error> {
+fn open(settings: &Settings) -> Result<(Store, Engine), Error> {
     let store = settings.store();
     let path = store.base_path.clone();
     let store = std::fs::create_dir_all(&path)
         .map_err(kalamdb_store::Error::from)
         .and_then(|()| Store::open(store, Components::default()))
         .map_err(|error| Error::Store { path, error })?;
-    Engine::start(store, settings.engine()).map_err(Error::Engine)
+    let engine = Engine::start(store.clone(), settings.engine()).map_err(Error::Engine)?;
+    Ok((store, engine))
 }
 
 /// Tells a person where the server is and where the data are, and a script which port it got.

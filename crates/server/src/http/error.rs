@@ -38,6 +38,11 @@ impl ApiError {
     }
 
     #[cfg(test)]
+    pub fn code(&self) -> ErrorCode {
+        self.0.code
+    }
+
+    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -46,6 +51,12 @@ impl ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         Self(error)
+    }
+}
+
+impl From<kalamdb_store::Error> for ApiError {
+    fn from(error: kalamdb_store::Error) -> Self {
+        Self(error.into())
     }
 }
 

@@ -6,7 +6,9 @@
 mod accept;
 mod body;
 mod caller;
+mod compact;
 mod consolidate;
+mod content;
 mod error;
 mod gone;
 mod health;
@@ -18,6 +20,7 @@ mod openapi;
 mod query;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::{
     sync::Arc,
@@ -32,6 +35,7 @@ use axum::{
 };
 use kalamdb_engine::Engine;
 use kalamdb_protocol::ErrorCode;
+use kalamdb_store::Store;
 use metrics_exporter_prometheus::PrometheusHandle;
 pub use observe::hush_panics;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -39,7 +43,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use self::error::ApiError;
 use crate::{
     auth::Verifier,
-    settings::{MetricsAccess, Server},
+    media::{self, Inspector},
+    settings::{MetricsAccess, Settings},
 };
 
 /// How long a browser may remember what another origin is allowed.
@@ -51,25 +56,49 @@ pub struct App(Arc<Parts>);
 
 struct Parts {
     engine: Engine,
+    /// For content files, which need no SQL.
+    store: Store,
     verifier: Verifier,
     counts: PrometheusHandle,
     limits: body::Limits,
+    media: media::Limits,
+    uploads: upload::Places,
+    inspector: Inspector,
     metrics: MetricsAccess,
     started: Instant,
 }
 
 impl App {
     /// Puts it together.
-    pub fn new(engine: Engine, verifier: Verifier, counts: PrometheusHandle, settings: &Server) -> Self {
-        let limits = body::Limits {
-            max_bytes: settings.max_body_bytes,
-            timeout: Duration::from_secs(settings.request_timeout_seconds),
-        };
-        Self(Arc::new(Parts { engine, verifier, counts, limits, metrics: settings.metrics, started: Instant::now() }))
+    pub fn new(
+        engine: Engine,
+        store: Store,
+        verifier: Verifier,
+        counts: PrometheusHandle,
+        settings: &Settings,
+    ) -> Self {
+        let server = &settings.server;
+        let timeout = Duration::from_secs(server.request_timeout_seconds);
+        Self(Arc::new(Parts {
+            engine,
+            store,
+            verifier,
+            counts,
+            limits: body::Limits { max_bytes: server.max_body_bytes, timeout },
+            media: settings.media(),
+            uploads: upload::Places::new(settings.media.max_concurrent_uploads, timeout),
+            inspector: Inspector::new(),
+            metrics: server.metrics,
+            started: Instant::now(),
+        }))
     }
 
     fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.store
     }
 
     fn verifier(&self) -> &Verifier {
@@ -78,6 +107,18 @@ impl App {
 
     fn limits(&self) -> body::Limits {
         self.0.limits
+    }
+
+    fn media(&self) -> media::Limits {
+        self.0.media
+    }
+
+    fn uploads(&self) -> &upload::Places {
+        &self.0.uploads
+    }
+
+    fn inspector(&self) -> &Inspector {
+        &self.0.inspector
     }
 
     fn metrics_access(&self) -> MetricsAccess {
@@ -98,11 +139,14 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
     let protected = Router::new()
         .route("/api/v1/query", post(query::query))
         .route("/api/v1/messages", post(messages::send).fallback(gone::messages))
+        .route("/api/v1/media/upload", post(upload::upload))
+        .route("/api/v1/content/{*contentRef}", get(content::content))
         .route("/api/v1/messages/{*rest}", any(gone::gone))
         .route("/api/v1/conversations", any(gone::gone))
         .route("/api/v1/conversations/{*rest}", any(gone::gone))
         .route("/api/v1/conversationUsers", any(gone::gone))
         .route("/api/v1/conversationUsers/{*rest}", any(gone::gone))
+        .route("/api/admin/compact", post(compact::compact))
         .route("/api/admin/consolidate", post(consolidate::consolidate))
         .method_not_allowed_fallback(wrong_method)
         .route_layer(from_fn_with_state(app.clone(), caller::authenticate));
@@ -125,9 +169,24 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT, messages::IDEMPOTENCY_KEY])
-        .expose_headers([query::TRUNCATED, header::RETRY_AFTER])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::ACCEPT,
+            header::RANGE,
+            header::IF_RANGE,
+            header::IF_NONE_MATCH,
+            messages::IDEMPOTENCY_KEY,
+        ])
+        .expose_headers([
+            query::TRUNCATED,
+            header::RETRY_AFTER,
+            header::ETAG,
+            header::ACCEPT_RANGES,
+            header::CONTENT_RANGE,
+            header::CONTENT_DISPOSITION,
+        ])
         .max_age(CORS_MAX_AGE)
 }
 

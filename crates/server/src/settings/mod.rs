@@ -15,6 +15,7 @@ mod tests;
 
 use std::{ffi::OsString, fmt, path::PathBuf, time::Duration};
 
+use kalamdb_protocol::Micros;
 use kalamdb_store::Rules;
 pub use show::sample;
 pub use spec::Hidden;
@@ -25,12 +26,16 @@ use self::{
     layers::Layers,
     spec::{Key, Setting},
 };
+use crate::media;
 
 /// The file that is read when no other is named and this one is there.
 const DEFAULT_FILE: &str = "config.toml";
 
 /// Bytes in the unit of the settings that end in `_mb`.
 const MIB: usize = 1024 * 1024;
+
+/// Microseconds in the unit of the settings that end in `_hours`.
+const MICROS_PER_HOUR: Micros = 3_600_000_000;
 
 /// How tokens are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +221,8 @@ fn flags(source: &Source) -> Vec<(&'static str, &'static str, OsString)> {
 impl Settings {
     /// What the store needs of them.
     pub fn store(&self) -> kalamdb_store::Settings {
+        let deletion = &self.deletion;
+        let days = |days: u32| Micros::from(days) * 24 * MICROS_PER_HOUR;
         kalamdb_store::Settings {
             base_path: self.storage.base_storage_path.clone(),
             durability: self.rocksdb.durability,
@@ -225,8 +232,23 @@ impl Settings {
                 default_type: self.conversations.default_type,
                 max_group_participants: self.conversations.max_group_participants,
                 large_message_threshold_bytes: self.message.large_message_threshold_bytes,
+                max_message_bytes: self.message.max_size_bytes,
+                trash_retention: deletion.soft_delete_enabled.then(|| days(deletion.soft_delete_retention_days)),
+                upload_ttl: Micros::from(self.media.unreferenced_ttl_hours) * MICROS_PER_HOUR,
+                audit_retention: days(self.audit.retention_days),
                 crowded_at: self.consolidation.messages_threshold,
             },
+        }
+    }
+
+    /// How large uploads may be.
+    pub fn media(&self) -> media::Limits {
+        let media = &self.media;
+        media::Limits {
+            image: media.max_image_size_bytes,
+            audio: media.max_audio_size_bytes,
+            video: media.max_video_size_bytes,
+            document: media.max_document_size_bytes,
         }
     }
 
@@ -253,7 +275,8 @@ impl Settings {
                 min_batch_rows: self.consolidation.min_batch_rows,
                 max_hot_age: Duration::from_secs(self.consolidation.max_hot_age_seconds),
             },
-            replay: Duration::from_secs(u64::from(self.live.replay_hours) * 3_600),
+            compaction_interval: Duration::from_hours(self.deletion.compaction_interval_hours.into()),
+            replay: Duration::from_hours(self.live.replay_hours.into()),
         }
     }
 }

@@ -84,9 +84,12 @@ settings! {
         /// Who may read /metrics: "open" for everybody, "admin" for tokens with the role admin, "off" for
         /// nobody. It holds counts and durations, never names.
         metrics: MetricsAccess = one_of("open", MetricsAccess::NAMES);
-        /// The largest body of a request, in bytes.
-        max_body_bytes: usize = number(8_388_608, 1_024, 1_073_741_824);
-        /// How long a body may take to arrive, and how long a client may take nothing of its answer, in seconds.
+        /// The largest body of a request, in bytes; uploads have limits of their own, under [media]. The default
+        /// holds a message of `message.max_size_bytes` as JSON three times its size, which is what text other
+        /// than English becomes when a client writes every character of it as \uXXXX.
+        max_body_bytes: usize = number(33_554_432, 1_024, 1_073_741_824);
+        /// How long a body may take to arrive (an upload: how long it may pause), and how long a client may take
+        /// nothing of its answer, in seconds.
         request_timeout_seconds: u64 = number(30, 1, 3_600);
         /// Connections open at the same time; more wait until one closes. The server takes fewer where the system
         /// lets it open fewer than twice as many files.
@@ -105,9 +108,29 @@ settings! {
 
     /// Messages.
     [message] Message {
-        /// From this size on, in bytes, a message's text is kept in a file of its own. That comes with a later
-        /// version; until then such a message is refused.
+        /// From this size on, in bytes, a message's text is kept in a file of its own, in a group once for all
+        /// participants; the row keeps its beginning.
         large_message_threshold_bytes: usize = number(102_400, 1_024, 16_777_216);
+        /// The largest text of a message, in bytes. In JSON it has to fit into `server.max_body_bytes`.
+        max_size_bytes: usize = number(10_485_760, 1_024, 33_554_432);
+    }
+
+    /// Uploads: what is taken, by what its first bytes show it to be.
+    [media] Media {
+        /// The largest picture, in bytes; 0 takes none.
+        max_image_size_bytes: u64 = number(20_971_520, 0, 1_099_511_627_776);
+        /// The largest sound, in bytes; 0 takes none.
+        max_audio_size_bytes: u64 = number(104_857_600, 0, 1_099_511_627_776);
+        /// The largest video, in bytes; 0 takes none.
+        max_video_size_bytes: u64 = number(1_073_741_824, 0, 1_099_511_627_776);
+        /// The largest of anything else that is taken (PDF, Office, text, archives), in bytes; 0 takes none.
+        max_document_size_bytes: u64 = number(104_857_600, 0, 1_099_511_627_776);
+        /// How long an upload waits for a message that refers to it, in hours; then it is removed.
+        unreferenced_ttl_hours: u32 = number(24, 1, 8_760);
+        /// Uploads that arrive at the same time, each of which takes disk space before it is complete; more wait,
+        /// and are told to come back when no place becomes free within `server.request_timeout_seconds`. One user
+        /// has at most a quarter of the places, so that others find one.
+        max_concurrent_uploads: usize = number(32, 1, 1_024);
     }
 
     /// Where the data lies.
@@ -177,14 +200,22 @@ settings! {
         max_group_participants: usize = number(100, 1, 10_000);
     }
 
-    /// Deletion. These have their effect with a later version; today a deletion is final at once.
+    /// What becomes of deleted messages.
     [deletion] Deletion {
-        /// Whether deleted messages can be brought back for a while.
+        /// Whether they stay in `deletedMessages` for a while, from where they can be brought back; if not, they
+        /// are gone at once.
         soft_delete_enabled: bool = switch(true);
-        /// For how long, in days.
+        /// For how long, in days; then they are gone, and so are files that no other message refers to.
         soft_delete_retention_days: u32 = number(30, 1, 36_500);
-        /// How often files are rewritten without their deleted rows, in hours.
+        /// How often Parquet files are rewritten without the rows that are gone, in hours. Until then these rows
+        /// are still in the file, where no query sees them.
         compaction_interval_hours: u32 = number(24, 1, 8_760);
+    }
+
+    /// The record of deletions, restores, changes of membership, and what admins did in others' schemas.
+    [audit] Audit {
+        /// How long its rows are kept, in days.
+        retention_days: u32 = number(365, 1, 36_500);
     }
 
     /// Live updates, which come with a later version.

@@ -65,6 +65,8 @@ fn without_anything_the_defaults_hold() {
     assert_eq!(settings.server.jwt_secret, None);
     assert_eq!(settings.server.metrics, MetricsAccess::Open);
     assert!(settings.engine().query.threads >= 1);
+    // What `server.max_body_bytes` promises of itself.
+    assert!(settings.server.max_body_bytes >= 3 * settings.message.max_size_bytes);
 }
 
 #[test]
@@ -76,8 +78,21 @@ fn the_founding_document_s_file_is_read_whole() {
     assert_eq!(settings.store().base_path, PathBuf::from("/var/lib/kalamdb"));
     assert_eq!(settings.store().rules.large_message_threshold_bytes, 102_400);
     assert_eq!(settings.store().rules.crowded_at, 10_000);
+    assert_eq!(settings.store().rules.trash_retention, Some(30 * 86_400_000_000));
+    assert_eq!(settings.engine().compaction_interval, Duration::from_hours(24));
     assert_eq!(origin(&loaded, "deletion.compaction_interval_hours").to_string(), "config.toml, line 32");
     assert_eq!(origin(&loaded, "query.cache_size_mb"), Origin::Default);
+}
+
+#[test]
+fn times_and_sizes_reach_the_store_in_its_units() {
+    let text = "[deletion]\nsoft_delete_enabled = false\n[media]\nunreferenced_ttl_hours = 2\nmax_video_size_bytes = 7\n\
+                [audit]\nretention_days = 3\n[message]\nmax_size_bytes = 5000\n";
+    let settings = file(text).resolve().unwrap().settings;
+    let rules = settings.store().rules;
+    assert_eq!((rules.trash_retention, rules.upload_ttl), (None, 2 * 3_600_000_000));
+    assert_eq!((rules.audit_retention, rules.max_message_bytes), (3 * 86_400_000_000, 5_000));
+    assert_eq!((settings.media().video, settings.media().largest()), (7, 104_857_600));
 }
 
 #[test]

@@ -214,3 +214,46 @@ fn the_interval_leaves_few_messages_hot_and_the_threshold_does_not_wait() {
     });
     assert_eq!(amy.number("SELECT COUNT(*) FROM messages"), 301);
 }
+
+/// What was purged is in no file after a compaction: not for a program that never heard of deletion vectors, and not
+/// beside the segments.
+#[test]
+fn after_a_compaction_no_file_holds_a_purged_message() {
+    let server = Server::start();
+    let (john, admin) = (server.client("user_john"), server.admin());
+    let large = "a secret of many words, ".repeat(5_000);
+    let kept = [john.say("c", "kept"), john.say("c", &format!("kept: {large}"))];
+    let purged = [john.say("c", "purged"), john.say("c", &format!("purged: {large}")), john.say("gone", "purged too")];
+    let waiting = john.say("c", "deleted, and may come back");
+    let last = john.say("c", "last");
+    let file_of = |id: i64| server.data().join(format!("user_john/msg-{id}.bin"));
+    admin.consolidate();
+    let before = server.segment_files();
+    assert_eq!(before.len(), 1, "{before:?}");
+    assert!(file_of(kept[1]).is_file() && file_of(purged[1]).is_file());
+
+    let ids = format!("{}, {}", purged[0], purged[1]);
+    assert_eq!(john.run(&format!("DELETE FROM messages WHERE msgId IN ({ids}, {waiting})")), 3);
+    assert_eq!(john.run("DELETE FROM conversations WHERE conversationId = 'gone'"), 1);
+    assert_eq!(john.run(&format!("DELETE FROM deletedMessages WHERE msgId IN ({ids}, {})", purged[2])), 3);
+    let compact: Result<Value, _> = admin.post("/api/admin/compact", &json!({ "userId": "user_john" }));
+    compact.unwrap_or_else(|failure| panic!("{failure}"));
+
+    // The files that nothing needs any more are removed as soon as nobody reads them.
+    crate::harness::eventually("the old segment is gone", || !server.segment_files().contains(&before[0]));
+    crate::harness::eventually("the purged text is gone", || !file_of(purged[1]).exists());
+    let files = read(&server, &server.segment_files());
+    let mut found: BTreeSet<i64> = files.iter().flat_map(|file| file.rows.iter().map(|row| id_of(file, row))).collect();
+    // What can still come back may lie there: it is deleted, and not purged.
+    found.remove(&waiting);
+    assert_eq!(found, BTreeSet::from([kept[0], kept[1], last]));
+    for row in files.iter().flat_map(|file| &file.rows) {
+        assert!(!json!(row).to_string().contains("purged"), "{row:?}");
+    }
+    assert!(file_of(kept[1]).is_file(), "what is kept keeps its file");
+
+    let back = format!("UPDATE deletedMessages SET deletedAt = NULL WHERE msgId = {waiting}");
+    assert_eq!(john.run(&back), 1);
+    assert_eq!(john.numbers("SELECT msgId FROM messages ORDER BY msgId"), [kept[0], kept[1], waiting, last]);
+    assert_eq!(john.number("SELECT COUNT(*) FROM deletedMessages"), 0);
+}

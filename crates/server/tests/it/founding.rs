@@ -1,11 +1,12 @@
 //! The founding document, held to its letter: its curl lines run with the real curl, exactly as printed, and so does
 //! every SQL statement in it.
 //!
-//! Invariant: the texts below are copied, not adapted; only the token and the address are put in. What needs
-//! media files (the upload, and `contentRef`) belongs to a later issue and is left out of the text it stands in.
+//! Invariant: the texts below are copied, not adapted; only the token and the address are put in, and what the upload
+//! answered where the document shows an answer of its own.
 
-use std::process::Command;
+use std::{io::Cursor, path::Path, process::Command};
 
+use image::{ImageFormat, RgbImage};
 use kalamdb_protocol::ErrorCode;
 use serde_json::{Value, json};
 
@@ -15,14 +16,23 @@ const INSERT: &str = r#"curl -X POST http://localhost:8080/api/v1/query \
   -H "Authorization: Bearer <jwt>" \
   -d '{"sql": "INSERT INTO userId.messages (msgId, conversationId, conversationType, from, timestamp, content) VALUES (123, '\''conv_ai'\'', '\''ai'\'', '\''user_john'\'', 1699000000, '\''Hello AI'\'')"}'"#;
 
-/// Its `contentRef` is left out: see the module's invariant.
+const UPLOAD: &str = r#"curl -X POST http://localhost:8080/api/v1/media/upload \
+  -H "Authorization: Bearer <jwt>" \
+  -F "file=@image.jpg" \
+  -F "conversationId=conv_group_123" \
+  -F "conversationType=group""#;
+
+/// What the document's upload answered.
+const UPLOADED: &str = "shared/conversations/conv_group_123/media-789.jpg";
+
 const SEND: &str = r#"curl -X POST http://localhost:8080/api/v1/messages \
   -H "Authorization: Bearer <jwt>" \
   -d '{
     "conversationId": "conv_group_123",
     "conversationType": "group",
     "from": "user_alice",
-    "content": "Check this image!"
+    "content": "Check this image!",
+    "contentRef": "shared/conversations/conv_group_123/media-789.jpg"
   }'"#;
 
 const SELECT: &str = r#"curl -X POST http://localhost:8080/api/v1/query \
@@ -35,9 +45,14 @@ const DELETE: &str = r#"curl -X POST http://localhost:8080/api/v1/query \
 
 /// Runs a curl line through a shell, as a reader of the document would, and answers the JSON it prints.
 fn curl(server: &Server, user: &str, line: &str) -> Value {
+    curl_in(&server.data(), server, user, line)
+}
+
+/// The same, in a folder.
+fn curl_in(folder: &Path, server: &Server, user: &str, line: &str) -> Value {
     let line = line.replace("http://localhost:8080", &server.url()).replace("<jwt>", &server.token(user, false));
     let mut command = Command::new("bash");
-    command.args(["-c", &line.replacen("curl ", "curl --silent --show-error ", 1)]);
+    command.args(["-c", &line.replacen("curl ", "curl --silent --show-error ", 1)]).current_dir(folder);
     let output = bounded_output(command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
@@ -71,7 +86,7 @@ fn a_message_is_sent_to_an_assistant() {
 }
 
 #[test]
-fn a_message_is_sent_to_a_group() {
+fn a_message_with_media_is_sent_to_a_group() {
     let server = Server::start();
     let alice = server.client("user_alice");
     alice.run("INSERT INTO userId.conversations (conversationId, conversationType) VALUES ('conv_group_123', 'group')");
@@ -80,15 +95,42 @@ fn a_message_is_sent_to_a_group() {
             "INSERT INTO userId.conversationUsers (conversationId, userId) VALUES ('conv_group_123', '{user}')"
         ));
     }
-    let answer = curl(&server, "user_alice", SEND);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut image = Cursor::new(Vec::new());
+    RgbImage::new(640, 480).write_to(&mut image, ImageFormat::Jpeg).expect("a picture");
+    let image = image.into_inner();
+    std::fs::write(folder.path().join("image.jpg"), &image).expect("it is written");
+
+    let uploaded = curl_in(folder.path(), &server, "user_alice", UPLOAD);
+    let content_ref = uploaded["contentRef"].as_str().unwrap_or_else(|| panic!("no contentRef: {uploaded}"));
+    let number = content_ref
+        .strip_prefix("shared/conversations/conv_group_123/media-")
+        .and_then(|rest| rest.strip_suffix(".jpg"))
+        .unwrap_or_else(|| panic!("another name than the document's: {content_ref}"));
+    assert!(number.parse::<u64>().is_ok(), "{content_ref}");
+
+    let answer = curl(&server, "user_alice", &SEND.replace(UPLOADED, content_ref));
     assert_eq!(
         (&answer["conversationId"], &answer["status"]),
         (&json!("conv_group_123"), &json!("stored")),
         "{answer}"
     );
     for user in ["user_alice", "user_bob", "user_charlie"] {
-        let copies = server.client(user).rows("SELECT msgId, from, content FROM userId.messages");
-        assert_eq!(copies, [vec![answer["msgId"].clone(), json!("user_alice"), json!("Check this image!")]], "{user}");
+        let client = server.client(user);
+        let copies = client.rows("SELECT msgId, from, content, contentRef FROM userId.messages");
+        let expected =
+            vec![answer["msgId"].clone(), json!("user_alice"), json!("Check this image!"), json!(content_ref)];
+        assert_eq!(copies, [expected], "{user}");
+        let read = client.content(content_ref);
+        assert!(read.status == 200 && read.body == image, "{user}: {}", read.status);
+        assert_eq!(read.header("content-type"), "image/jpeg");
+    }
+    assert_eq!(std::fs::read(server.data().join(content_ref)).expect("it lies where its name says"), image);
+    // Who was not there when it was sent has no copy of the message, and so no way to the file.
+    alice.run("INSERT INTO userId.conversationUsers (conversationId, userId) VALUES ('conv_group_123', 'user_late')");
+    for user in ["user_stranger", "user_late"] {
+        let refusal = server.client(user).content(content_ref).refusal();
+        assert_eq!(refusal.error.error, ErrorCode::NotFound, "{user}");
     }
 }
 

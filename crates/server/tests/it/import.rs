@@ -217,3 +217,29 @@ fn a_plain_file_is_imported_in_the_order_of_its_turns() {
         }
     }
 }
+
+/// Their rows hold only their beginnings, which is no difference.
+#[test]
+fn large_texts_are_imported_once() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("large.ndjson");
+    let text = |turn: usize| format!("turn {turn} {}", "é".repeat(100_000));
+    let line = |turn: usize| {
+        json!({ "owner": "amy", "conversationId": "c", "conversationType": "ai", "from": "amy", "turn": turn,
+                "content": text(turn), "metadata": { "turn": turn } })
+        .to_string()
+    };
+    let amy = server.client("amy");
+    // The second time one is there and one is new, the third time nothing is.
+    for turns in [1, 2, 2] {
+        std::fs::write(&file, (0..turns).map(line).collect::<Vec<_>>().join("\n")).expect("a file");
+        let output = server.cli(&["import", file.to_str().expect("a UTF-8 path")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let refs = amy.texts("SELECT contentRef FROM messages ORDER BY msgId");
+        assert_eq!(refs.len(), turns);
+        for (turn, content_ref) in refs.iter().enumerate() {
+            assert!(amy.content(content_ref).body == text(turn).as_bytes(), "turn {turn} comes back as it was");
+        }
+    }
+}

@@ -6,11 +6,13 @@
 
 mod cli;
 mod cold_files;
+mod content;
 mod crash;
 mod founding;
 mod harness;
 mod import;
 mod limits;
+mod media;
 mod model;
 mod openapi;
 mod races;

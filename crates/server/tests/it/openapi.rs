@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use kalamdb_protocol::SendMessageRequest;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Client, Server};
+use crate::harness::{Answer, BOUNDARY, Client, Server, form, message};
 
 /// A request that succeeds (or, for a route of version 1, is `gone`).
 struct Example {
@@ -16,12 +17,16 @@ struct Example {
     path: &'static str,
     /// The path as the document has it, where that differs.
     documented: &'static str,
-    body: Option<Value>,
+    body: Option<String>,
     status: u16,
 }
 
+/// A message whose text lies in a file, and that file's route.
+const LARGE: i64 = 1;
+const CONTENT: &str = "/api/v1/content/root/msg-1.bin";
+
 fn example(method: Method, path: &'static str, body: Option<Value>, status: u16) -> Example {
-    Example { method, path, documented: path, body, status }
+    Example { method, path, documented: path, body: body.map(|body| body.to_string()), status }
 }
 
 /// Every route of this server.
@@ -29,7 +34,13 @@ fn examples() -> Vec<Example> {
     vec![
         example(Method::POST, "/api/v1/query", Some(json!({ "sql": "SELECT 1 AS one" })), 200),
         example(Method::POST, "/api/v1/messages", Some(json!({ "conversationId": "c", "content": "x" })), 201),
+        Example {
+            body: Some(String::from_utf8(form(&[("file", b"hello"), ("conversationId", b"c")])).expect("it is text")),
+            ..example(Method::POST, "/api/v1/media/upload", None, 201)
+        },
+        Example { documented: "/api/v1/content/{contentRef}", ..example(Method::GET, CONTENT, None, 200) },
         example(Method::GET, "/api/v1/health", None, 200),
+        example(Method::POST, "/api/admin/compact", Some(json!({})), 200),
         example(Method::POST, "/api/admin/consolidate", Some(json!({})), 200),
         example(Method::GET, "/metrics", None, 200),
         example(Method::GET, "/api/openapi.json", None, 200),
@@ -57,8 +68,18 @@ fn gone() -> Vec<Example> {
 }
 
 fn ask(client: &Client, example: &Example) -> Answer {
-    let body = example.body.as_ref().map(Value::to_string);
-    client.request(example.method.clone(), example.path, &[], body.as_deref()).expect("an answer")
+    // Routes that take JSON take it whatever this says.
+    let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+    let headers = [("content-type", content_type.as_str())];
+    client.request(example.method.clone(), example.path, &headers, example.body.as_deref()).expect("an answer")
+}
+
+/// A server that has what the examples name.
+fn server() -> Server {
+    let server = Server::start();
+    let large = SendMessageRequest { msg_id: Some(LARGE), ..message("c", &"x".repeat(200_000)) };
+    server.admin().send(&large).expect("it can be sent");
+    server
 }
 
 fn document(client: &Client) -> Value {
@@ -143,7 +164,7 @@ fn answer_schema<'a>(document: &'a Value, operation: &'a Value, status: u16) -> 
 
 #[test]
 fn every_route_is_documented_and_answers_as_documented() {
-    let server = Server::start();
+    let server = server();
     let admin = server.admin();
     let document = document(&admin);
     let operations = operations(&document);
@@ -165,7 +186,7 @@ fn every_route_is_documented_and_answers_as_documented() {
 
 #[test]
 fn every_documented_route_is_known_here() {
-    let server = Server::start();
+    let server = server();
     let admin = server.admin();
     let document = document(&admin);
     let known: Vec<Example> = examples().into_iter().chain(gone()).collect();

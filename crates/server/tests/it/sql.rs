@@ -158,6 +158,8 @@ fn names_come_back_in_their_canonical_spelling() {
             vec!["userId", "lastReadMsgId", "unreadCount"],
         ),
         ("SELECT userid, conversationid FROM conversationusers", vec!["userId", "conversationId"]),
+        ("SELECT MSGID, deletedat FROM USERID.deletedmessages", vec!["msgId", "deletedAt"]),
+        ("SELECT auditid, Action FROM auditlog", vec!["auditId", "action"]),
     ] {
         match john.query(sql) {
             Ok(answer) => assert_eq!(answer.columns, columns, "{sql}"),
@@ -226,6 +228,8 @@ fn a_misspelt_name_gets_suggestions() {
     let john = server.client("user_john");
     for (sql, code, suggestion) in [
         ("SELECT * FROM userId.mesages", ErrorCode::UnknownTable, "messages"),
+        ("SELECT * FROM userId.deleted_messages", ErrorCode::UnknownTable, "deletedMessages"),
+        ("SELECT * FROM auditLogs", ErrorCode::UnknownTable, "auditLog"),
         ("SELECT contents FROM userId.messages", ErrorCode::UnknownColumn, "content"),
         ("UPDATE userId.messages SET contnt = 'x'", ErrorCode::UnknownColumn, "content"),
         (

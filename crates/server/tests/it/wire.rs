@@ -18,6 +18,7 @@ fn redact(value: &mut Value) {
                 match name.as_str() {
                     "executionTimeMs" | "timestamp" | "uptime" | "version" => *field = json!(format!("[{name}]")),
                     "msgId" => *field = json!("[generated]"),
+                    "contentRef" => *field = json!("[contentRef]"),
                     "msgIds" => *field = json!(["[generated]"]),
                     _ => redact(field),
                 }
@@ -75,6 +76,9 @@ fn each_route_succeeds_as_it_did() {
         ),
     );
     show("POST /api/v1/query: no rows", sql(&john, "SELECT content FROM userId.messages WHERE false"));
+    let file: [(&str, &[u8]); 2] = [("file", b"bread, milk\n"), ("conversationId", b"c")];
+    show("POST /api/v1/media/upload", john.post_form(&file).expect("an answer"));
+    show("POST /api/admin/compact: no files yet", post(&admin, "/api/admin/compact", "{}"));
     show("POST /api/admin/consolidate", post(&admin, "/api/admin/consolidate", "{}"));
     show("POST /api/v1/query: UPDATE", sql(&john, "UPDATE userId.messages SET content = 'x' WHERE from = 'ai'"));
     show("POST /api/v1/query: DELETE", sql(&john, "DELETE FROM userId.messages"));
@@ -85,14 +89,19 @@ fn each_route_succeeds_as_it_did() {
 /// One example of every code that this server can give.
 #[test]
 fn each_error_code_answers_as_it_did() {
-    let server = Server::with(&[("query.timeout_seconds", "1"), ("message.large_message_threshold_bytes", "1024")]);
+    let server = Server::with(&[
+        ("query.timeout_seconds", "1"),
+        ("message.large_message_threshold_bytes", "1024"),
+        ("message.max_size_bytes", "2048"),
+    ]);
     let (john, nobody) = (server.client("user_john"), server.client_with_token(None));
     john.run("INSERT INTO userId.messages (msgId, conversationId, content) VALUES (1, 'c', 'one')");
     server
         .client("user_alice")
         .run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
-    let large = message("c", &"x".repeat(1024));
-    let send_large = serde_json::to_string(&large).expect("it can be written");
+    let too_large = serde_json::to_string(&message("c", &"x".repeat(2049))).expect("it can be written");
+    let large = john.say("c", &"x".repeat(1500));
+    let range = [("range", "bytes=1500-")];
     let examples = [
         (ErrorCode::SyntaxError, sql(&john, "SELECT from\nFROM messages WHERE )")),
         (ErrorCode::UnknownTable, sql(&john, "SELECT * FROM userId.mesages")),
@@ -109,7 +118,8 @@ fn each_error_code_answers_as_it_did() {
         (ErrorCode::MethodNotAllowed, get(&john, "/api/v1/query")),
         (ErrorCode::Conflict, sql(&john, "INSERT INTO messages (msgId, conversationId, content) VALUES (1, 'c', 'x')")),
         (ErrorCode::Gone, get(&john, "/api/v1/messages?conversationId=conv_123&limit=100")),
-        (ErrorCode::PayloadTooLarge, post(&john, "/api/v1/messages", &send_large)),
+        (ErrorCode::PayloadTooLarge, post(&john, "/api/v1/messages", &too_large)),
+        (ErrorCode::RangeNotSatisfiable, john.content_with(Method::GET, &format!("user_john/msg-{large}.bin"), &range)),
         (ErrorCode::QueryTooLarge, sql(&john, "SELECT repeat('x', 2000000000)")),
         (
             ErrorCode::QueryTimeout,
@@ -411,6 +421,9 @@ fn every_unknown_path_and_method_answers_in_kind() {
         (Method::PUT, "/api/v1/query"),
         (Method::POST, "/api/v1/health"),
         (Method::GET, "/api/admin/consolidate"),
+        (Method::GET, "/api/admin/compact"),
+        (Method::GET, "/api/v1/media/upload"),
+        (Method::POST, "/api/v1/content/user_john/media-1.jpg"),
     ] {
         let answer = server.admin().request(method.clone(), path, &[], None).expect("an answer");
         assert_eq!(answer.refusal().error.error, ErrorCode::MethodNotAllowed, "{method} {path}");
@@ -421,9 +434,11 @@ fn every_unknown_path_and_method_answers_in_kind() {
 fn admin_routes_are_for_admins() {
     let server = Server::start();
     let john = server.client("user_john");
-    assert_eq!(post(&john, "/api/admin/consolidate", "{}").refusal().error.error, ErrorCode::Forbidden);
     let nobody = server.client_with_token(None);
-    assert_eq!(post(&nobody, "/api/admin/consolidate", "{}").refusal().error.error, ErrorCode::Unauthorized);
+    for route in ["/api/admin/consolidate", "/api/admin/compact"] {
+        assert_eq!(post(&john, route, "{}").refusal().error.error, ErrorCode::Forbidden, "{route}");
+        assert_eq!(post(&nobody, route, "{}").refusal().error.error, ErrorCode::Unauthorized, "{route}");
+    }
 }
 
 #[test]
@@ -460,13 +475,13 @@ fn browsers_of_the_named_origins_are_let_in() {
         let headers = [
             ("origin", origin),
             ("access-control-request-method", "POST"),
-            ("access-control-request-headers", "authorization, content-type, idempotency-key"),
+            ("access-control-request-headers", "authorization, content-type, idempotency-key, range, if-none-match"),
         ];
         nobody.request(Method::OPTIONS, "/api/v1/query", &headers, None).expect("an answer")
     };
     let welcome = preflight("https://app.example");
     assert_eq!(welcome.header("access-control-allow-origin"), "https://app.example");
     let allowed = welcome.header("access-control-allow-headers").to_lowercase();
-    assert!(allowed.contains("authorization") || allowed == "*", "{allowed}");
+    assert!(allowed.contains("authorization") && allowed.contains("range"), "{allowed}");
     assert_eq!(preflight("https://evil.example").header("access-control-allow-origin"), "");
 }

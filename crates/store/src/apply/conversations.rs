@@ -5,16 +5,16 @@
 
 use std::ops::ControlFlow;
 
-use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, Role, UserId};
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Micros, MsgId, Role, UserId};
 
-use super::{Apply, conflict, forbidden};
+use super::{Apply, audit, conflict, forbidden};
 use crate::{
     commit::Actor,
     database::Read,
     error::{Error, Result},
     keys::{self, Family},
     model::{ConversationKey, Seq},
-    records::{ChangeKind, ConversationRecord, GroupRecord, MemberRecord, Record},
+    records::{ChangeKind, ConversationRecord, GroupRecord, MemberRecord, Record, ReferenceRecord},
     rows,
 };
 
@@ -164,7 +164,8 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
-    /// Removes a conversation with all of the owner's messages in it; of a group the owner leaves.
+    /// Removes a conversation with all of the owner's messages in it, into the trash where there is one; of a group
+    /// the owner leaves.
     pub(super) fn delete_conversation(
         &mut self,
         owner: &UserId,
@@ -173,17 +174,73 @@ impl Apply<'_, '_> {
         cold: &[(u64, Vec<(u32, u32)>)],
     ) -> Result<()> {
         let row = self.unchanged(owner, key, version)?;
-        for msg_id in self.hot_ids(owner, key)? {
-            self.delete_hot(owner, key, msg_id)?;
+        let hot = self.hot_ids(owner, key)?;
+        let messages = hot.len() as u64
+            + cold.iter().flat_map(|(_, ranges)| ranges).map(|(start, end)| u64::from(end - start)).sum::<u64>();
+        let joined = row.joined;
+        match self.trash_expiry() {
+            Some(expires_at) => self.trash_messages(owner, key, row, &hot, cold, expires_at)?,
+            None => self.purge_messages(owner, key, &hot, cold)?,
+        }
+        self.note_messages(owner, AuditAction::ConversationDelete, audit::conversation(key), messages);
+        if key.kind == ConversationType::Group && joined {
+            self.note(owner, AuditAction::MemberLeave, audit::member(&key.id, owner));
+            self.leave(&key.id, owner)?;
+        }
+        self.doom_unsent(owner, key)?;
+        self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
+        self.log(owner, ChangeKind::ConversationDeleted, key, None)
+    }
+
+    /// All of an owner's messages of a conversation go to the trash; those in segments stay where they are.
+    fn trash_messages(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        row: ConversationRecord,
+        hot: &[MsgId],
+        cold: &[(u64, Vec<(u32, u32)>)],
+        expires_at: Micros,
+    ) -> Result<()> {
+        for msg_id in hot {
+            let message = self.take_hot(owner, key, *msg_id, None)?;
+            self.put_trash(owner, key, *msg_id, message, self.now, expires_at)?;
+        }
+        for (segment, ranges) in cold {
+            self.trash_cold(owner, *segment, ranges, expires_at)?;
+        }
+        for (msg_id, path) in rows::holdings(self.overlay, owner, key)? {
+            // What was in the trash before keeps its own time.
+            if rows::reference(self.overlay, &path, owner, msg_id)? == Some(ReferenceRecord::Shown) {
+                self.hide_cold(owner, key, msg_id, expires_at)?;
+                self.count_row()?;
+            }
+        }
+        self.trash_conversation(owner, key, row, expires_at)
+    }
+
+    /// All of an owner's messages of a conversation go for good, but for what is in the trash already.
+    fn purge_messages(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        hot: &[MsgId],
+        cold: &[(u64, Vec<(u32, u32)>)],
+    ) -> Result<()> {
+        for msg_id in hot {
+            self.delete_hot(owner, key, *msg_id)?;
+            self.count_row()?;
         }
         for (segment, ranges) in cold {
             self.mark_deleted(owner, *segment, ranges)?;
         }
-        if key.kind == ConversationType::Group && row.joined {
-            self.leave(&key.id, owner)?;
+        for (msg_id, path) in rows::holdings(self.overlay, owner, key)? {
+            if rows::reference(self.overlay, &path, owner, msg_id)? == Some(ReferenceRecord::Shown) {
+                self.release(owner, key, msg_id)?;
+                self.count_row()?;
+            }
         }
-        self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
-        self.log(owner, ChangeKind::ConversationDeleted, key, None)
+        Ok(())
     }
 
     fn hot_ids(&self, owner: &UserId, key: &ConversationKey) -> Result<Vec<MsgId>> {

@@ -2,9 +2,9 @@
 //!
 //! Invariant: a group has an owner as long as it has participants, and never more participants than allowed.
 
-use kalamdb_protocol::{ConversationId, ConversationType, Role, UserId};
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Role, UserId};
 
-use super::{Apply, conflict, forbidden, invalid, messages::not_a_participant};
+use super::{Apply, audit, conflict, forbidden, invalid, messages::not_a_participant};
 use crate::{
     commit::Actor,
     error::{Error, Result},
@@ -62,6 +62,10 @@ impl Apply<'_, '_> {
                 "A group may have at most {} participants (conversations.max_group_participants).",
                 self.rules.max_group_participants
             )));
+        }
+        for log in [owner, user] {
+            let note = self.note(log, AuditAction::MemberAdd, audit::member(group, user));
+            note.insert("role".to_owned(), role.as_str().into());
         }
         self.join(user, &group_key(group), record, role, metadata)
     }
@@ -128,6 +132,10 @@ impl Apply<'_, '_> {
                 self.dethrone(group)?;
             }
             member.role = role;
+            for log in [owner, user] {
+                let note = self.note(log, AuditAction::MemberRole, audit::member(group, user));
+                note.insert("role".to_owned(), role.as_str().into());
+            }
         }
         self.put_member(group, user, member)?;
         self.bump_group(group, 0)?;
@@ -164,6 +172,10 @@ impl Apply<'_, '_> {
                 Role::Admin | Role::Owner => {}
             }
         }
+        let action = if user == owner { AuditAction::MemberLeave } else { AuditAction::MemberRemove };
+        for log in [owner, user] {
+            self.note(log, action, audit::member(group, user));
+        }
         self.leave(group, user)?;
         let key = group_key(group);
         match rows::conversation(self.overlay, user, &key)? {
@@ -191,6 +203,7 @@ impl Apply<'_, '_> {
             }
         }
         self.bump_group(group, -1)?;
+        self.doom_unsent(user, &group_key(group))?;
         self.log_to_members(group, ChangeKind::MemberRemoved)
     }
 }

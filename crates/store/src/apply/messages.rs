@@ -2,52 +2,56 @@
 //!
 //! Invariant: a message's copies, their index entries, the conversations' rows and the change log move together.
 
-use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, UserId};
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, MsgId, UserId};
 
-use super::{Apply, ColdEnds, conflict, forbidden, invalid};
+use super::{Apply, ColdEnds, audit, conflict, forbidden, invalid};
 use crate::{
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
     database::Read,
     error::{Error, Result},
+    files::Spooled,
     keys::{self, Family},
-    model::ConversationKey,
-    records::{ChangeKind, ConversationRecord, MessageRecord},
+    large,
+    model::{ConversationKey, FileKind, Message, Seq},
+    records::{ChangeKind, ConversationRecord, MessageRecord, ReferenceRecord},
     rows,
 };
 
 impl Apply<'_, '_> {
-    /// Sends a message to its owner, or to every participant of a group.
-    pub(super) fn send(&mut self, actor: &Actor, new: &NewMessage) -> Result<Sent> {
-        if new.content.len() >= self.rules.large_message_threshold_bytes {
-            return Err(Error::refused(
-                ErrorCode::PayloadTooLarge,
-                format!(
-                    "A message must be smaller than {} bytes; larger ones are not offered yet.",
-                    self.rules.large_message_threshold_bytes
-                ),
-            ));
-        }
-        if new.content_ref.is_some() {
-            return Err(invalid("contentRef must name a file of this conversation; there is none of that name."));
-        }
-        let key = ConversationKey { id: new.conversation.clone(), kind: self.kind_of(new)? };
+    /// Sends a message to its owner, or to every participant of a group; its `text` when that is in the spool, and
+    /// the message holds its beginning only.
+    pub(super) fn send(&mut self, actor: &Actor, new: &NewMessage, text: Option<&Spooled>) -> Result<Sent> {
+        let kind = self.kind_of(&new.owner, &new.conversation, new.kind)?;
+        let key = ConversationKey { id: new.conversation.clone(), kind };
         let from = new.from.clone().unwrap_or_else(|| new.owner.as_str().to_owned());
         let recipients = match key.kind {
             ConversationType::Ai => vec![new.owner.clone()],
-            ConversationType::Group => self.recipients(actor, new, &key, &from)?,
+            ConversationType::Group => {
+                check_sender(actor, new, &from)?;
+                self.recipients(actor, &new.owner, &key)?
+            }
         };
         let msg_id = self.msg_id(actor, new, &key, &recipients)?;
-        let timestamp = self.time(new.timestamp)?;
-        let record = MessageRecord {
+        let mut record = MessageRecord {
             from,
-            timestamp,
+            timestamp: self.time(new.timestamp)?,
             content: new.content.clone(),
-            content_ref: None,
+            content_ref: new.content_ref.clone(),
             metadata: new.metadata.clone(),
         };
+        if let Some(path) = &record.content_ref {
+            self.check_given(actor, &new.owner, &key, path)?;
+        }
+        if let Some(text) = text {
+            record.content_ref = Some(self.add_text(&new.owner, &key, msg_id, false, text)?);
+            record.metadata = large::describe(record.metadata.as_deref(), text.bytes)?;
+        }
         let bytes = record.encode(self.seq)?;
         for owner in &recipients {
             self.put_hot(owner, &key, msg_id, bytes.clone())?;
+            if let Some(path) = &record.content_ref {
+                self.refer(path, owner, &key, msg_id, ReferenceRecord::Shown)?;
+            }
             let conversation = match rows::conversation(self.overlay, owner, &key)? {
                 Some(conversation) => conversation,
                 None => ConversationRecord::new(self.now, self.now, None),
@@ -55,44 +59,37 @@ impl Apply<'_, '_> {
             self.put_conversation(owner, &key, with_message(conversation, owner, msg_id, &record.from))?;
             self.log(owner, ChangeKind::MessageSent, &key, Some(msg_id))?;
         }
-        Ok(Sent { msg_id, conversation: key, timestamp })
+        Ok(Sent { msg_id, conversation: key, timestamp: record.timestamp })
     }
 
-    /// The type of the conversation that a message goes to: as given, else the group of that id that the owner is
-    /// in, else their AI conversation of that id, else the default.
-    fn kind_of(&self, new: &NewMessage) -> Result<ConversationType> {
-        if let Some(kind) = new.kind {
+    /// The type of the conversation that a message or upload goes to: as given, else the group of that id that the
+    /// owner is in, else their AI conversation of that id, else the default.
+    pub(super) fn kind_of(
+        &self,
+        owner: &UserId,
+        id: &ConversationId,
+        given: Option<ConversationType>,
+    ) -> Result<ConversationType> {
+        if let Some(kind) = given {
             return Ok(kind);
         }
-        let of = |kind| ConversationKey { id: new.conversation.clone(), kind };
-        if rows::conversation(self.overlay, &new.owner, &of(ConversationType::Group))?.is_some_and(|row| row.joined) {
+        let of = |kind| ConversationKey { id: id.clone(), kind };
+        if rows::conversation(self.overlay, owner, &of(ConversationType::Group))?.is_some_and(|row| row.joined) {
             return Ok(ConversationType::Group);
         }
-        if rows::conversation(self.overlay, &new.owner, &of(ConversationType::Ai))?.is_some() {
+        if rows::conversation(self.overlay, owner, &of(ConversationType::Ai))?.is_some() {
             return Ok(ConversationType::Ai);
         }
         Ok(self.rules.default_type)
     }
 
-    /// Everybody who gets a group's message; founds the group if there is none.
-    fn recipients(
-        &mut self,
-        actor: &Actor,
-        new: &NewMessage,
-        key: &ConversationKey,
-        from: &str,
-    ) -> Result<Vec<UserId>> {
-        if from != new.owner.as_str() && !actor.admin {
-            return Err(forbidden("In a group you write as yourself: leave `from` out, or give your own user id."));
-        }
-        if UserId::new(from).is_err() {
-            return Err(invalid("In a group `from` must be a user id of 1 to 128 printable characters."));
-        }
+    /// Everybody who gets what the owner sends to a group; founds the group if there is none.
+    pub(super) fn recipients(&mut self, actor: &Actor, owner: &UserId, key: &ConversationKey) -> Result<Vec<UserId>> {
         if rows::group(self.overlay, &key.id)?.is_none() {
-            self.found_group(&new.owner, key, self.now, None)?;
+            self.found_group(owner, key, self.now, None)?;
         }
         let members = rows::members(self.overlay, &key.id)?;
-        if !actor.admin && !members.iter().any(|(user, _)| user == &new.owner) {
+        if !actor.admin && !members.iter().any(|(user, _)| user == owner) {
             return Err(not_a_participant());
         }
         Ok(members.into_iter().map(|(user, _)| user).collect())
@@ -119,7 +116,7 @@ impl Apply<'_, '_> {
         }
         for owner in recipients {
             // Ids in segments were looked up by the preparation, which expects the segments to be unchanged.
-            if self.has_hot(owner, given)? {
+            if self.has_hot(owner, given)? || rows::trashed(self.overlay, owner, given)?.is_some() {
                 return Err(conflict(format!("There is a message {given} already; choose another msgId.")));
             }
         }
@@ -130,7 +127,13 @@ impl Apply<'_, '_> {
         Ok(self.overlay.get(Family::MessageIds, &keys::message_id(owner, msg_id))?.is_some())
     }
 
-    fn put_hot(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, bytes: Vec<u8>) -> Result<()> {
+    pub(super) fn put_hot(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        msg_id: MsgId,
+        bytes: Vec<u8>,
+    ) -> Result<()> {
         self.bytes += bytes.len();
         self.overlay.put(Family::Messages, keys::message(owner, key, msg_id), bytes);
         self.overlay.put(Family::MessageIds, keys::message_id(owner, msg_id), keys::conversation_value(key));
@@ -152,58 +155,137 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
-    /// Takes a copy from where it lies, if it still lies there unchanged.
-    fn take(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<()> {
+    /// Takes a hot copy, if it is still the version that the preparation saw.
+    pub(super) fn take_hot(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        msg_id: MsgId,
+        version: Option<Seq>,
+    ) -> Result<MessageRecord> {
+        let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
+        let (now, record) = MessageRecord::decode(&bytes.ok_or_else(Error::changed)?)?;
+        if version.is_some_and(|version| version != now) {
+            return Err(Error::changed());
+        }
+        self.delete_hot(owner, key, msg_id)?;
+        Ok(record)
+    }
+
+    /// Takes a copy from where it lies among the messages, if it still lies there unchanged.
+    pub(super) fn take(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<()> {
         match place {
-            Place::Hot { version } => {
-                let bytes = self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))?;
-                match bytes.map(|bytes| MessageRecord::version(&bytes)).transpose()? {
-                    Some(now) if now == version => self.delete_hot(owner, key, msg_id),
-                    _ => Err(Error::changed()),
-                }
-            }
+            Place::Hot { version } => self.take_hot(owner, key, msg_id, Some(version)).map(|_| ()),
             Place::Cold { segment, position } => self.mark_deleted(owner, segment, &[(position, position + 1)]),
+            Place::TrashedHot { .. } | Place::TrashedCold { .. } => Err(Error::changed()),
         }
     }
 
-    /// Gives a message new content or metadata in each copy named.
-    pub(super) fn edit(&mut self, actor: &Actor, change: &Change) -> Result<()> {
-        let Change::Edit { owner, msg_id, conversation, from, timestamp, content_ref, content, metadata, copies } =
-            change
-        else {
-            return Ok(());
-        };
-        if conversation.kind == ConversationType::Group && !actor.admin {
-            if from != owner.as_str() {
+    /// Gives a message new content or metadata in each copy named; its new `text` when that is in the spool.
+    pub(super) fn edit(&mut self, actor: &Actor, change: &Change, text: Option<&Spooled>) -> Result<()> {
+        let Change::Edit { owner, message, content, metadata, copies } = change else { return Ok(()) };
+        let key = &message.conversation;
+        if key.kind == ConversationType::Group && !actor.admin {
+            if message.from != owner.as_str() {
                 return Err(forbidden("In a group only the sender may change a message."));
             }
-            if rows::member(self.overlay, &conversation.id, owner)?.is_none() {
+            if rows::member(self.overlay, &key.id, owner)?.is_none() {
                 return Err(not_a_participant());
             }
         }
-        if content.len() >= self.rules.large_message_threshold_bytes {
-            return Err(Error::refused(
-                ErrorCode::PayloadTooLarge,
-                format!("A message must be smaller than {} bytes.", self.rules.large_message_threshold_bytes),
-            ));
-        }
-        let record = MessageRecord {
-            from: from.clone(),
-            timestamp: *timestamp,
-            content: content.clone(),
-            content_ref: content_ref.clone(),
-            metadata: metadata.clone(),
-        };
-        let bytes = record.encode(self.seq)?;
+        let record = self.edited(owner, message, content.as_ref(), metadata.as_ref(), text)?;
         for (owner, place) in copies {
-            self.take(owner, conversation, *msg_id, *place)?;
-            self.put_hot(owner, conversation, *msg_id, bytes.clone())?;
-            if let Some(row) = rows::conversation(self.overlay, owner, conversation)? {
-                self.put_conversation(owner, conversation, row)?;
-            }
-            self.log(owner, ChangeKind::MessageEdited, conversation, Some(*msg_id))?;
+            self.replace(owner, key, message.msg_id, *place, &record)?;
+            self.refer_anew(owner, key, message.msg_id, record.content_ref.as_deref())?;
         }
         Ok(())
+    }
+
+    /// What an edited message says: its text stays in a file, moves to one, or comes back from one.
+    fn edited(
+        &mut self,
+        owner: &UserId,
+        old: &Message,
+        content: Option<&String>,
+        metadata: Option<&Option<String>>,
+        text: Option<&Spooled>,
+    ) -> Result<MessageRecord> {
+        let file = match &old.content_ref {
+            Some(path) => rows::file(self.overlay, path)?,
+            None => None,
+        };
+        let text_file = file.as_ref().filter(|file| file.kind == FileKind::Text);
+        if text.is_some() && file.is_some() && text_file.is_none() {
+            return Err(invalid(large::TEXT_AND_MEDIA));
+        }
+        let given = metadata.unwrap_or(&old.metadata).as_deref();
+        let (content_ref, metadata) = match (text, text_file) {
+            (Some(text), _) => {
+                let path = self.add_text(owner, &old.conversation, old.msg_id, true, text)?;
+                (Some(path), large::describe(given, text.bytes)?)
+            }
+            (None, Some(file)) if content.is_none() => (old.content_ref.clone(), large::describe(given, file.bytes)?),
+            (None, Some(_)) => (None, large::undescribe(given)?),
+            (None, None) => (old.content_ref.clone(), given.map(str::to_owned)),
+        };
+        Ok(MessageRecord {
+            from: old.from.clone(),
+            timestamp: old.timestamp,
+            content: content.unwrap_or(&old.content).clone(),
+            content_ref,
+            metadata,
+        })
+    }
+
+    /// Writes a copy anew, where it lies if that is RocksDB, else there.
+    fn replace(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        msg_id: MsgId,
+        place: Place,
+        record: &MessageRecord,
+    ) -> Result<()> {
+        let (deleted_at, expires_at) = match place {
+            Place::Hot { .. } | Place::Cold { .. } => {
+                self.take(owner, key, msg_id, place)?;
+                self.put_hot(owner, key, msg_id, record.encode(self.seq)?)?;
+                if let Some(row) = rows::conversation(self.overlay, owner, key)? {
+                    self.put_conversation(owner, key, row)?;
+                }
+                return self.log(owner, ChangeKind::MessageEdited, key, Some(msg_id));
+            }
+            Place::TrashedHot { version } => {
+                let old = self.take_trash(owner, msg_id, Some(version))?;
+                (old.deleted_at, old.expires_at)
+            }
+            Place::TrashedCold { deletion, segment, position } => {
+                self.take_cold_trash(owner, deletion, segment, position)?
+            }
+        };
+        let seq = self.seq;
+        self.owner(owner)?.0.cold_version = seq;
+        self.put_trash(owner, key, msg_id, record.clone(), deleted_at, expires_at)?;
+        self.touch(owner)
+    }
+
+    /// Lets a copy refer to the file that its message has now, shown or hidden as before.
+    fn refer_anew(&mut self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, path: Option<&str>) -> Result<()> {
+        let old = self.reference_of(owner, key, msg_id)?;
+        if old.as_ref().map(|(path, _)| path.as_str()) == path {
+            return Ok(());
+        }
+        self.release(owner, key, msg_id)?;
+        let Some(path) = path else { return Ok(()) };
+        // A copy that had no file is hidden with its own trash row, whose expiry takes the reference with it.
+        let reference = match old {
+            Some((_, reference)) => reference,
+            None if rows::trashed(self.overlay, owner, msg_id)?.is_some() => {
+                ReferenceRecord::Hidden { deletion: self.seq }
+            }
+            None => ReferenceRecord::Shown,
+        };
+        self.refer(path, owner, key, msg_id, reference)
     }
 
     /// Removes one owner's copy.
@@ -215,7 +297,7 @@ impl Apply<'_, '_> {
         from: &str,
         place: Place,
     ) -> Result<()> {
-        self.take(owner, conversation, msg_id, place)?;
+        self.discard(owner, conversation, msg_id, place)?;
         if let Some(mut row) = rows::conversation(self.overlay, owner, conversation)? {
             if from != owner.as_str() && msg_id > row.last_read.unwrap_or(0) {
                 row.unread = row.unread.saturating_sub(1);
@@ -226,7 +308,13 @@ impl Apply<'_, '_> {
             row.shown_last = None;
             self.put_conversation(owner, conversation, row)?;
         }
+        self.note_messages(owner, self.deletion(), audit::messages_of(conversation), 1);
         self.log(owner, ChangeKind::MessageDeleted, conversation, Some(msg_id))
+    }
+
+    /// What the audit log calls a deletion: one that cannot be undone is a purge.
+    fn deletion(&self) -> AuditAction {
+        if self.trash_expiry().is_some() { AuditAction::MessageDelete } else { AuditAction::MessagePurge }
     }
 
     /// Looks up the first and last message of conversations that lost theirs: among the hot ones here, and among
@@ -253,7 +341,23 @@ impl Apply<'_, '_> {
     }
 }
 
-fn with_message(mut row: ConversationRecord, owner: &UserId, msg_id: MsgId, from: &str) -> ConversationRecord {
+/// In a group one writes as oneself.
+fn check_sender(actor: &Actor, new: &NewMessage, from: &str) -> Result<()> {
+    if from != new.owner.as_str() && !actor.admin {
+        return Err(forbidden("In a group you write as yourself: leave `from` out, or give your own user id."));
+    }
+    if UserId::new(from).is_err() {
+        return Err(invalid("In a group `from` must be a user id of 1 to 128 printable characters."));
+    }
+    Ok(())
+}
+
+pub(super) fn with_message(
+    mut row: ConversationRecord,
+    owner: &UserId,
+    msg_id: MsgId,
+    from: &str,
+) -> ConversationRecord {
     row.first = Some(row.first.map_or(msg_id, |first| first.min(msg_id)));
     row.last = Some(row.last.map_or(msg_id, |last| last.max(msg_id)));
     row.shown_last = None;

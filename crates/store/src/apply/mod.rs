@@ -3,21 +3,27 @@
 //! Invariant: a deterministic function of the database, the command, and the commit's number and time. It reads and
 //! writes the overlay only; a rule that fails leaves it to the caller to discard everything.
 
+mod audit;
 mod conversations;
+mod files;
 mod members;
 mod messages;
 mod segments;
+mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId, to_micros};
 use roaring::RoaringBitmap;
 
+use self::{audit::Notes, trash::ColdTrashRows};
 use crate::{
     Rules,
     commit::{Actor, Change, Expect, Proposal, Receipt},
     counters::Counters,
+    database::Read,
     error::{Error, Result},
+    files::{Adopted, Texts},
     keys::{self, Family},
     model::{ConversationKey, Seq},
     overlay::Overlay,
@@ -43,8 +49,22 @@ pub(crate) struct Apply<'a, 'db> {
     deletions: BTreeMap<(UserId, u64), RoaringBitmap>,
     /// Conversations that lost their first or last message.
     shortened: BTreeSet<(UserId, ConversationKey)>,
-    /// Entries of the change log so far: one for each row that somebody sees differently now.
+    /// Trash rows of segments that change.
+    cold_trash: BTreeMap<(UserId, Seq, u64), ColdTrashRows>,
+    /// Files that lost a reference.
+    released: BTreeSet<String>,
+    /// Files of the spool that this commit names.
+    adopted: Vec<Adopted>,
+    /// Whether a file can be removed after this commit.
+    litters: bool,
+    /// What the audit log will say.
+    notes: Notes,
+    /// Who does it.
+    actor: String,
+    /// Entries of the change log so far.
     logged: u32,
+    /// Rows so far that somebody sees differently now.
+    rows: u32,
     /// Bytes of messages so far.
     bytes: usize,
 }
@@ -52,13 +72,25 @@ pub(crate) struct Apply<'a, 'db> {
 /// What lies in segments of the conversations that lose messages: their first and last id.
 type ColdEnds = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
 
+/// What a commit means for what comes after it.
+#[derive(Debug, Default)]
+pub(crate) struct Aftermath {
+    /// Who has many hot messages now.
+    pub(crate) crowded: Vec<UserId>,
+    /// Whether a file can be removed.
+    pub(crate) litters: bool,
+    /// Files of the spool to be moved to their places.
+    pub(crate) adopted: Vec<Adopted>,
+}
+
 impl<'a, 'db> Apply<'a, 'db> {
-    /// A commit with the number that `counters` has now.
+    /// A commit with the number that `counters` has now; of nobody in particular when there is no `actor`.
     pub(crate) fn new(
         overlay: &'a mut Overlay<'db>,
         rules: &'a Rules,
         counters: &'a mut Counters,
         now: Micros,
+        actor: Option<&Actor>,
     ) -> Self {
         let seq = counters.seq;
         Self {
@@ -70,18 +102,27 @@ impl<'a, 'db> Apply<'a, 'db> {
             owners: BTreeMap::new(),
             deletions: BTreeMap::new(),
             shortened: BTreeSet::new(),
+            cold_trash: BTreeMap::new(),
+            released: BTreeSet::new(),
+            adopted: Vec::new(),
+            litters: false,
+            notes: Notes::new(),
+            actor: actor.map_or(audit::SYSTEM, |actor| actor.user.as_str()).to_owned(),
             logged: 0,
+            rows: 0,
             bytes: 0,
         }
     }
 
-    /// Does everything a proposal asks for.
-    pub(crate) fn proposal(&mut self, proposal: &Proposal) -> Result<Receipt> {
+    /// Does everything a proposal asks for; `texts` are those of its changes, by index, that lie in the spool.
+    pub(crate) fn proposal(&mut self, proposal: &Proposal, texts: &Texts) -> Result<Receipt> {
         self.check(&proposal.expect)?;
         let mut sent = Vec::new();
-        for change in &proposal.changes {
+        for (index, change) in proposal.changes.iter().enumerate() {
+            let text = texts.get(&index);
             match change {
-                Change::Send(message) => sent.push(self.send(&proposal.actor, message)?),
+                Change::Send(message) => sent.push(self.send(&proposal.actor, message, text)?),
+                Change::Edit { .. } => self.edit(&proposal.actor, change, text)?,
                 change => self.change(&proposal.actor, change)?,
             }
         }
@@ -91,11 +132,20 @@ impl<'a, 'db> Apply<'a, 'db> {
 
     fn change(&mut self, actor: &Actor, change: &Change) -> Result<()> {
         match change {
-            // Sends are counted by the caller; what lies in segments is looked at once everything is deleted.
-            Change::Send(_) | Change::Cold(_) => Ok(()),
-            Change::Edit { .. } => self.edit(actor, change),
+            // The caller does the first two; what lies in segments is looked at once everything is deleted.
+            Change::Send(_) | Change::Edit { .. } | Change::Cold(_) => Ok(()),
             Change::Delete { owner, msg_id, conversation, from, place } => {
                 self.delete(owner, *msg_id, conversation, from, *place)
+            }
+            Change::Restore { owner, msg_id, conversation, from, place } => {
+                self.restore(owner, *msg_id, conversation, from, *place)
+            }
+            Change::Purge { owner, msg_id, conversation, place } => self.purge(owner, *msg_id, conversation, *place),
+            Change::AdminStatement { log, action, target } => {
+                // A user who is not there (any more) has no log, and a mistyped name shall not make one.
+                let known = self.overlay.get(Family::Owners, log.as_str().as_bytes())?.is_some();
+                self.note(if known { log } else { &actor.user }, *action, target.clone());
+                Ok(())
             }
             Change::CreateConversation { owner, id, kind, created, metadata } => {
                 self.create_conversation(owner, id, *kind, *created, metadata.clone())
@@ -139,13 +189,15 @@ impl<'a, 'db> Apply<'a, 'db> {
         now == version || now == self.seq
     }
 
-    /// Writes what was gathered, owners' counters and deletion vectors, and tells who has many hot messages now.
-    pub(crate) fn finish(self) -> Result<Vec<UserId>> {
-        let mut crowded = Vec::new();
+    /// Writes what was gathered: doomed files, the audit log, deletion vectors, owners' counters.
+    pub(crate) fn finish(mut self) -> Result<Aftermath> {
+        self.doom_released()?;
+        self.write_cold_trash()?;
+        self.write_notes()?;
+        let mut aftermath = Aftermath { crowded: Vec::new(), litters: self.litters, adopted: self.adopted };
         for ((owner, number), deleted) in &self.deletions {
-            let mut bytes = Vec::with_capacity(deleted.serialized_size());
-            deleted.serialize_into(&mut bytes).map_err(|_| Error::corrupt("deletion vector"))?;
-            self.overlay.put(Family::Deletions, keys::segment(owner, *number), bytes);
+            let key = keys::segment(owner, *number);
+            self.overlay.put(Family::Deletions, key, rows::encode_deletions(deleted)?);
         }
         for (owner, (mut record, changed)) in self.owners {
             if changed {
@@ -153,10 +205,10 @@ impl<'a, 'db> Apply<'a, 'db> {
             }
             self.overlay.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
             if record.hot_messages >= self.rules.crowded_at {
-                crowded.push(owner);
+                aftermath.crowded.push(owner);
             }
         }
-        Ok(crowded)
+        Ok(aftermath)
     }
 
     /// An owner's counters, to be written at the end.
@@ -170,12 +222,24 @@ impl<'a, 'db> Apply<'a, 'db> {
 
     /// Notes in the change log that something changed for `owner`.
     fn log(&mut self, owner: &UserId, kind: ChangeKind, of: &ConversationKey, msg_id: Option<MsgId>) -> Result<()> {
-        self.owner(owner)?.1 = true;
+        self.touch(owner)?;
         let record =
             ChangeRecord { kind, conversation_id: of.id.as_str().to_owned(), conversation_type: of.kind, msg_id };
         self.overlay.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
         self.logged += 1;
-        if self.logged > MAX_COMMIT_ROWS || self.bytes > MAX_COMMIT_BYTES {
+        self.count_row()
+    }
+
+    /// Notes that something changed that the owner can see.
+    fn touch(&mut self, owner: &UserId) -> Result<()> {
+        self.owner(owner)?.1 = true;
+        Ok(())
+    }
+
+    /// Bounds what one commit does.
+    fn count_row(&mut self) -> Result<()> {
+        self.rows += 1;
+        if self.rows > MAX_COMMIT_ROWS || self.bytes > MAX_COMMIT_BYTES {
             return Err(Error::refused(
                 ErrorCode::PayloadTooLarge,
                 format!(
@@ -201,8 +265,8 @@ impl<'a, 'db> Apply<'a, 'db> {
         Ok(())
     }
 
-    /// Marks rows of a segment as deleted; one that is already is somebody else's doing.
-    fn mark_deleted(&mut self, owner: &UserId, number: u64, ranges: &[(u32, u32)]) -> Result<()> {
+    /// A segment's deletion vector, to be written at the end.
+    fn deletions(&mut self, owner: &UserId, number: u64) -> Result<&mut RoaringBitmap> {
         let at = (owner.clone(), number);
         if !self.deletions.contains_key(&at) {
             if rows::segment(self.overlay, owner, number)?.is_none() {
@@ -211,16 +275,25 @@ impl<'a, 'db> Apply<'a, 'db> {
             let deleted = rows::deletions(self.overlay, owner, number)?;
             self.deletions.insert(at.clone(), deleted);
         }
-        if let Some(deleted) = self.deletions.get_mut(&at) {
-            for (start, end) in ranges {
-                if deleted.insert_range(*start..*end) != u64::from(end - start) {
-                    return Err(Error::changed());
-                }
-            }
-        }
         let seq = self.seq;
         self.owner(owner)?.0.cold_version = seq;
+        self.deletions.get_mut(&at).ok_or_else(Error::changed)
+    }
+
+    /// Marks rows of a segment as deleted; one that is already is somebody else's doing.
+    fn mark_deleted(&mut self, owner: &UserId, number: u64, ranges: &[(u32, u32)]) -> Result<()> {
+        let deleted = self.deletions(owner, number)?;
+        for (start, end) in ranges {
+            if deleted.insert_range(*start..*end) != u64::from(end - start) {
+                return Err(Error::changed());
+            }
+        }
         Ok(())
+    }
+
+    /// The other way.
+    fn unmark_deleted(&mut self, owner: &UserId, number: u64, position: u32) -> Result<()> {
+        if self.deletions(owner, number)?.remove(position) { Ok(()) } else { Err(Error::changed()) }
     }
 
     /// A time as given by a client, in microseconds; the commit's when absent.

@@ -1,20 +1,22 @@
-//! Moving hot rows to a segment.
+//! Moving hot rows to a segment, and segments' rows to another.
 //!
-//! Invariant: a publishing commit shows exactly the rows that were there before it: each is hot or in a segment,
-//! never both, never neither.
+//! Invariant: a publishing commit shows exactly the rows that were there before it, and in the trash exactly those:
+//! each is hot or in one segment, never both, never neither.
 
 use std::ops::ControlFlow;
 
 use kalamdb_protocol::UserId;
 use roaring::RoaringBitmap;
 
-use super::Apply;
+use super::{Apply, trash::ColdTrashRows};
 use crate::{
+    compact::{CompactedSegment, DROPPED},
     database::Read,
     error::{Error, Result},
     keys::{self, Family},
     paths,
     records::{IntentRecord, MessageRecord, Record, SegmentRecord},
+    rows,
     segment::RowVersion,
 };
 
@@ -62,6 +64,58 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
+    /// Adopts a segment, or none, in the place of others: what was deleted in them is deleted in it, what can come
+    /// back still can, also where that changed since they were read.
+    pub(crate) fn publish_compaction(
+        &mut self,
+        owner: &UserId,
+        inputs: &[CompactedSegment],
+        output: Option<&(u64, SegmentRecord)>,
+    ) -> Result<()> {
+        let mut deleted = RoaringBitmap::new();
+        for input in inputs {
+            let record = rows::segment(self.overlay, owner, input.number)?.ok_or_else(Error::changed)?;
+            deleted |= moved(&rows::deletions(self.overlay, owner, input.number)?, &input.moved_to);
+            self.overlay.delete(Family::Segments, keys::segment(owner, input.number));
+            self.overlay.delete(Family::Deletions, keys::segment(owner, input.number));
+            self.remove_later(&record.path)?;
+        }
+        self.move_trash(owner, inputs, output.map(|(number, _)| *number))?;
+        if let Some((number, segment)) = output {
+            if self.overlay.get(Family::Intents, segment.path.as_bytes())?.is_none() {
+                return Err(Error::changed());
+            }
+            if !deleted.is_empty() {
+                self.deletions.insert((owner.clone(), *number), deleted);
+            }
+            self.overlay.put(Family::Segments, keys::segment(owner, *number), segment.encode()?);
+            self.overlay.delete(Family::Intents, segment.path.clone().into_bytes());
+        }
+        let seq = self.seq;
+        self.owner(owner)?.0.cold_version = seq;
+        Ok(())
+    }
+
+    /// Deleted rows that can come back are in the output now.
+    fn move_trash(&mut self, owner: &UserId, inputs: &[CompactedSegment], output: Option<u64>) -> Result<()> {
+        for (deletion, segment, _) in rows::all_cold_trash(self.overlay, owner)? {
+            let Some(input) = inputs.iter().find(|input| input.number == segment) else { continue };
+            let rows = self.cold_trash_rows(owner, deletion, segment)?;
+            let (deleted_at, expires_at) = (rows.deleted_at, rows.expires_at);
+            let positions = moved(&std::mem::take(&mut rows.positions), &input.moved_to);
+            if let Some(output) = output {
+                let at = (owner.clone(), deletion, output);
+                let rows = self.cold_trash.entry(at).or_insert_with(|| ColdTrashRows {
+                    deleted_at,
+                    expires_at,
+                    positions: RoaringBitmap::new(),
+                });
+                rows.positions |= positions;
+            }
+        }
+        Ok(())
+    }
+
     /// Positions of the written rows that are still as they were: one pass over both, which have the same order.
     fn unchanged_rows(&self, owner: &UserId, written: &[RowVersion]) -> Result<RoaringBitmap> {
         let mut unchanged = RoaringBitmap::new();
@@ -89,4 +143,13 @@ impl Apply<'_, '_> {
         })?;
         Ok(unchanged)
     }
+}
+
+/// Where those of a segment's rows are that were written again.
+fn moved(positions: &RoaringBitmap, moved_to: &[u32]) -> RoaringBitmap {
+    positions
+        .iter()
+        .filter_map(|position| moved_to.get(position as usize).copied())
+        .filter(|position| *position != DROPPED)
+        .collect()
 }

@@ -34,7 +34,7 @@ async fn a_refused_proposal_leaves_no_trace() {
     let fixture = Fixture::new();
     let seq = fixture.store.last_seq().unwrap();
     let mut large = message("ann", &ai("c"), "x");
-    large.content = "x".repeat(1024);
+    large.content = "x".repeat(16_385);
     let refused = fixture
         .commit("ann", vec![Change::Send(message("ann", &ai("c"), "first")), Change::Send(large)])
         .await
@@ -151,4 +151,15 @@ async fn the_epoch_changes_only_when_numbers_may_have_been_lost() {
     let fixture = fixture.reopen();
     assert_eq!(fixture.store.epoch(), epoch, "it was closed cleanly");
     assert_eq!(fixture.store.last_seq().unwrap(), seq);
+}
+
+#[tokio::test]
+async fn a_folder_of_the_first_format_opens() {
+    let fixture = Fixture::new();
+    let msg_id = fixture.send("ann", &ai("c"), "old").await.unwrap();
+    let first = 1_u64.to_be_bytes();
+    let format = (crate::keys::Family::Meta, b"format".as_slice(), Some(first.as_slice()));
+    fixture.store.inner.database.write([format], true).unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.hot("ann", msg_id).message.content, "old");
 }

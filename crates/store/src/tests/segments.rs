@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Fixture, ai, file_rows, group, id, message};
+use super::{Fixture, ai, edit, file_rows, group, id, message};
 use crate::{Actor, Change, ColdSummary, Expect, Place, Proposal, Step, Store};
 
 #[tokio::test]
@@ -68,17 +68,8 @@ async fn what_changes_meanwhile_is_deleted_in_the_file() {
                 let snapshot = store.snapshot();
                 let place =
                     |msg_id| Place::Hot { version: snapshot.hot_message(&id("ann"), msg_id).unwrap().unwrap().version };
-                let edit = Change::Edit {
-                    owner: id("ann"),
-                    msg_id: ids[0],
-                    conversation: ai("c"),
-                    from: "ann".to_owned(),
-                    timestamp: 1,
-                    content_ref: None,
-                    content: "edited".to_owned(),
-                    metadata: None,
-                    copies: vec![(id("ann"), place(ids[0]))],
-                };
+                let old = snapshot.hot_message(&id("ann"), ids[0]).unwrap().unwrap().message;
+                let edit = edit("ann", old, "edited", vec![(id("ann"), place(ids[0]))]);
                 let delete = Change::Delete {
                     owner: id("ann"),
                     msg_id: ids[1],
@@ -111,19 +102,10 @@ async fn cold_rows_are_edited_and_deleted_by_position() {
     for text in ["0", "1", "2"] {
         ids.push(fixture.send("ann", &ai("c"), text).await.unwrap());
     }
+    let old = fixture.hot("ann", ids[1]).message;
     fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
     let cold = |position| Place::Cold { segment: 1, position };
-    let edit = Change::Edit {
-        owner: id("ann"),
-        msg_id: ids[1],
-        conversation: ai("c"),
-        from: "ann".to_owned(),
-        timestamp: 1,
-        content_ref: None,
-        content: "edited".to_owned(),
-        metadata: None,
-        copies: vec![(id("ann"), cold(1))],
-    };
+    let edit = edit("ann", old, "edited", vec![(id("ann"), cold(1))]);
     fixture.commit("ann", vec![edit.clone()]).await.unwrap();
     assert_eq!(fixture.messages("ann").into_values().collect::<Vec<_>>(), ["0", "edited", "2"]);
     assert!(fixture.commit("ann", vec![edit]).await.is_err(), "that copy is gone from there");

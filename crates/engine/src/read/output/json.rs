@@ -59,7 +59,7 @@ fn head(columns: &[String], batches: &Batches, out: &mut Vec<u8>) -> std::io::Re
 }
 
 fn reservation(batches: &Batches) -> Option<MemoryReservation> {
-    let pool: Arc<dyn MemoryPool> = Arc::clone(batches.memory.as_ref()?) as _;
+    let pool: Arc<dyn MemoryPool> = Arc::clone(&batches.held.as_ref()?.memory) as _;
     Some(MemoryConsumer::new("answer").register(&pool))
 }
 

@@ -19,6 +19,7 @@ use datafusion::{
     physical_plan::stream::RecordBatchStreamAdapter,
 };
 use futures::{StreamExt, stream};
+use kalamdb_store::Snapshot;
 
 use super::{
     cache::{Answer, Keep},
@@ -36,6 +37,19 @@ pub(super) struct Limits {
     pub bytes: usize,
 }
 
+/// What a statement holds until its last row is computed.
+pub(super) struct Held {
+    memory: Arc<QueryMemory>,
+    /// Its plan may read segments, whose files stay as long as a snapshot that names them is held by somebody.
+    _snapshot: Snapshot,
+}
+
+impl Held {
+    pub fn new(memory: Arc<QueryMemory>, snapshot: Snapshot) -> Self {
+        Self { memory, _snapshot: snapshot }
+    }
+}
+
 /// The rows of a read, not all computed yet.
 pub struct Rows {
     columns: Vec<String>,
@@ -49,8 +63,8 @@ struct Batches {
     stream: SendableRecordBatchStream,
     left: usize,
     truncated: bool,
-    /// `None` when the rows come from the cache, whose memory is its own.
-    memory: Option<Arc<QueryMemory>>,
+    /// `None` when the rows come from the cache, whose memory is its own, and which reads nothing.
+    held: Option<Held>,
     keep: Option<Keep>,
 }
 
@@ -60,11 +74,11 @@ impl Rows {
         stream: SendableRecordBatchStream,
         ticket: Ticket,
         limits: Limits,
-        memory: Arc<QueryMemory>,
+        held: Held,
         keep: Option<Keep>,
     ) -> Self {
         let columns = names(&stream.schema());
-        let batches = Batches { stream, left: limits.rows, truncated: false, memory: Some(memory), keep };
+        let batches = Batches { stream, left: limits.rows, truncated: false, held: Some(held), keep };
         Self { columns, batches, ticket, limits }
     }
 
@@ -72,7 +86,7 @@ impl Rows {
     pub(super) fn cached(answer: &Answer, ticket: Ticket, limits: Limits) -> Self {
         let batches = stream::iter(answer.batches.clone().into_iter().map(Ok));
         let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&answer.schema), batches));
-        let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, memory: None, keep: None };
+        let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, held: None, keep: None };
         Self { columns: names(&answer.schema), batches, ticket, limits }
     }
 
@@ -131,6 +145,6 @@ impl Batches {
     }
 
     fn error(&self, error: &datafusion::error::DataFusionError) -> Error {
-        client_error(error, self.memory.as_ref().and_then(|memory| memory.refused()))
+        client_error(error, self.held.as_ref().and_then(|held| held.memory.refused()))
     }
 }

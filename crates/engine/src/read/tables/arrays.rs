@@ -12,6 +12,7 @@ use datafusion::{
     common::internal_datafusion_err,
     error::Result,
 };
+use kalamdb_store::Message;
 
 /// The rows as a batch; `column` makes the column of a name, if there is one.
 pub(super) fn batch<R>(
@@ -25,6 +26,21 @@ pub(super) fn batch<R>(
     // Counting rows needs no column at all.
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect::<Result<_>>()?, &options)?)
+}
+
+/// A column of `messages`, of whatever holds messages.
+pub(super) fn message_column<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> Option<ArrayRef> {
+    Some(match name {
+        "msgId" => ints(messages.map(|row| row.msg_id)),
+        "conversationId" => texts(messages.map(|row| row.conversation.id.as_str())),
+        "conversationType" => texts(messages.map(|row| row.conversation.kind.as_str())),
+        "from" => texts(messages.map(|row| row.from.as_str())),
+        "timestamp" => ints(messages.map(|row| row.timestamp)),
+        "content" => texts(messages.map(|row| row.content.as_str())),
+        "contentRef" => some_texts(messages.map(|row| row.content_ref.as_deref())),
+        "metadata" => some_texts(messages.map(|row| row.metadata.as_deref())),
+        _ => return None,
+    })
 }
 
 pub(super) fn ints(values: impl Iterator<Item = i64>) -> ArrayRef {

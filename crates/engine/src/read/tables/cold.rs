@@ -1,7 +1,8 @@
-//! Cold messages: the owners' segments, read by DataFusion's Parquet reader.
+//! Cold messages: the owners' segments, read by DataFusion's Parquet reader; and among them those that were deleted
+//! and can be brought back.
 //!
-//! Invariant: a row whose position is in a deletion vector is never read. Numbers that are declared exact count no
-//! such row.
+//! Invariant: a row whose position is in a deletion vector is never read, but as one of a deletion that was asked for.
+//! Numbers that are declared exact count only what is read.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -31,8 +32,8 @@ use datafusion::{
     physical_plan::ExecutionPlan,
     scalar::ScalarValue,
 };
-use kalamdb_protocol::UserId;
-use kalamdb_store::Segment;
+use kalamdb_protocol::{Micros, UserId};
+use kalamdb_store::{ColdTrash, Segment, Seq};
 use roaring::RoaringBitmap;
 
 use super::{OWNER, count, segment_source::SegmentSource};
@@ -52,6 +53,12 @@ const MIN_BATCH_ROWS: usize = 64;
 pub(super) const SEGMENT: &str = "_segment";
 pub(super) const POSITION: &str = "_position";
 pub(super) const VERSION: &str = "_version";
+pub(super) const DELETION: &str = "_deletion";
+const DELETED_AT: &str = "deletedAt";
+const EXPIRES_AT: &str = "expiresAt";
+
+/// What stands for a segment's number where a row lies in none.
+pub(super) const HOT: i64 = -1;
 
 /// The hidden columns, as both tiers declare them.
 pub(super) fn hidden_fields() -> [Field; 3] {
@@ -72,8 +79,18 @@ pub(super) struct ColdScan {
 
 /// One segment of one owner.
 pub(super) struct File {
-    pub owner: UserId,
-    pub segment: Segment,
+    owner: UserId,
+    segment: Segment,
+    /// Only what this deletion took of it is read; `None`: all but what is deleted.
+    deletion: Option<Deletion>,
+}
+
+/// The rows that one deletion took, and what they have in common.
+struct Deletion {
+    number: Seq,
+    positions: RoaringBitmap,
+    deleted_at: Micros,
+    expires_at: Micros,
 }
 
 impl ColdScan {
@@ -121,7 +138,7 @@ impl ColdScan {
     fn statistics(&self, table: &Schema) -> Statistics {
         let rows: u64 = self.files.iter().map(File::live_rows).sum();
         let bytes: u64 = self.files.iter().map(|file| file.segment.bytes).sum();
-        let whole = self.files.iter().all(|file| file.segment.deleted.is_empty());
+        let whole = self.files.iter().all(|file| file.live_rows() == file.all_rows());
         let bounds = self.files.iter().map(|file| file.bounds(table));
         let columns = bounds.map(|bounds| bounds.column_statistics).reduce(|all, more| {
             let merge = |(a, b): (ColumnStatistics, ColumnStatistics)| ColumnStatistics {
@@ -143,7 +160,7 @@ impl ColdScan {
     /// Fewer rows at a time when they are long.
     fn batch_rows(&self, most: usize) -> usize {
         let bytes: u64 = self.files.iter().map(|file| file.segment.bytes).sum();
-        let rows: u64 = self.files.iter().map(|file| u64::from(file.segment.rows)).sum();
+        let rows: u64 = self.files.iter().map(File::all_rows).sum();
         let row_bytes = (bytes * COMPRESSION / rows.max(1)).max(1);
         usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(most).clamp(MIN_BATCH_ROWS.min(most), most)
     }
@@ -178,8 +195,43 @@ pub(super) fn owner_bounds(owner: &UserId, schema: &Schema) -> Statistics {
 }
 
 impl File {
+    /// A segment's messages.
+    pub fn messages(owner: UserId, segment: Segment) -> Self {
+        Self { owner, segment, deletion: None }
+    }
+
+    /// The messages that a deletion took of a segment.
+    pub fn deleted(owner: UserId, trash: ColdTrash) -> Self {
+        let ColdTrash { deletion: number, mut segment, positions, deleted_at, expires_at } = trash;
+        // There may be many deletions in one segment: none of them needs to hold all of the others.
+        segment.deleted.clear();
+        Self { owner, segment, deletion: Some(Deletion { number, positions, deleted_at, expires_at }) }
+    }
+
+    /// The value that a column which is not in the file has in all its rows.
+    fn added(&self, name: &str) -> Option<ScalarValue> {
+        let deletion = self.deletion.as_ref();
+        Some(match name {
+            OWNER => text(self.owner.as_str()),
+            SEGMENT => int(count(self.segment.number)),
+            VERSION => int(0),
+            DELETION => int(count(deletion?.number)),
+            DELETED_AT => int(deletion?.deleted_at),
+            EXPIRES_AT => int(deletion?.expires_at),
+            _ => return None,
+        })
+    }
+
+    /// How many of its rows are read.
     fn live_rows(&self) -> u64 {
-        u64::from(self.segment.rows).saturating_sub(self.segment.deleted.len())
+        match &self.deletion {
+            Some(deletion) => deletion.positions.len(),
+            None => self.all_rows().saturating_sub(self.segment.deleted.len()),
+        }
+    }
+
+    fn all_rows(&self) -> u64 {
+        u64::from(self.segment.rows)
     }
 
     /// The bounds of its columns, which hold whatever is deleted: exact as bounds, for pruning only.
@@ -188,14 +240,11 @@ impl File {
         let (first, last) = &segment.conversations;
         let columns = schema.fields().iter().map(|field| {
             let known = match field.name().as_str() {
-                OWNER => constant(text(self.owner.as_str())),
                 "msgId" => between(int(segment.msg_ids.0), int(segment.msg_ids.1)),
                 "timestamp" => between(int(segment.timestamps.0), int(segment.timestamps.1)),
                 "conversationId" => between(text(first.id.as_str()), text(last.id.as_str())),
                 "conversationType" if first == last => constant(text(first.kind.as_str())),
-                SEGMENT => constant(int(count(segment.number))),
-                VERSION => constant(int(0)),
-                _ => ColumnStatistics::new_unknown(),
+                added => self.added(added).map_or_else(ColumnStatistics::new_unknown, constant),
             };
             let nulls = if field.is_nullable() { Precision::Absent } else { Precision::Exact(0) };
             known.with_null_count(nulls)
@@ -212,20 +261,18 @@ impl File {
         let mut file = PartitionedFile::new("", segment.bytes);
         // The path is encoded already; making it from plain text would encode it again.
         file.object_meta.location = Path::parse(&segment.path).map_err(|_| missing_path())?;
-        let values = layout.added.iter().map(|field| match field.name().as_str() {
-            OWNER => text(self.owner.as_str()),
-            SEGMENT => int(count(segment.number)),
-            _ => int(0),
-        });
+        let values = layout.added.iter().map(|field| self.added(field.name()).ok_or_else(|| missing(field.name())));
         // The reader takes our schema for the file's, so that no column needs a cast.
         let file = file
             .with_arrow_schema(Arc::clone(&layout.file))
-            .with_partition_values(values.collect())
+            .with_partition_values(values.collect::<Result<_>>()?)
             .with_statistics(Arc::new(self.bounds(&layout.file)));
-        if segment.deleted.is_empty() {
-            return Ok(file);
-        }
-        Ok(file.with_extension(ParquetRowSelection::new(selection(segment.rows, &segment.deleted))))
+        let selection = match &self.deletion {
+            Some(deletion) => selection(segment.rows, &deletion.positions, true),
+            None if segment.deleted.is_empty() => return Ok(file),
+            None => selection(segment.rows, &segment.deleted, false),
+        };
+        Ok(file.with_extension(ParquetRowSelection::new(selection)))
     }
 }
 
@@ -233,23 +280,31 @@ fn missing_path() -> DataFusionError {
     DataFusionError::Internal("a segment's path is no object path".to_owned())
 }
 
-/// Every row but the deleted ones.
-fn selection(rows: u32, deleted: &RoaringBitmap) -> RowSelection {
+fn missing(column: &str) -> DataFusionError {
+    DataFusionError::Internal(format!("no such column: {column}"))
+}
+
+/// The rows at these positions are read and all others are not, or the other way round.
+fn selection(rows: u32, positions: &RoaringBitmap, read: bool) -> RowSelection {
+    let part = |rows: u32, read: bool| RowSelector { row_count: rows as usize, skip: !read };
     let mut selectors = Vec::new();
     let mut next = 0_u32;
-    let mut gaps = deleted.iter();
-    while let Some(gap) = gaps.next_range() {
-        let (from, to) = (*gap.start(), gap.end().saturating_add(1).min(rows));
+    let mut runs = positions.iter();
+    while let Some(run) = runs.next_range() {
+        let (from, to) = (*run.start(), run.end().saturating_add(1).min(rows));
         if from >= rows {
             break;
         }
-        selectors.extend((from > next).then(|| RowSelector::select((from - next) as usize)));
-        selectors.push(RowSelector::skip((to - from) as usize));
+        selectors.extend((from > next).then(|| part(from - next, !read)));
+        selectors.push(part(to - from, read));
         next = to;
     }
-    selectors.extend((next < rows).then(|| RowSelector::select((rows - next) as usize)));
+    selectors.extend((next < rows).then(|| part(rows - next, !read)));
     RowSelection::from(selectors)
 }
+
+/// The columns that all rows of a file have the same value in.
+const ADDED: [&str; 6] = [OWNER, SEGMENT, VERSION, DELETION, DELETED_AT, EXPIRES_AT];
 
 /// Where a segment's scan finds the columns of the table: in the file, added to all of a file's rows, or numbered
 /// by the reader. DataFusion wants them in that order.
@@ -262,7 +317,7 @@ struct Layout {
 impl Layout {
     fn of(schema: &Schema) -> Self {
         let fields = || schema.fields().iter().cloned();
-        let is_added = |field: &FieldRef| [OWNER, SEGMENT, VERSION].contains(&field.name().as_str());
+        let is_added = |field: &FieldRef| ADDED.contains(&field.name().as_str());
         let is_numbered = |field: &FieldRef| field.name() == POSITION;
         let in_file = fields().filter(|field| !is_added(field) && !is_numbered(field));
         Self {
@@ -285,7 +340,7 @@ impl Layout {
         let places: HashMap<_, _> = names.enumerate().map(|(place, field)| (field.name(), place)).collect();
         let place = |index: &usize| {
             let name = schema.field(*index).name();
-            places.get(name).copied().ok_or_else(|| DataFusionError::Internal(format!("no such column: {name}")))
+            places.get(name).copied().ok_or_else(|| missing(name))
         };
         projection.iter().map(place).collect()
     }
@@ -311,8 +366,8 @@ fn text(value: &str) -> ScalarValue {
 mod tests {
     use super::*;
 
-    fn shown(rows: u32, deleted: &[u32]) -> Vec<(bool, usize)> {
-        let selection = selection(rows, &deleted.iter().copied().collect());
+    fn shown(rows: u32, positions: &[u32], read: bool) -> Vec<(bool, usize)> {
+        let selection = selection(rows, &positions.iter().copied().collect(), read);
         let selectors: Vec<RowSelector> = selection.into();
         assert_eq!(selectors.iter().map(|selector| selector.row_count).sum::<usize>(), rows as usize);
         selectors.into_iter().map(|selector| (!selector.skip, selector.row_count)).collect()
@@ -320,11 +375,18 @@ mod tests {
 
     #[test]
     fn a_deletion_vector_becomes_a_selection_of_all_rows() {
-        assert_eq!(shown(5, &[]), [(true, 5)]);
-        assert_eq!(shown(5, &[0, 1, 4]), [(false, 2), (true, 2), (false, 1)]);
-        assert_eq!(shown(5, &[2]), [(true, 2), (false, 1), (true, 2)]);
-        assert_eq!(shown(3, &[0, 1, 2]), [(false, 3)]);
+        assert_eq!(shown(5, &[], false), [(true, 5)]);
+        assert_eq!(shown(5, &[0, 1, 4], false), [(false, 2), (true, 2), (false, 1)]);
+        assert_eq!(shown(5, &[2], false), [(true, 2), (false, 1), (true, 2)]);
+        assert_eq!(shown(3, &[0, 1, 2], false), [(false, 3)]);
         // A position past the end says nothing about the rows before.
-        assert_eq!(shown(3, &[1, 7]), [(true, 1), (false, 1), (true, 1)]);
+        assert_eq!(shown(3, &[1, 7], false), [(true, 1), (false, 1), (true, 1)]);
+    }
+
+    #[test]
+    fn the_rows_of_a_deletion_become_a_selection_of_those_alone() {
+        assert_eq!(shown(5, &[0, 1, 4], true), [(true, 2), (false, 2), (true, 1)]);
+        assert_eq!(shown(5, &[2], true), [(false, 2), (true, 1), (false, 2)]);
+        assert_eq!(shown(3, &[0, 1, 2], true), [(true, 3)]);
     }
 }

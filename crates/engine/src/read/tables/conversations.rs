@@ -19,7 +19,7 @@ use super::{
     OWNER,
     arrays::{booleans, ints, some_ints, some_texts, texts},
     count,
-    owner_rows::{Owned, OwnerRows},
+    streamed::{Owned, Streamed, by_owner},
     table_schema,
 };
 use crate::sql::Schema;
@@ -33,7 +33,8 @@ pub(in crate::read) fn conversations(
 ) -> Result<Arc<dyn TableProvider>> {
     let extra = [Field::new("_version", DataType::Int64, false), Field::new("_joined", DataType::Boolean, false)];
     let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
-    OwnerRows { schema, snapshot, owners, read: Snapshot::conversations, column }.into_table()
+    let open = by_owner(snapshot, owners, |snapshot, owner| Ok(snapshot.conversations(owner)?.into_iter().map(Ok)));
+    Streamed { schema, open, column, text_bytes: |_| 0 }.into_table()
 }
 
 fn column(name: &str, rows: &[Owned<Conversation>]) -> Option<ArrayRef> {

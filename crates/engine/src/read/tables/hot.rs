@@ -36,8 +36,9 @@ use kalamdb_protocol::{MsgId, UserId};
 use kalamdb_store::{HotMessage, MessageCursor, MessageRange, Snapshot};
 
 use super::{
-    OWNER,
-    arrays::{batch, ints, some_texts, texts},
+    BATCH_TEXT_BYTES, OWNER,
+    arrays::{batch, ints, message_column, texts},
+    cold::{HOT, POSITION, SEGMENT, VERSION},
     count,
     ranges::{Keys, MsgIds, keys, msg_ids},
     store_error,
@@ -47,9 +48,6 @@ use super::{
 /// no slower for it.
 const FIRST_BATCH_ROWS: usize = 64;
 const BATCH_GROWTH: usize = 4;
-
-/// A batch ends here too, so that long messages do not make it many times larger than others.
-const BATCH_TEXT_BYTES: usize = 4 * 1024 * 1024;
 
 /// So many conversations are merged by id; with more, finding the next row would cost more than sorting.
 const MAX_MERGED: usize = 16;
@@ -476,20 +474,11 @@ impl Iterator for Batches {
 }
 
 fn column(name: &str, rows: &[Row]) -> Option<ArrayRef> {
-    let all = rows.iter().map(|(_, row)| &row.message);
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
-        "msgId" => ints(all.map(|row| row.msg_id)),
-        "conversationId" => texts(all.map(|row| row.conversation.id.as_str())),
-        "conversationType" => texts(all.map(|row| row.conversation.kind.as_str())),
-        "from" => texts(all.map(|row| row.from.as_str())),
-        "timestamp" => ints(all.map(|row| row.timestamp)),
-        "content" => texts(all.map(|row| row.content.as_str())),
-        "contentRef" => some_texts(all.map(|row| row.content_ref.as_deref())),
-        "metadata" => some_texts(all.map(|row| row.metadata.as_deref())),
-        "_segment" => ints(all.map(|_| -1)),
-        "_position" => ints(all.map(|_| 0)),
-        "_version" => ints(rows.iter().map(|(_, row)| count(row.version))),
-        _ => return None,
+        SEGMENT => ints(rows.iter().map(|_| HOT)),
+        POSITION => ints(rows.iter().map(|_| 0)),
+        VERSION => ints(rows.iter().map(|(_, row)| count(row.version))),
+        _ => return message_column(name, rows.iter().map(|(_, row)| &row.message)),
     })
 }

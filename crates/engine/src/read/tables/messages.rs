@@ -9,9 +9,8 @@ use async_trait::async_trait;
 use datafusion::{
     arrow::datatypes::SchemaRef,
     catalog::{Session, TableProvider},
-    common::DFSchema,
     error::Result,
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
     physical_expr::PhysicalExpr,
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
@@ -20,9 +19,10 @@ use kalamdb_store::{MessageRange, Snapshot};
 use roaring::RoaringBitmap;
 
 use super::{
-    cold::{self, ColdScan, File, hidden_fields},
+    cold::{ColdScan, File, hidden_fields},
+    condition,
     hot::{HotExec, Source},
-    owners, store_error, table_schema,
+    matching_owners, store_error, table_schema,
 };
 use crate::sql::Schema;
 
@@ -59,17 +59,6 @@ impl MessagesTable {
         Self { schema: table_schema(table.columns, &owners, hidden), snapshot, owners, options }
     }
 
-    /// The owners whose rows the condition can be true of.
-    fn owners(&self, condition: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<UserId>> {
-        let owners = owners(&self.snapshot, &self.owners).map_err(store_error)?;
-        if matches!(self.owners, Schema::Owner(_)) {
-            return Ok(owners);
-        }
-        let bounds = owners.iter().map(|owner| Arc::new(cold::owner_bounds(owner, &self.schema))).collect();
-        let keep = cold::prune(condition, &self.schema, bounds);
-        Ok(owners.into_iter().zip(keep).filter_map(|(owner, keep)| keep.then_some(owner)).collect())
-    }
-
     /// Hot rows; `None` when there are none.
     fn hot(
         &self,
@@ -101,7 +90,7 @@ impl MessagesTable {
                 if let Some(more) = self.options.also_deleted.get(&(owner.clone(), segment.number)) {
                     segment.deleted |= more;
                 }
-                files.push(File { owner: owner.clone(), segment });
+                files.push(File::messages(owner.clone(), segment));
             }
         }
         let mut scan = ColdScan { schema: Arc::clone(&self.schema), files };
@@ -140,12 +129,8 @@ impl TableProvider for MessagesTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let columns = DFSchema::try_from(Arc::clone(&self.schema))?;
-        let condition = conjunction(filters.iter().cloned())
-            .map(|filter| session.create_physical_expr(filter, &columns))
-            // What cannot be computed here (a subquery) is for the operators above.
-            .and_then(Result::ok);
-        let owners = self.owners(condition.as_ref())?;
+        let condition = condition(session, &self.schema, filters)?;
+        let owners = matching_owners(&self.snapshot, &self.owners, &self.schema, condition.as_ref())?;
         let mut tiers = Vec::new();
         if self.options.hot {
             tiers.extend(self.hot(&owners, &projection, limit)?);

@@ -4,33 +4,44 @@
 //! columns are those of the protocol's description, in its order, then the hidden ones of the write path.
 
 mod arrays;
+mod audit;
 mod cold;
 mod conversations;
+mod deleted;
 mod hot;
 mod members;
 mod messages;
-mod owner_rows;
 mod ranges;
 mod segment_source;
+mod streamed;
 mod system;
 
 use std::{collections::HashMap, sync::Arc};
 
+pub(super) use audit::audit_log;
 pub(super) use conversations::conversations;
 use datafusion::{
     arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef},
-    error::DataFusionError,
+    catalog::Session,
+    common::DFSchema,
+    error::{DataFusionError, Result},
+    logical_expr::{Expr, utils::conjunction},
+    physical_expr::PhysicalExpr,
 };
+pub(super) use deleted::{DeletedMessages, DeletedOptions};
 use kalamdb_protocol::{Column, ColumnType, UserId};
 use kalamdb_store::Snapshot;
 pub(super) use members::members;
 pub(crate) use messages::{MessageOptions, MessagesTable};
-pub(super) use system::{segments, users};
+pub(super) use system::{files, segments, users};
 
 use crate::{Error, functions::TIME_UNIT_KEY, sql::Schema};
 
 /// The leading column of a table that shows everybody's rows.
 const OWNER: &str = "owner";
+
+/// A batch ends here too, so that long messages do not make it many times larger than others.
+const BATCH_TEXT_BYTES: usize = 4 * 1024 * 1024;
 
 /// The columns as Arrow has them. Text is `Utf8View`: that is how Parquet is read fastest, what DataFusion makes of
 /// VARCHAR literals, and so what needs no cast anywhere between a segment and the answer.
@@ -55,6 +66,30 @@ fn owners(snapshot: &Snapshot, schema: &Schema) -> kalamdb_store::Result<Vec<Use
         Schema::Owner(owner) => Ok(vec![owner.clone()]),
         Schema::All => Ok(snapshot.owners()?.into_iter().map(|(owner, _)| owner).collect()),
     }
+}
+
+/// The conditions of a scan as one over the table's columns.
+fn condition(session: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    let columns = DFSchema::try_from(Arc::clone(schema))?;
+    let all = conjunction(filters.iter().cloned()).map(|filter| session.create_physical_expr(filter, &columns));
+    // What cannot be computed here (a subquery) is for the operators above.
+    Ok(all.and_then(Result::ok))
+}
+
+/// The owners whose rows the condition can be true of.
+fn matching_owners(
+    snapshot: &Snapshot,
+    owners_of: &Schema,
+    schema: &SchemaRef,
+    condition: Option<&Arc<dyn PhysicalExpr>>,
+) -> Result<Vec<UserId>> {
+    let owners = owners(snapshot, owners_of).map_err(store_error)?;
+    if matches!(owners_of, Schema::Owner(_)) {
+        return Ok(owners);
+    }
+    let bounds = owners.iter().map(|owner| Arc::new(cold::owner_bounds(owner, schema))).collect();
+    let keep = cold::prune(condition, schema, bounds);
+    Ok(owners.into_iter().zip(keep).filter_map(|(owner, keep)| keep.then_some(owner)).collect())
 }
 
 /// The store's error on its way through DataFusion.

@@ -14,7 +14,13 @@ use roaring::RoaringBitmap;
 use serde_json::json;
 
 use super::*;
-use crate::{read::MessageOptions, sql::Schema};
+use crate::{
+    read::{
+        MessageOptions,
+        planner::{DELETED_MESSAGES, MESSAGES},
+    },
+    sql::Schema,
+};
 
 fn some_messages() -> Vec<NewMessage> {
     (0..20).map(|n| message("anna", ["a", "b"][n % 2], format!("text {n}"))).collect()
@@ -58,6 +64,11 @@ async fn the_columns_are_those_of_the_protocol_and_of_the_files() {
     let file = segment_schema();
     let file: Vec<_> = file.fields().iter().map(|field| (field.name().as_str(), field.is_nullable())).collect();
     assert_eq!(file, table.columns.iter().map(|column| (column.name, column.nullable)).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_write_path_reads_the_tables_it_means() {
+    assert_eq!((MESSAGES.name, DELETED_MESSAGES.name), ("messages", "deletedMessages"));
 }
 
 #[tokio::test]

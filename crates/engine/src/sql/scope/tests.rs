@@ -166,6 +166,52 @@ fn an_admin_names_any_schema() {
     }
 }
 
+/// What the audit log would get of an admin's statement: log, table and whether it is written.
+fn noted(sql: &str) -> Vec<(String, String, bool)> {
+    let caller = Caller { user: UserId::new("root").unwrap(), admin: true };
+    let request = QueryRequest { sql: sql.to_owned(), params: None };
+    let foreign = match sql::parse(&caller, &request, 100_000).unwrap_or_else(|error| panic!("{sql}: {error}")) {
+        Parsed::Read(read) => read.foreign,
+        Parsed::Insert(insert) => insert.foreign,
+        Parsed::Update(update) => update.foreign,
+        Parsed::Delete(delete) => delete.foreign,
+    };
+    foreign.into_iter().map(|foreign| (foreign.log.as_str().to_owned(), foreign.table, foreign.written)).collect()
+}
+
+#[test]
+fn what_an_admin_names_of_others_is_known() {
+    let read = |log: &str, table: &str| (log.to_owned(), table.to_owned(), false);
+    let written = |log: &str, table: &str| (log.to_owned(), table.to_owned(), true);
+    assert_eq!(noted("SELECT * FROM Alice.MESSAGES"), [read("Alice", "Alice.messages")]);
+    assert_eq!(noted("SELECT * FROM *.auditLog"), [read("root", "*.auditLog")]);
+    assert_eq!(
+        noted(
+            "WITH x AS (SELECT * FROM a.messages) SELECT * FROM x, a.messages, b.conversations WHERE EXISTS (SELECT 1 FROM messages)"
+        ),
+        [read("a", "a.messages"), read("b", "b.conversations")],
+        "each once, and one's own not at all"
+    );
+    assert_eq!(noted("SELECT * FROM userId.messages, root.conversations, system.files"), []);
+    assert_eq!(noted("EXPLAIN SELECT * FROM alice.messages"), [], "nothing is read");
+    assert_eq!(noted("EXPLAIN ANALYZE SELECT * FROM alice.messages"), [read("alice", "alice.messages")]);
+    assert_eq!(
+        noted("INSERT INTO *.messages (owner, conversationId, content) VALUES ('a', 'c', 'x')"),
+        [written("root", "*.messages")]
+    );
+    assert_eq!(
+        noted("INSERT INTO messages (conversationId, content) SELECT 'c', content FROM alice.messages"),
+        [read("alice", "alice.messages")]
+    );
+    assert_eq!(
+        noted(
+            "UPDATE a.messages SET content = (SELECT MAX(content) FROM b.messages) WHERE msgId IN (SELECT msgId FROM a.messages)"
+        ),
+        [written("a", "a.messages"), read("b", "b.messages")]
+    );
+    assert_eq!(noted("DELETE FROM a.deletedMessages"), [written("a", "a.deletedMessages")]);
+}
+
 #[test]
 fn a_with_name_is_seen_in_its_own_query_only() {
     let sql = "WITH Mine AS (SELECT * FROM messages) SELECT * FROM mine";
@@ -214,6 +260,14 @@ fn an_unknown_table_comes_with_likely_ones() {
     );
     refused("SELECT * FROM information_schema.tables", ErrorCode::UnknownTable);
     refused("SELECT * FROM users", ErrorCode::UnknownTable);
+    assert_eq!(
+        refused("SELECT * FROM deletedMesages", ErrorCode::UnknownTable).details["suggestions"][0],
+        "deletedMessages"
+    );
+    let error = refused("SELECT * FROM zzz", ErrorCode::UnknownTable);
+    assert!(error.message.contains("deletedMessages and auditLog"), "{error}");
+    let error = run("root", true, "SELECT * FROM system.zzz").unwrap_err();
+    assert!(error.message.contains("users, segments and files"), "{error}");
 }
 
 #[test]

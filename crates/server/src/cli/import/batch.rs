@@ -53,8 +53,29 @@ type Copy = (UserId, ConversationId, ConversationType);
 struct Present {
     /// A group's participants.
     members: HashSet<UserId>,
-    /// Sender and text of one holder's messages, in order.
-    turns: Vec<(String, String)>,
+    /// One holder's messages, in order.
+    turns: Vec<There>,
+}
+
+/// A message on the server.
+#[derive(Debug, Default)]
+struct There {
+    from: String,
+    content: String,
+    /// The bytes of a large text, of which `content` is the beginning.
+    full_size: Option<usize>,
+}
+
+impl There {
+    /// Whether it is the file's. Of a large text the beginning and the length have to do: the rest is for those alone
+    /// who have the message.
+    fn is(&self, turn: &Turn) -> bool {
+        let same_text = match self.full_size {
+            Some(bytes) => turn.content.len() == bytes && turn.content.starts_with(&self.content),
+            None => turn.content == self.content,
+        };
+        same_text && turn.from == self.from
+    }
 }
 
 /// What there is to do for a conversation.
@@ -207,12 +228,7 @@ impl Turn {
 
 /// Decides from where on a conversation is written.
 fn plan(conversation: &Conversation, present: &Present) -> Plan {
-    let same = conversation
-        .turns
-        .iter()
-        .zip(&present.turns)
-        .all(|(turn, (from, content))| turn.from == *from && turn.content == *content);
-    if same {
+    if conversation.turns.iter().zip(&present.turns).all(|(turn, there)| there.is(turn)) {
         // People may have gone on talking there, which is no difference.
         Plan::Write(present.turns.len().min(conversation.turns.len()))
     } else {
@@ -334,8 +350,8 @@ async fn members(
     Ok(found)
 }
 
-/// Sender and text of the messages in each copy.
-async fn messages(client: &Client, wanted: &[Copy]) -> Result<HashMap<Copy, Vec<(String, String)>>, Error> {
+/// The messages in each copy.
+async fn messages(client: &Client, wanted: &[Copy]) -> Result<HashMap<Copy, Vec<There>>, Error> {
     let mut found = HashMap::new();
     if wanted.is_empty() {
         return Ok(found);
@@ -367,7 +383,9 @@ async fn messages(client: &Client, wanted: &[Copy]) -> Result<HashMap<Copy, Vec<
 async fn read_page(client: &Client, wanted: &[Copy], after: i64, limit: Option<usize>) -> Result<QueryResponse, Error> {
     let limit = limit.map_or(String::new(), |rows| format!(" LIMIT {rows}"));
     let sql = format!(
-        "SELECT owner, conversationId, conversationType, from, content, msgId FROM *.messages \
+        "SELECT owner, conversationId, conversationType, from, content, \
+         CASE WHEN contentRef LIKE '%/msg-%.bin' THEN TRY_CAST(metadata->>'fullSize' AS BIGINT) END, msgId \
+         FROM *.messages \
          WHERE conversationId IN ({}) AND owner IN ({}) AND msgId > $1 ORDER BY msgId{limit}",
         placeholders(2, wanted.len()),
         placeholders(2 + wanted.len(), wanted.len()),
@@ -378,13 +396,14 @@ async fn read_page(client: &Client, wanted: &[Copy], after: i64, limit: Option<u
 }
 
 /// Adds an answer's rows to their copies; the last row's id.
-fn collect(answer: QueryResponse, found: &mut HashMap<Copy, Vec<(String, String)>>) -> Result<Option<i64>, Error> {
+fn collect(answer: QueryResponse, found: &mut HashMap<Copy, Vec<There>>) -> Result<Option<i64>, Error> {
     let mut last = None;
     for mut row in answer.rows {
         last = row.pop().and_then(|id| id.as_i64());
+        let full_size = row.pop().and_then(|bytes| bytes.as_u64()).and_then(|bytes| usize::try_from(bytes).ok());
         let [owner, id, kind, from, content] = texts(row)?;
         let kind = ConversationType::parse(&kind).ok_or_else(unexpected)?;
-        found.entry((parsed(&owner)?, parsed(&id)?, kind)).or_default().push((from, content));
+        found.entry((parsed(&owner)?, parsed(&id)?, kind)).or_default().push(There { from, content, full_size });
     }
     Ok(last)
 }
@@ -448,10 +467,14 @@ mod tests {
         }
     }
 
+    fn there(from: &str, content: &str, full_size: Option<usize>) -> There {
+        There { from: from.to_owned(), content: content.to_owned(), full_size }
+    }
+
     fn present(members: &[&str], turns: &[(&str, &str)]) -> Present {
         Present {
             members: members.iter().map(|id| user(id)).collect(),
-            turns: turns.iter().map(|(from, content)| ((*from).to_owned(), (*content).to_owned())).collect(),
+            turns: turns.iter().map(|(from, content)| there(from, content, None)).collect(),
         }
     }
 
@@ -474,6 +497,20 @@ mod tests {
             present(&["a"], &[("b", "1")]),
         ] {
             assert_eq!(plan(&file, &there), Plan::Leave, "{there:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_text_is_known_by_its_beginning_and_length() {
+        let large = turn("a", "beginning and end");
+        assert!(there("a", "beginning", Some(17)).is(&large));
+        for other in [
+            there("a", "beginning", Some(18)),
+            there("a", "ending", Some(17)),
+            there("b", "beginning", Some(17)),
+            there("a", "beginning", None),
+        ] {
+            assert!(!other.is(&large), "{other:?}");
         }
     }
 

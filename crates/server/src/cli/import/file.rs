@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 
 use crate::cli::error::Error;
 
-/// Bytes of a line: a message of many times any server's limit, so that a file of another kind (one long line)
-/// is noticed before it fills the memory.
-const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of a line: twice the largest message that a server can be set to take, so that a file of another kind (one
+/// long line) is noticed before it fills the memory.
+const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Bytes of a conversation's lines, which are held together to be compared with what the server has.
 const MAX_CONVERSATION_BYTES: usize = 512 * 1024 * 1024;

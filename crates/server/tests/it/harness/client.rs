@@ -10,7 +10,8 @@ use std::{
 };
 
 use kalamdb_protocol::{
-    ConversationId, ErrorBody, ErrorCode, QueryResponse, SendMessageRequest, SendMessageResponse, WriteResponse,
+    ConversationId, ErrorBody, ErrorCode, QueryResponse, SendMessageRequest, SendMessageResponse, UploadResponse,
+    WriteResponse,
 };
 use reqwest::{Method, header::HeaderMap};
 use serde::de::DeserializeOwned;
@@ -157,6 +158,38 @@ impl Client {
         self.request(Method::POST, path, &[], Some(&body))?.parse()
     }
 
+    /// Makes a group with these others in it.
+    #[track_caller]
+    pub fn make_group(&self, id: &str, others: &[&str]) {
+        self.run(&format!("INSERT INTO conversations (conversationId, conversationType) VALUES ('{id}', 'group')"));
+        for user in others {
+            self.run(&format!("INSERT INTO conversationUsers (conversationId, userId) VALUES ('{id}', '{user}')"));
+        }
+    }
+
+    /// Uploads a file for a conversation, with the file first, as the founding document does.
+    pub fn upload(&self, file: &[u8], conversation: &str) -> Result<UploadResponse, Failure> {
+        self.post_form(&[("file", file), ("conversationId", conversation.as_bytes())])?.parse()
+    }
+
+    /// Posts a form with these fields, in this order, to where uploads go.
+    pub fn post_form(&self, fields: &[(&str, &[u8])]) -> Result<Answer, Failure> {
+        let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+        let headers = [("content-type", content_type.as_str())];
+        self.exchange(Method::POST, "/api/v1/media/upload", &headers, Some(form(fields)))
+    }
+
+    /// Reads a content file.
+    pub fn content(&self, content_ref: &str) -> Answer {
+        self.content_with(Method::GET, content_ref, &[])
+    }
+
+    /// Asks for a content file with another method or more headers.
+    pub fn content_with(&self, method: Method, content_ref: &str, headers: &[(&str, &str)]) -> Answer {
+        let encoded = percent_encoding::utf8_percent_encode(content_ref, percent_encoding::NON_ALPHANUMERIC);
+        self.request(method, &format!("/api/v1/content/{encoded}"), headers, None).expect("an answer")
+    }
+
     /// Any request; `None` when the connection broke.
     pub fn request(
         &self,
@@ -164,6 +197,16 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         body: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        self.exchange(method, path, headers, body.map(|body| body.as_bytes().to_vec()))
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
         let address = self.address.read().expect("nobody panics while holding it").clone();
         let mut request = HTTP.request(method, format!("{address}{path}"));
@@ -174,7 +217,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         if let Some(body) = body {
-            request = request.body(body.to_owned());
+            request = request.body(body);
         }
         RUNTIME.block_on(async {
             let response = request.send().await.map_err(no_answer)?;
@@ -183,6 +226,24 @@ impl Client {
             Ok(Answer { status, headers, body })
         })
     }
+}
+
+/// What separates the fields of a form; no test's file holds it.
+pub const BOUNDARY: &str = "0af3b8d2-kalamdb-tests";
+
+/// A form as it goes over the wire.
+pub fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        // A name that says nothing true about the file.
+        let file = if *name == "file" { "; filename=\"../../report.exe\"" } else { "" };
+        let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+        bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    bytes
 }
 
 /// A broken connection is an outcome that tests provoke; a server that hangs is a fault.

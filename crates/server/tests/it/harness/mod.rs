@@ -6,6 +6,6 @@ mod client;
 mod dice;
 mod server;
 
-pub use client::{Answer, Client, Failure, assert_consistent, by_name, message};
+pub use client::{Answer, BOUNDARY, Client, Failure, assert_consistent, by_name, form, message};
 pub use dice::{Dice, rounds};
 pub use server::{Server, bounded_output, eventually};

@@ -177,6 +177,12 @@ impl Server {
         files
     }
 
+    /// The names in the folder where uploads arrive.
+    pub fn spooled(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.data().join(".kalamdb/spool")).expect("the spool");
+        names.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("server.log")
     }

@@ -8,11 +8,13 @@ use serde_json::json;
 use super::{code, contents, group, remove};
 use crate::harness::Server;
 
-/// The columns of each table that an UPDATE may name.
-const UPDATABLE: [(&str, &[&str]); 3] = [
-    ("messages", &["content", "metadata"]),
-    ("conversations", &["metadata", "lastMsgId", "lastReadMsgId"]),
-    ("conversationUsers", &["role", "metadata"]),
+/// The columns of each table that an UPDATE may name, and how it refuses the others.
+const UPDATABLE: [(&str, &[&str], ErrorCode); 5] = [
+    ("messages", &["content", "metadata"], ErrorCode::InvalidValue),
+    ("conversations", &["metadata", "lastMsgId", "lastReadMsgId"], ErrorCode::InvalidValue),
+    ("conversationUsers", &["role", "metadata"], ErrorCode::InvalidValue),
+    ("deletedMessages", &["deletedAt"], ErrorCode::InvalidValue),
+    ("auditLog", &[], ErrorCode::Unsupported),
 ];
 
 #[test]
@@ -22,11 +24,12 @@ fn only_the_named_columns_can_be_updated() {
     let john = server.client("john");
     john.say("c", "hello");
     for table in kalamdb_protocol::TABLES {
-        let (_, updatable) = UPDATABLE.iter().find(|(name, _)| *name == table.name).expect("every table is listed");
+        let listed = UPDATABLE.iter().find(|(name, ..)| *name == table.name);
+        let (_, updatable, refusal) = listed.expect("every table is listed");
         for column in table.columns.iter().filter(|column| !updatable.contains(&column.name)) {
             // The value it has already: the column is what is refused.
             let sql = format!("UPDATE userId.{} SET {} = {}", table.name, column.name, column.name);
-            assert_eq!(code(john.write(&sql)), ErrorCode::InvalidValue, "{sql}");
+            assert_eq!(code(john.write(&sql)), *refusal, "{sql}");
         }
     }
 }
@@ -138,6 +141,9 @@ fn an_edit_does_not_bring_back_a_deleted_copy() {
     assert_eq!(john.run("UPDATE messages SET content = 'ONE'"), 1);
     assert_eq!(contents(&amy), Vec::<String>::new());
     assert_eq!(contents(&john), ["ONE"]);
+    // Who brings it back gets it as it is by then.
+    assert_eq!(amy.run("UPDATE deletedMessages SET deletedAt = NULL"), 1);
+    assert_eq!(contents(&amy), ["ONE"]);
 }
 
 #[test]

@@ -316,21 +316,20 @@ fn a_content_file_must_be_a_live_one_of_the_conversation() {
     assert_eq!(john.number("SELECT COUNT(*) FROM conversations"), 0, "a refused write leaves no trace");
 }
 
-/// Until content files exist.
 #[test]
-fn a_message_over_the_threshold_is_too_large() {
-    let server = Server::start();
+fn a_message_has_a_largest_size() {
+    let server = Server::with(&[("message.max_size_bytes", "2048")]);
     let john = server.client("user_john");
-    let threshold = 102_400;
-    john.say("c", &"x".repeat(threshold - 1));
-    assert_eq!(code(john.send(&message("c", &"x".repeat(threshold)))), ErrorCode::PayloadTooLarge);
+    let largest = 2_048;
+    john.say("c", &"x".repeat(largest));
+    assert_eq!(code(john.send(&message("c", &"x".repeat(largest + 1)))), ErrorCode::PayloadTooLarge);
     // Bytes count, not characters.
-    assert_eq!(code(john.send(&message("c", &"é".repeat(threshold / 2)))), ErrorCode::PayloadTooLarge);
+    assert_eq!(code(john.send(&message("c", &"é".repeat(largest / 2 + 1)))), ErrorCode::PayloadTooLarge);
     let sql = "INSERT INTO messages (conversationId, content) VALUES ('c', $1)";
-    assert_eq!(code(john.write_params(sql, json!(["x".repeat(threshold)]))), ErrorCode::PayloadTooLarge);
+    assert_eq!(code(john.write_params(sql, json!(["x".repeat(largest + 1)]))), ErrorCode::PayloadTooLarge);
     let sql = "UPDATE messages SET content = $1";
-    assert_eq!(code(john.write_params(sql, json!(["x".repeat(threshold)]))), ErrorCode::PayloadTooLarge);
-    assert_eq!(john.numbers("SELECT LENGTH(content) FROM messages"), [102_399]);
+    assert_eq!(code(john.write_params(sql, json!(["x".repeat(largest + 1)]))), ErrorCode::PayloadTooLarge);
+    assert_eq!(john.numbers("SELECT LENGTH(content) FROM messages"), [2_048]);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub struct Generator {
     repeatable: bool,
 }
 
-const TABLES: [(&str, &[(&str, Type)]); 3] = [
+const TABLES: [(&str, &[(&str, Type)]); 4] = [
     (
         "messages",
         &[
@@ -82,6 +82,18 @@ const TABLES: [(&str, &[(&str, Type)]); 3] = [
             ("role", Type::Text),
             ("created", Type::Int),
             ("metadata", Type::Text),
+        ],
+    ),
+    (
+        "deletedMessages",
+        &[
+            ("msgId", Type::Int),
+            ("conversationId", Type::Text),
+            ("conversationType", Type::Text),
+            ("\u{E000}", Type::Text),
+            ("content", Type::Text),
+            ("metadata", Type::Text),
+            ("deletedAt", Type::Int),
         ],
     ),
 ];
@@ -483,8 +495,9 @@ impl Generator {
         self.repeatable = false;
         match self.dice.below(12) {
             0..4 => self.insert_message(),
-            4..7 => self.update_message(),
-            7..9 => self.delete_message(),
+            4..6 => self.update_message(),
+            6..8 => self.delete_message(),
+            8 => self.restore_or_purge(),
             9 => self.update_conversation(),
             _ => self.join_a_group(),
         }
@@ -544,6 +557,17 @@ impl Generator {
         let target = self.target("messages");
         let scope = [Self::target_relation(0)];
         let filter = self.condition(&scope, 2);
+        format!("DELETE FROM {target} WHERE msgId % 7 = {} AND {filter}", self.dice.below(7))
+    }
+
+    /// Brings deleted messages back, and purges few at a time.
+    fn restore_or_purge(&mut self) -> String {
+        let target = self.target("deletedMessages");
+        let scope = [Self::target_relation(3)];
+        let filter = self.condition(&scope, 2);
+        if self.dice.chance(70) {
+            return format!("UPDATE {target} SET deletedAt = NULL WHERE {filter}");
+        }
         format!("DELETE FROM {target} WHERE msgId % 7 = {} AND {filter}", self.dice.below(7))
     }
 

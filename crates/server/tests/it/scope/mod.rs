@@ -60,6 +60,8 @@ fn plant(server: &Server) {
     server.admin().consolidate();
     (11..=20).for_each(note);
     server.client("fay").say(&group, &format!("hot {MARKER}"));
+    // What is deleted is still hers, from either tier.
+    assert_eq!(vera.run("DELETE FROM messages WHERE msgId IN (8, 9, 19, 20)"), 4);
 }
 
 /// The attacker's own rows: the same ids, so that a key that forgets the owner would show.
@@ -70,6 +72,7 @@ fn seed(mallory: &Client) {
         let from = if number % 3 == 0 { "ai" } else { ATTACKER };
         mallory.write_params(sql, json!([number, conversation, from, format!("own {number}")])).expect("one's own");
     }
+    assert_eq!(mallory.run("DELETE FROM messages WHERE msgId > 10"), 2);
 }
 
 fn run(client: &Client, statement: &Statement, format: &str) -> Answer {
@@ -98,6 +101,8 @@ fn victims_rows(server: &Server) -> Rows {
         "messages ORDER BY msgId",
         "conversations ORDER BY conversationId",
         "conversationUsers ORDER BY conversationId, userId",
+        "deletedMessages ORDER BY msgId",
+        "auditLog ORDER BY auditId",
     ]
     .map(|table| server.client(VICTIM).rows(&format!("SELECT * FROM {table}")))
     .into()
@@ -162,7 +167,9 @@ fn attack(
                         each(&statement, &answer);
                         if number % 50 == 49 {
                             // What was copied is cleared, so that joins over it stay small.
-                            client.write("DELETE FROM userId.messages WHERE msgId > 1000").ok();
+                            for table in ["messages", "deletedMessages"] {
+                                client.write(&format!("DELETE FROM userId.{table} WHERE msgId > 1000")).ok();
+                            }
                         }
                     }
                     outcome
@@ -266,6 +273,7 @@ fn no_other_route_leads_to_another_users_rows() {
     ] {
         answers.push(mallory.request(Method::GET, path, &[], None).expect("an answer"));
     }
+    assert_eq!(victims_rows(&server), before);
     // The victim's idempotency key is hers: it gets nobody else her answer.
     let body = serde_json::to_string(&message("c", &format!("hers {MARKER}"))).expect("JSON");
     let headers = [("idempotency-key", "guessed")];
@@ -275,10 +283,10 @@ fn no_other_route_leads_to_another_users_rows() {
         .expect("an answer")
         .json();
     let body = serde_json::to_string(&message("c", "his")).expect("JSON");
+    let before = victims_rows(&server);
     let his = mallory.request(Method::POST, "/api/v1/messages", &headers, Some(&body)).expect("an answer");
     assert_ne!(his.json()["msgId"], hers["msgId"]);
     answers.push(his);
-    server.client(VICTIM).run("DELETE FROM conversations WHERE conversationId = 'c'");
     for answer in answers {
         assert!(!shows_marker(&answer), "{}", answer.text());
     }

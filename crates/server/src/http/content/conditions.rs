@@ -1,0 +1,161 @@
+//! Which part of a file a request asks for, and whether the client has it already.
+//!
+//! Invariant: what cannot be understood, and several ranges at once, mean the whole file, as HTTP lets a server do.
+
+use std::ops::Range;
+
+use axum::http::{
+    HeaderMap,
+    header::{IF_NONE_MATCH, IF_RANGE, RANGE},
+};
+use http_range_header::{RangeUnsatisfiableError, parse_range_header};
+use kalamdb_protocol::Micros;
+use kalamdb_store::StoredFile;
+
+/// What a request wants of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// These bytes; at least one.
+    Range(Range<u64>),
+    /// Bytes that it does not have.
+    Outside,
+}
+
+/// The file's `ETag`. A file is never changed, so that its name says which bytes it has; and when it was stored, because
+/// a name may be given again when its file has been gone for long.
+pub fn tag(file: &StoredFile) -> String {
+    format!("\"{}-{:x}\"", file.path, file.created)
+}
+
+/// Whether `If-None-Match` says that the client has it.
+pub fn is_known(asked: &HeaderMap, tag: &str) -> bool {
+    let values = asked.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let mut known = values.flat_map(|value| value.split(',')).map(str::trim);
+    known.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}
+
+/// Which part is asked for.
+pub fn part(asked: &HeaderMap, tag: &str, bytes: u64) -> Part {
+    let Some(range) = asked.get(RANGE).and_then(|value| value.to_str().ok()) else { return Part::Whole };
+    // A client that has the beginning of another file wants all of this one. A date says too little: within a second
+    // there may be two.
+    if asked.get(IF_RANGE).is_some_and(|condition| condition != tag) {
+        return Part::Whole;
+    }
+    let Ok(parsed) = parse_range_header(range) else { return Part::Whole };
+    match parsed.validate(bytes).as_deref() {
+        Ok([one]) if parsed.len() == 1 => Part::Range(*one.start()..one.end() + 1),
+        Err(RangeUnsatisfiableError::Unsatisfiable) => Part::Outside,
+        _ => Part::Whole,
+    }
+}
+
+/// A time as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub fn http_date(micros: Micros) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = micros.div_euclid(1_000_000);
+    let days = seconds.div_euclid(86_400);
+    let second = seconds.rem_euclid(86_400);
+    // Howard Hinnant's `civil_from_days`: years that begin in March end with the day that comes and goes.
+    let day_of_all = days + 719_468;
+    let era = day_of_all.div_euclid(146_097);
+    let day_of_era = day_of_all.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = (shifted + 2) % 12;
+    let year = year_of_era + era * 400 + i64::from(month < 2);
+    let name =
+        |names: &[&'static str], index: i64| usize::try_from(index).ok().and_then(|index| names.get(index).copied());
+    format!(
+        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
+        name(&DAYS, days.rem_euclid(7)).unwrap_or_default(),
+        name(&MONTHS, month).unwrap_or_default(),
+        second / 3_600,
+        second / 60 % 60,
+        second % 60,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    fn asking(headers: &[(HeaderName, &str)]) -> HeaderMap {
+        headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn one_range_is_answered_and_what_is_odd_gets_the_whole() {
+        for (range, expected) in [
+            ("bytes=0-0", Part::Range(0..1)),
+            ("bytes=0-99", Part::Range(0..100)),
+            ("bytes=10-19", Part::Range(10..20)),
+            ("bytes=90-", Part::Range(90..100)),
+            ("bytes=90-1000", Part::Range(90..100)),
+            ("bytes=-10", Part::Range(90..100)),
+            ("bytes=-1000", Part::Range(0..100)),
+            ("BYTES=5-6", Part::Range(5..7)),
+            ("bytes=100-", Part::Outside),
+            ("bytes=100-200", Part::Outside),
+            ("bytes=-0", Part::Outside),
+            ("bytes=18446744073709551615-", Part::Outside),
+            ("bytes=0-1,5-6", Part::Whole),
+            ("bytes=0-1,500-", Part::Whole),
+            ("bytes=9-5", Part::Whole),
+            ("bytes=", Part::Whole),
+            ("bytes=a-b", Part::Whole),
+            ("bytes=0x0-1", Part::Whole),
+            ("lines=1-2", Part::Whole),
+            ("0-5", Part::Whole),
+        ] {
+            assert_eq!(part(&asking(&[(RANGE, range)]), "\"t\"", 100), expected, "{range}");
+        }
+        assert_eq!(part(&HeaderMap::new(), "\"t\"", 100), Part::Whole);
+    }
+
+    #[test]
+    fn a_range_of_another_file_gets_the_whole() {
+        let part = |condition| part(&asking(&[(RANGE, "bytes=1-2"), (IF_RANGE, condition)]), "\"t\"", 100);
+        assert_eq!(part("\"t\""), Part::Range(1..3));
+        for other in ["\"u\"", "W/\"t\"", "Thu, 01 Jan 1970 00:00:00 GMT"] {
+            assert_eq!(part(other), Part::Whole, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_has_it_is_told_so() {
+        for (known, expected) in [
+            ("\"t\"", true),
+            ("W/\"t\"", true),
+            ("\"s\", \"t\"", true),
+            ("*", true),
+            ("\"s\"", false),
+            ("t", false),
+            ("", false),
+        ] {
+            assert_eq!(is_known(&asking(&[(IF_NONE_MATCH, known)]), "\"t\""), expected, "{known}");
+        }
+        assert!(!is_known(&HeaderMap::new(), "\"t\""));
+    }
+
+    #[test]
+    fn a_time_is_written_as_http_has_it() {
+        for (seconds, expected) in [
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_825_599, "Tue, 29 Feb 2000 11:59:59 GMT"),
+            (1_704_067_199, "Sun, 31 Dec 2023 23:59:59 GMT"),
+            (1_704_067_200, "Mon, 01 Jan 2024 00:00:00 GMT"),
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (-1, "Wed, 31 Dec 1969 23:59:59 GMT"),
+        ] {
+            assert_eq!(http_date(seconds * 1_000_000), expected);
+        }
+    }
+}
