@@ -15,6 +15,10 @@ use tokio::{
 
 use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Result, Settings};
 
+/// How long after a start the first compaction begins, at the latest: a server that is restarted every night must not
+/// put it off for ever.
+const FIRST_COMPACTION: Duration = Duration::from_mins(10);
+
 /// How often the loop looks at the age of the change log.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
@@ -66,7 +70,7 @@ impl Background {
         let mut consolidation = every(self.settings.interval);
         consolidation.reset();
         let mut compaction = every(self.compaction_interval);
-        compaction.reset();
+        compaction.reset_after(self.compaction_interval.min(FIRST_COMPACTION));
         let (mut sweep, mut forget) = (every(SWEEP_EVERY), every(FORGET_EVERY));
         loop {
             let task = tokio::select! {

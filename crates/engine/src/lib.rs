@@ -165,6 +165,8 @@ impl Engine {
     pub async fn compact(&self, owner: Option<&UserId>) -> Result<CompactionReport> {
         let (store, owners) = (self.0.store.clone(), self.owners(owner)?);
         self.to_the_end(async move {
+            // What has had its time goes first, so that the files are written without it.
+            store.sweep().await?;
             let report = background::compact_all(&store, owners).await?;
             store.sweep().await?;
             Ok(report)
