@@ -60,7 +60,7 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn new(store: Store, settings: Settings) -> Self {
-        let Settings { consolidation: settings, compaction_interval, replay, query: _ } = settings;
+        let Settings { consolidation: settings, compaction_interval, replay, query: _, live: _ } = settings;
         let (line, history) = (VecDeque::new(), VecDeque::new());
         Self { store, settings, compaction_interval, replay, line, sweep_failed: false, history }
     }
@@ -150,8 +150,7 @@ impl Background {
             below = seq;
         }
         self.history.push_back((self.store.now(), self.store.last_seq()?));
-        self.store.forget(below);
-        Ok(())
+        Ok(self.store.forget(below)?)
     }
 }
 

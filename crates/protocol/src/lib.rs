@@ -7,6 +7,7 @@ mod audit;
 mod error;
 mod http;
 mod ids;
+mod live;
 mod tables;
 mod time;
 
@@ -17,5 +18,6 @@ pub use http::{
     UploadResponse, WriteResponse,
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
+pub use live::{Auth, ClientFrame, Lagged, LiveErrorCode, Position, ServerFrame, Subscribe, Unsubscribe};
 pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table};
 pub use time::{MAX_MICROS, Micros, to_micros};

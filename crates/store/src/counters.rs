@@ -20,6 +20,7 @@ const FORMAT_KEY: &[u8] = b"format";
 const EPOCH_KEY: &[u8] = b"epoch";
 const SEQ_KEY: &[u8] = b"seq";
 const LAST_MSG_ID_KEY: &[u8] = b"last_msg_id";
+const CHANGES_BELOW_KEY: &[u8] = b"changes_below";
 const RUNNING_KEY: &[u8] = b"running";
 
 /// The numbers that each commit moves on.
@@ -39,6 +40,16 @@ fn number(read: &impl Read, key: &[u8]) -> Result<Option<u64>> {
 /// The last commit that `read` can see.
 pub(crate) fn seq(read: &impl Read) -> Result<Seq> {
     Ok(number(read, SEQ_KEY)?.unwrap_or(0))
+}
+
+/// The commit below which the change log may have been let go.
+pub(crate) fn changes_below(read: &impl Read) -> Result<Seq> {
+    Ok(number(read, CHANGES_BELOW_KEY)?.unwrap_or(0))
+}
+
+/// Moves it on, before anything is let go.
+pub(crate) fn set_changes_below(database: &Database, below: Seq) -> Result<()> {
+    put(database, &[(CHANGES_BELOW_KEY, below)])
 }
 
 impl Counters {

@@ -251,6 +251,12 @@ pub(crate) fn seq_of_change(key: &[u8]) -> Option<Seq> {
     Some(Seq::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// The seq and number of a key of the change log.
+pub(crate) fn parse_change(key: &[u8]) -> Result<(Seq, u32)> {
+    let n = key.last_chunk().ok_or_else(|| Error::corrupt("key"))?;
+    Ok((seq_of_change(key).ok_or_else(|| Error::corrupt("key"))?, u32::from_be_bytes(*n)))
+}
+
 fn split_id(bytes: &[u8]) -> Result<(&str, &[u8])> {
     let end = bytes.iter().position(|byte| *byte == END).ok_or_else(|| Error::corrupt("key"))?;
     let id = std::str::from_utf8(&bytes[..end]).map_err(|_| Error::corrupt("key"))?;

@@ -15,6 +15,7 @@ mod counters;
 mod database;
 mod due;
 mod error;
+mod feed;
 mod files;
 mod keys;
 mod large;
@@ -43,20 +44,22 @@ use std::{
 pub use commit::{Actor, Change, ColdSummary, Expect, Idempotency, NewMessage, Place, Proposal, Receipt, Sent};
 pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
+pub use feed::{Commit, Event, Feed, Row, RowChange, Told, Watching};
 pub use files::FileBytes;
 use kalamdb_protocol::{ConversationType, ErrorCode, Micros, UserId};
 pub use model::{
-    AuditEntry, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, Member, Message, MessageRange, NewFile,
-    OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage,
+    AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Member,
+    Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage,
 };
 pub use segment::segment_schema;
-pub use snapshot::{AuditCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};
+pub use snapshot::{AuditCursor, ChangeCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};
 pub use sweep::Swept;
 
 use tokio::sync::Notify;
 
 use crate::{
     database::{Database, DatabaseSnapshot, Horizon},
+    feed::Watched,
     objects::Objects,
     records::{IntentRecord, Record},
     sequencer::{Command, Done, Sequencer},
@@ -210,6 +213,8 @@ struct Inner {
     spool: PathBuf,
     next_spooled: AtomicU64,
     pins: Arc<Pins>,
+    watched: Arc<Watched>,
+    feed: parking_lot::Mutex<Option<Feed>>,
     /// When old audit rows were last looked for.
     audit_trimmed: AtomicI64,
     consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
@@ -254,7 +259,16 @@ impl Store {
         // What a crash left to remove is looked for at once.
         litter.notify_one();
         let pins = Arc::new(Pins::new(Arc::clone(&litter)));
-        let sequencer = Sequencer::start(Arc::clone(&database), settings.rules.clone(), components.clone(), litter)?;
+        let watched = Arc::new(Watched::default());
+        let (teller, feed) = feed::channel();
+        let sequencer = Sequencer::start(
+            Arc::clone(&database),
+            settings.rules.clone(),
+            components.clone(),
+            litter,
+            Arc::clone(&watched),
+            teller,
+        )?;
         let inner = Inner {
             database,
             sequencer,
@@ -267,6 +281,8 @@ impl Store {
             spool: base_path.join(paths::spooled("")),
             next_spooled: AtomicU64::new(1),
             pins,
+            watched,
+            feed: parking_lot::Mutex::new(Some(feed)),
             audit_trimmed: AtomicI64::new(0),
             consolidating: Default::default(),
             sweeping: tokio::sync::Mutex::default(),
@@ -345,6 +361,24 @@ impl Store {
         self.inner.components.clock.now()
     }
 
+    /// What commits do to the rows of those who are watched, from now on; there is one listener.
+    #[must_use]
+    pub fn feed(&self) -> Option<Feed> {
+        self.inner.feed.lock().take()
+    }
+
+    /// Has the feed tell of an owner's rows, or of everybody's, as long as the answer is kept. A snapshot taken after
+    /// this returns holds every commit that the feed does not tell of.
+    ///
+    /// # Errors
+    /// When the store is closing.
+    pub async fn watch(&self, owner: Option<UserId>) -> Result<Watching> {
+        let watching = Watching::new(Arc::clone(&self.inner.watched), owner);
+        // Commits that were being decided when the watching began may not be told; they are written when this returns.
+        self.command(Command::Barrier).await?;
+        Ok(watching)
+    }
+
     /// Waits until some owners have reached [`Rules::crowded_at`] hot messages, and names them.
     pub async fn crowded(&self) -> BTreeSet<UserId> {
         self.inner.sequencer.crowded().await
@@ -352,9 +386,17 @@ impl Store {
 
     /// Lets compaction forget derived rows that have had their time: change log entries below `changes_below`, and
     /// receipts of requests that have expired.
-    pub fn forget(&self, changes_below: Seq) {
-        self.inner.horizon.changes_below.fetch_max(changes_below, Ordering::Relaxed);
+    ///
+    /// # Errors
+    /// When the disk fails; nothing is forgotten then.
+    pub fn forget(&self, changes_below: Seq) -> Result<()> {
         self.inner.horizon.requests_before.fetch_max(self.now(), Ordering::Relaxed);
+        if changes_below > counters::changes_below(&*self.inner.database)? {
+            // Whoever asks for what is gone must be told so, after a restart too.
+            counters::set_changes_below(&self.inner.database, changes_below)?;
+            self.inner.horizon.changes_below.fetch_max(changes_below, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

@@ -76,6 +76,42 @@ pub struct ColdTrash {
     pub expires_at: Micros,
 }
 
+/// What a commit did to something that an owner sees. New kinds go at the end: their numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// A message came.
+    MessageSent,
+    /// A message has other content or metadata.
+    MessageEdited,
+    /// A message went.
+    MessageDeleted,
+    /// A conversation was created, or has other metadata.
+    ConversationChanged,
+    /// A conversation went, with its messages.
+    ConversationDeleted,
+    /// A group has another participant, or one has another role.
+    MemberChanged,
+    /// A group has one participant less.
+    MemberRemoved,
+    /// A deleted message came back.
+    MessageRestored,
+}
+
+/// An entry of the change log: something that an owner sees differently since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedChange {
+    /// The commit.
+    pub seq: Seq,
+    /// Its number within the commit.
+    pub n: u32,
+    /// What.
+    pub kind: ChangeKind,
+    /// Of which conversation.
+    pub conversation: ConversationKey,
+    /// Of which message, where it is about one.
+    pub msg_id: Option<MsgId>,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {

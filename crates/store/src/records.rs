@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     commit::Receipt,
     error::{Error, Result},
-    model::{ConversationKey, FileKind, Seq},
+    model::{ChangeKind, ConversationKey, FileKind, Seq},
 };
 
 /// The only encoding so far.
@@ -153,19 +153,6 @@ pub(crate) struct SegmentRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct IntentRecord {
     pub(crate) created: Micros,
-}
-
-/// What a commit did to something that an owner sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ChangeKind {
-    MessageSent,
-    MessageEdited,
-    MessageDeleted,
-    ConversationChanged,
-    ConversationDeleted,
-    MemberChanged,
-    MemberRemoved,
-    MessageRestored,
 }
 
 /// An entry of the change log, without owner, seq and number.

@@ -19,9 +19,10 @@ use crate::{
     counters::Counters,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
+    feed::{Commit, Teller, Watched},
     files::{Adopted, Texts, Upload},
     keys::{self, Family},
-    model::StoredFile,
+    model::{Seq, StoredFile},
     overlay::Overlay,
     records::{Record, RequestRecord, SegmentRecord},
     segment::RowVersion,
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Expire { entries: Vec<Vec<u8>> },
     /// These files are removed.
     Forget { paths: Vec<String> },
+    /// Nothing; answered once everything before it is written.
+    Barrier,
     /// These audit entries have had their time.
     TrimAudit { owner: UserId, ids: Vec<i64> },
     /// Name the next batch file before it is written.
@@ -94,12 +97,15 @@ impl Sequencer {
         rules: Rules,
         components: Components,
         litter: Arc<Notify>,
+        watched: Arc<Watched>,
+        teller: Teller,
     ) -> Result<Self> {
         let counters = Counters::load(&*database)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         let crowd = Arc::new(Crowd::default());
         let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));
-        let mut work = Work { database, rules, components, counters, crowd: to_crowd, litter: to_litter };
+        let mut work =
+            Work { database, rules, components, counters, crowd: to_crowd, litter: to_litter, watched, teller };
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
             .spawn(move || work.run(waiting))
@@ -169,6 +175,8 @@ struct Work {
     counters: Counters,
     crowd: Arc<Crowd>,
     litter: Arc<Notify>,
+    watched: Arc<Watched>,
+    teller: Teller,
 }
 
 /// What the commits of a batch mean for others, once they are written.
@@ -176,6 +184,7 @@ struct Work {
 struct News {
     crowded: Vec<UserId>,
     litters: bool,
+    told: Vec<Commit>,
 }
 
 impl Work {
@@ -208,6 +217,9 @@ impl Work {
             self.crowd.add(news.crowded);
             if news.litters {
                 self.litter.notify_one();
+            }
+            for commit in news.told {
+                self.teller.tell(commit);
             }
         }
         for (reply, result) in answers {
@@ -262,6 +274,7 @@ impl Work {
         command: Command,
         news: &mut News,
     ) -> Result<Done> {
+        let seq = next.seq;
         match command {
             Command::Write { proposal, texts } => {
                 if let Some(idempotency) = &proposal.idempotency
@@ -269,25 +282,26 @@ impl Work {
                 {
                     return Ok(Done::Write { receipt, adopted: Vec::new() });
                 }
-                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&proposal.actor));
+                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&proposal.actor), &self.watched);
                 let receipt = apply.proposal(&proposal, &texts)?;
-                let adopted = news.add(apply.finish()?);
+                let adopted = news.add(apply.finish()?, seq);
                 remember(overlay, &proposal, &receipt, now)?;
                 Ok(Done::Write { receipt, adopted })
             }
             Command::AddFile { actor, upload } => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&actor));
+                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&actor), &self.watched);
                 let file = apply.add_file(&actor, &upload)?;
-                Ok(Done::FileAdded { file, adopted: news.add(apply.finish()?) })
+                Ok(Done::FileAdded { file, adopted: news.add(apply.finish()?, seq) })
             }
+            Command::Barrier => Ok(Done::Finished),
             Command::ReleaseIntent { path } => {
                 overlay.delete(Family::Intents, path.into_bytes());
                 Ok(Done::Finished)
             }
             command => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now, None);
+                let mut apply = Apply::new(overlay, &self.rules, next, now, None, &self.watched);
                 let done = keep_house(&mut apply, command)?;
-                news.add(apply.finish()?);
+                news.add(apply.finish()?, seq);
                 Ok(done)
             }
         }
@@ -296,7 +310,8 @@ impl Work {
 
 impl News {
     /// Takes in what one commit means; gives back what is its sender's to do.
-    fn add(&mut self, aftermath: Aftermath) -> Vec<Adopted> {
+    fn add(&mut self, aftermath: Aftermath, seq: Seq) -> Vec<Adopted> {
+        self.told.push(aftermath.told.into_commit(seq));
         self.crowded.extend(aftermath.crowded);
         self.litters |= aftermath.litters;
         aftermath.adopted
@@ -323,7 +338,7 @@ fn keep_house(apply: &mut Apply<'_, '_>, command: Command) -> Result<Done> {
         Command::Moved { paths } => apply.settle_moves(&paths)?,
         Command::Forget { paths } => apply.forget_files(&paths),
         Command::TrimAudit { owner, ids } => apply.trim_audit(&owner, &ids)?,
-        Command::Write { .. } | Command::AddFile { .. } | Command::ReleaseIntent { .. } => {}
+        Command::Write { .. } | Command::AddFile { .. } | Command::ReleaseIntent { .. } | Command::Barrier => {}
     }
     Ok(Done::Finished)
 }

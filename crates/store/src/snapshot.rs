@@ -22,10 +22,10 @@ use crate::{
     error::{Error, Result},
     keys::{self, Family},
     model::{
-        AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, Member, MessageRange, OwnerState, Segment,
-        Seq, StoredFile, TrashedMessage,
+        AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, Member, MessageRange,
+        OwnerState, Segment, Seq, StoredFile, TrashedMessage,
     },
-    records::{AuditRecord, FileRecord, Record, TrashRecord},
+    records::{AuditRecord, ChangeRecord, FileRecord, Record, TrashRecord},
     rows,
 };
 
@@ -120,6 +120,17 @@ impl Snapshot {
     /// The owner's audit log.
     pub fn audit(&self, owner: &UserId) -> Result<AuditCursor> {
         self.under(Family::Audit, owner).map(AuditCursor)
+    }
+
+    /// What changed for the owner after the `n`th change of commit `seq`; `None` when the log does not reach back that
+    /// far.
+    pub fn changes(&self, owner: &UserId, seq: Seq, n: u32) -> Result<Option<ChangeCursor>> {
+        if seq < counters::changes_below(&self.database)? {
+            return Ok(None);
+        }
+        let from = keys::change(owner, seq, n.saturating_add(1));
+        let end = keys::after_prefix(&keys::id_prefix(owner.as_str()));
+        Ok(Some(ChangeCursor(self.database.iterate(Family::Changes, &from, &end, false)?)))
     }
 
     /// All content files.
@@ -227,6 +238,23 @@ impl Iterator for FileCursor {
             let path = String::from_utf8(key.to_vec()).map_err(|_| Error::corrupt("file"))?;
             let references = rows::references(database, &path)?;
             Ok(rows::public_file(path, FileRecord::decode(value)?, references))
+        })
+    }
+}
+
+/// The changes of an owner's, in commit order, read as they are asked for.
+pub struct ChangeCursor(Entries);
+
+impl Iterator for ChangeCursor {
+    type Item = Result<LoggedChange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|key, value| {
+            let (seq, n) = keys::parse_change(key)?;
+            let record = ChangeRecord::decode(value)?;
+            let id = ConversationId::new(&record.conversation_id).map_err(|_| Error::corrupt("change"))?;
+            let conversation = ConversationKey { id, kind: record.conversation_type };
+            Ok(LoggedChange { seq, n, kind: record.kind, conversation, msg_id: record.msg_id })
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crash;
+mod feed;
 mod files;
 mod overlay;
 mod rules;

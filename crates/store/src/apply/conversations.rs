@@ -13,8 +13,8 @@ use crate::{
     database::Read,
     error::{Error, Result},
     keys::{self, Family},
-    model::{ConversationKey, Seq},
-    records::{ChangeKind, ConversationRecord, GroupRecord, MemberRecord, Record, ReferenceRecord},
+    model::{ChangeKind, ConversationKey, Seq},
+    records::{ConversationRecord, GroupRecord, MemberRecord, Record, ReferenceRecord},
     rows,
 };
 
@@ -72,6 +72,7 @@ impl Apply<'_, '_> {
         role: Role,
         metadata: Option<String>,
     ) -> Result<()> {
+        self.remember_group(&key.id)?;
         let member = MemberRecord { version: self.seq, role, created: self.now, updated: self.now, metadata };
         self.overlay.put(Family::Members, keys::member(&key.id, user), member.encode()?);
         // Someone who left keeps their copies, and with them their view of the conversation.
@@ -188,7 +189,9 @@ impl Apply<'_, '_> {
             self.leave(&key.id, owner)?;
         }
         self.doom_unsent(owner, key)?;
+        self.remember_conversation(owner, key)?;
         self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
+        self.tell_messages_gone(owner, key);
         self.log(owner, ChangeKind::ConversationDeleted, key, None)
     }
 

@@ -9,8 +9,8 @@ use crate::{
     commit::Actor,
     error::{Error, Result},
     keys::{self, Family},
-    model::{ConversationKey, Seq},
-    records::{ChangeKind, MemberRecord, Record},
+    model::{ChangeKind, ConversationKey, Seq},
+    records::{MemberRecord, Record},
     rows,
 };
 
@@ -79,6 +79,7 @@ impl Apply<'_, '_> {
     }
 
     fn put_member(&mut self, group: &ConversationId, user: &UserId, mut member: MemberRecord) -> Result<()> {
+        self.remember_group(group)?;
         member.version = self.seq;
         member.updated = self.now;
         self.overlay.put(Family::Members, keys::member(group, user), member.encode()?);
@@ -184,7 +185,10 @@ impl Apply<'_, '_> {
                 row.joined = false;
                 self.put_conversation(user, &key, row)?;
             }
-            _ => self.overlay.delete(Family::Conversations, keys::conversation(user, &key)),
+            _ => {
+                self.remember_conversation(user, &key)?;
+                self.overlay.delete(Family::Conversations, keys::conversation(user, &key));
+            }
         }
         self.log(user, ChangeKind::MemberRemoved, &key, None)
     }
@@ -192,6 +196,7 @@ impl Apply<'_, '_> {
     /// Takes a participant out of a group; when its owner goes, the oldest admin, else the oldest member, follows.
     pub(super) fn leave(&mut self, group: &ConversationId, user: &UserId) -> Result<()> {
         let Some(leaving) = rows::member(self.overlay, group, user)? else { return Ok(()) };
+        self.remember_group(group)?;
         self.overlay.delete(Family::Members, keys::member(group, user));
         if leaving.role == Role::Owner {
             let heir = rows::members(self.overlay, group)?

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a message's copies, their index entries, the conversations' rows and the change log move together.
 
+use std::sync::Arc;
+
 use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, MsgId, UserId};
 
 use super::{Apply, ColdEnds, audit, conflict, forbidden, invalid};
@@ -9,11 +11,12 @@ use crate::{
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
     database::Read,
     error::{Error, Result},
+    feed::Row,
     files::Spooled,
     keys::{self, Family},
     large,
-    model::{ConversationKey, FileKind, Message, Seq},
-    records::{ChangeKind, ConversationRecord, MessageRecord, ReferenceRecord},
+    model::{ChangeKind, ConversationKey, FileKind, Message, Seq},
+    records::{ConversationRecord, MessageRecord, ReferenceRecord},
     rows,
 };
 
@@ -47,6 +50,7 @@ impl Apply<'_, '_> {
             record.metadata = large::describe(record.metadata.as_deref(), text.bytes)?;
         }
         let bytes = record.encode(self.seq)?;
+        let row = self.row_for(&recipients, &key, msg_id, &record);
         for owner in &recipients {
             self.put_hot(owner, &key, msg_id, bytes.clone())?;
             if let Some(path) = &record.content_ref {
@@ -57,6 +61,9 @@ impl Apply<'_, '_> {
                 None => ConversationRecord::new(self.now, self.now, None),
             };
             self.put_conversation(owner, &key, with_message(conversation, owner, msg_id, &record.from))?;
+            if let Some(row) = &row {
+                self.tell_message(owner, &key, msg_id, Row::Absent, Row::There(Arc::clone(row)));
+            }
             self.log(owner, ChangeKind::MessageSent, &key, Some(msg_id))?;
         }
         Ok(Sent { msg_id, conversation: key, timestamp: record.timestamp })
@@ -194,7 +201,13 @@ impl Apply<'_, '_> {
             }
         }
         let record = self.edited(owner, message, content.as_ref(), metadata.as_ref(), text)?;
+        let after = self.row_for(copies.iter().map(|(owner, _)| owner), key, message.msg_id, &record);
+        let rows = after.map(|after| (Arc::new(message.clone()), after));
         for (owner, place) in copies {
+            if let (Some((before, after)), Place::Hot { .. } | Place::Cold { .. }) = (&rows, place) {
+                let (before, after) = (Row::There(Arc::clone(before)), Row::There(Arc::clone(after)));
+                self.tell_message(owner, key, message.msg_id, before, after);
+            }
             self.replace(owner, key, message.msg_id, *place, &record)?;
             self.refer_anew(owner, key, message.msg_id, record.content_ref.as_deref())?;
         }
@@ -297,6 +310,7 @@ impl Apply<'_, '_> {
         from: &str,
         place: Place,
     ) -> Result<()> {
+        let before = self.row_at(owner, conversation, msg_id, place)?;
         self.discard(owner, conversation, msg_id, place)?;
         if let Some(mut row) = rows::conversation(self.overlay, owner, conversation)? {
             if from != owner.as_str() && msg_id > row.last_read.unwrap_or(0) {
@@ -309,7 +323,19 @@ impl Apply<'_, '_> {
             self.put_conversation(owner, conversation, row)?;
         }
         self.note_messages(owner, self.deletion(), audit::messages_of(conversation), 1);
+        self.tell_message(owner, conversation, msg_id, before, Row::Absent);
         self.log(owner, ChangeKind::MessageDeleted, conversation, Some(msg_id))
+    }
+
+    /// A message as it is now, for whoever watches.
+    fn row_at(&self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<Row<Message>> {
+        if !self.watched.contains(owner) || !matches!(place, Place::Hot { .. }) {
+            return Ok(Row::Cold);
+        }
+        match self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))? {
+            Some(bytes) => Ok(Row::There(Self::told_row(key, msg_id, &MessageRecord::decode(&bytes)?.1))),
+            None => Ok(Row::Absent),
+        }
     }
 
     /// What the audit log calls a deletion: one that cannot be undone is a purge.

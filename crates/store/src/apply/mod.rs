@@ -9,6 +9,7 @@ mod files;
 mod members;
 mod messages;
 mod segments;
+mod tell;
 mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +24,12 @@ use crate::{
     counters::Counters,
     database::Read,
     error::{Error, Result},
+    feed::{Gathered, Watched},
     files::{Adopted, Texts},
     keys::{self, Family},
-    model::{ConversationKey, Seq},
+    model::{ChangeKind, ConversationKey, Seq},
     overlay::Overlay,
-    records::{ChangeKind, ChangeRecord, ConversationRecord, OwnerRecord, Record},
+    records::{ChangeRecord, ConversationRecord, OwnerRecord, Record},
     rows,
 };
 
@@ -57,6 +59,9 @@ pub(crate) struct Apply<'a, 'db> {
     adopted: Vec<Adopted>,
     /// Whether a file can be removed after this commit.
     litters: bool,
+    /// Who is watched, and what they will be told.
+    watched: &'a Watched,
+    told: Gathered,
     /// What the audit log will say.
     notes: Notes,
     /// Who does it.
@@ -81,6 +86,8 @@ pub(crate) struct Aftermath {
     pub(crate) litters: bool,
     /// Files of the spool to be moved to their places.
     pub(crate) adopted: Vec<Adopted>,
+    /// What whoever watches is told.
+    pub(crate) told: Gathered,
 }
 
 impl<'a, 'db> Apply<'a, 'db> {
@@ -91,6 +98,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         counters: &'a mut Counters,
         now: Micros,
         actor: Option<&Actor>,
+        watched: &'a Watched,
     ) -> Self {
         let seq = counters.seq;
         Self {
@@ -106,6 +114,8 @@ impl<'a, 'db> Apply<'a, 'db> {
             released: BTreeSet::new(),
             adopted: Vec::new(),
             litters: false,
+            watched,
+            told: Gathered::default(),
             notes: Notes::new(),
             actor: actor.map_or(audit::SYSTEM, |actor| actor.user.as_str()).to_owned(),
             logged: 0,
@@ -194,7 +204,9 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.doom_released()?;
         self.write_cold_trash()?;
         self.write_notes()?;
-        let mut aftermath = Aftermath { crowded: Vec::new(), litters: self.litters, adopted: self.adopted };
+        self.tell_touched()?;
+        let mut aftermath =
+            Aftermath { crowded: Vec::new(), litters: self.litters, adopted: self.adopted, told: self.told };
         for ((owner, number), deleted) in &self.deletions {
             let key = keys::segment(owner, *number);
             self.overlay.put(Family::Deletions, key, rows::encode_deletions(deleted)?);
@@ -259,6 +271,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         key: &ConversationKey,
         mut record: ConversationRecord,
     ) -> Result<()> {
+        self.remember_conversation(owner, key)?;
         record.version = self.seq;
         record.updated = self.now;
         self.overlay.put(Family::Conversations, keys::conversation(owner, key), record.encode()?);

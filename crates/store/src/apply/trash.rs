@@ -11,11 +11,12 @@ use crate::{
     commit::Place,
     due::Due,
     error::{Error, Result},
+    feed::Row,
     keys::{self, Family},
-    model::{ConversationKey, Seq},
+    model::{ChangeKind, ConversationKey, Seq},
     records::{
-        ChangeKind, ColdTrashRecord, ConversationRecord, MessageRecord, Record, ReferenceRecord,
-        TrashConversationRecord, TrashRecord,
+        ColdTrashRecord, ConversationRecord, MessageRecord, Record, ReferenceRecord, TrashConversationRecord,
+        TrashRecord,
     },
     rows,
 };
@@ -213,18 +214,20 @@ impl Apply<'_, '_> {
         from: &str,
         place: Place,
     ) -> Result<()> {
-        match place {
+        let after = match place {
             Place::TrashedHot { version } => {
                 let record = self.take_trash(owner, msg_id, Some(version))?;
                 let bytes = record.message.encode(self.seq)?;
                 self.put_hot(owner, key, msg_id, bytes)?;
+                Row::There(Self::told_row(key, msg_id, &record.message))
             }
             Place::TrashedCold { deletion, segment, position } => {
                 self.take_cold_trash(owner, deletion, segment, position)?;
                 self.unmark_deleted(owner, segment, position)?;
+                Row::Cold
             }
             Place::Hot { .. } | Place::Cold { .. } => return Err(Error::changed()),
-        }
+        };
         self.mark_reference(owner, key, msg_id, ReferenceRecord::Shown)?;
         let row = match rows::conversation(self.overlay, owner, key)? {
             Some(row) => row,
@@ -232,6 +235,7 @@ impl Apply<'_, '_> {
         };
         self.put_conversation(owner, key, with_message(row, owner, msg_id, from))?;
         self.note_messages(owner, AuditAction::MessageRestore, audit::messages_of(key), 1);
+        self.tell_message(owner, key, msg_id, Row::Absent, after);
         self.log(owner, ChangeKind::MessageRestored, key, Some(msg_id))
     }
 

@@ -1,0 +1,292 @@
+//! What commits did, for whoever watches: each row before and after, in commit order.
+//!
+//! Invariant: only commits that are written are told of, in their order, and none is left out silently: where the
+//! listener does not keep up it is told so, and the sequencer never waits for it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use kalamdb_protocol::{ConversationId, MsgId, UserId};
+use parking_lot::RwLock;
+use tokio::sync::{Notify, mpsc};
+
+use crate::model::{Conversation, ConversationKey, Member, Message, Seq};
+
+/// Commits that may wait for the listener.
+const QUEUE: usize = 4_096;
+/// Bytes of rows that may wait with them.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// A commit, as far as somebody watches what it changed.
+#[derive(Debug)]
+pub struct Commit {
+    /// Its number.
+    pub seq: Seq,
+    /// What it changed, in order.
+    pub events: Vec<Event>,
+    /// Bytes of rows in it, roughly.
+    bytes: usize,
+}
+
+/// What became of one owner's rows.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Whose.
+    pub owner: UserId,
+    /// Its number within the commit: with the commit's own it is the position of the change.
+    pub n: u32,
+    /// What.
+    pub change: RowChange,
+}
+
+/// A row before and after a commit.
+#[derive(Debug, Clone)]
+pub enum RowChange {
+    /// A message.
+    Message {
+        /// Its id.
+        msg_id: MsgId,
+        /// Where it is.
+        conversation: ConversationKey,
+        /// Before.
+        before: Row<Message>,
+        /// After.
+        after: Row<Message>,
+    },
+    /// All of the owner's messages of a conversation are gone.
+    MessagesGone {
+        /// Which.
+        conversation: ConversationKey,
+    },
+    /// The owner's view of a conversation; `None` where there is none.
+    Conversation {
+        /// Before.
+        before: Option<Arc<Conversation>>,
+        /// After.
+        after: Option<Arc<Conversation>>,
+    },
+    /// The participants of a group that the owner sees: none where the owner takes no part.
+    Members {
+        /// Which group.
+        group: ConversationId,
+        /// Before.
+        before: Arc<[Member]>,
+        /// After.
+        after: Arc<[Member]>,
+    },
+}
+
+/// A row at some moment.
+#[derive(Debug, Clone)]
+pub enum Row<T> {
+    /// There was none.
+    Absent,
+    /// As it was.
+    There(Arc<T>),
+    /// It lies in a segment, which a commit does not read.
+    Cold,
+}
+
+/// What comes out of a feed.
+#[derive(Debug)]
+pub enum Told {
+    /// A commit.
+    Commit(Arc<Commit>),
+    /// Commits were left out, because the listener did not keep up: whoever watches must start again from what they
+    /// saw last.
+    Missed,
+}
+
+/// The commits from some moment on.
+pub struct Feed {
+    commits: mpsc::Receiver<Arc<Commit>>,
+    behind: Arc<Behind>,
+}
+
+/// How far the listener is behind.
+#[derive(Debug, Default)]
+struct Behind {
+    queued_bytes: AtomicUsize,
+    /// Commits are being left out, until the listener has been told so.
+    missing: AtomicBool,
+    missed: Notify,
+}
+
+impl Feed {
+    /// The next; `None` when the store has closed. Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Told> {
+        tokio::select! {
+            biased;
+            // What came before the gap is told before it.
+            commit = self.commits.recv() => {
+                let commit = commit?;
+                self.behind.queued_bytes.fetch_sub(commit.bytes, Ordering::Relaxed);
+                Some(Told::Commit(commit))
+            }
+            () = self.behind.missed.notified() => {
+                self.behind.missing.store(false, Ordering::SeqCst);
+                Some(Told::Missed)
+            }
+        }
+    }
+}
+
+/// Who is watched: nothing is gathered of others.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    owners: RwLock<HashMap<UserId, usize>>,
+    everybody: AtomicUsize,
+}
+
+impl Watched {
+    /// `None`: everybody.
+    pub(crate) fn add(&self, owner: Option<&UserId>) {
+        match owner {
+            Some(owner) => *self.owners.write().entry(owner.clone()).or_default() += 1,
+            None => drop(self.everybody.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// The other way.
+    pub(crate) fn remove(&self, owner: Option<&UserId>) {
+        let Some(owner) = owner else {
+            self.everybody.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        let mut owners = self.owners.write();
+        if let Some(count) = owners.get_mut(owner) {
+            *count -= 1;
+            if *count == 0 {
+                owners.remove(owner);
+            }
+        }
+    }
+
+    /// Whether nobody is.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.everybody.load(Ordering::Relaxed) == 0 && self.owners.read().is_empty()
+    }
+
+    pub(crate) fn contains(&self, owner: &UserId) -> bool {
+        self.everybody.load(Ordering::Relaxed) > 0 || self.owners.read().contains_key(owner)
+    }
+}
+
+/// Keeps an owner, or everybody, watched.
+pub struct Watching {
+    watched: Arc<Watched>,
+    owner: Option<UserId>,
+}
+
+impl Watching {
+    pub(crate) fn new(watched: Arc<Watched>, owner: Option<UserId>) -> Self {
+        watched.add(owner.as_ref());
+        Self { watched, owner }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.watched.remove(self.owner.as_ref());
+    }
+}
+
+/// Where the sequencer puts its commits.
+pub(crate) struct Teller {
+    commits: mpsc::Sender<Arc<Commit>>,
+    behind: Arc<Behind>,
+}
+
+/// A feed and where to tell it.
+pub(crate) fn channel() -> (Teller, Feed) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let behind = Arc::new(Behind::default());
+    (Teller { commits: sender, behind: Arc::clone(&behind) }, Feed { commits: receiver, behind })
+}
+
+impl Teller {
+    /// Tells of a commit that is written. Never waits.
+    pub(crate) fn tell(&self, commit: Commit) {
+        if commit.events.is_empty() || self.behind.missing.load(Ordering::SeqCst) {
+            return;
+        }
+        let bytes = commit.bytes;
+        let queued_bytes = &self.behind.queued_bytes;
+        let fits = queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUE_BYTES;
+        let sent = if fits { self.commits.try_send(Arc::new(commit)).is_ok() } else { false };
+        if !sent {
+            // A listener that has gone is not told this either.
+            queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.behind.missing.store(true, Ordering::SeqCst);
+            self.behind.missed.notify_one();
+        }
+    }
+}
+
+/// Rows as they were before a commit, with the number of the change that touched each first.
+type Before<K, V> = BTreeMap<K, (u32, V)>;
+/// Conversations, by owner; `None` where there was none.
+pub(crate) type Conversations = Before<(UserId, ConversationKey), Option<Arc<Conversation>>>;
+/// Groups' participants.
+pub(crate) type Groups = Before<ConversationId, Arc<[Member]>>;
+
+/// What one commit changes, while it is decided.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    events: Vec<Event>,
+    bytes: usize,
+    conversations: Conversations,
+    groups: Groups,
+}
+
+impl Gathered {
+    /// A message changed.
+    pub(crate) fn push(&mut self, owner: &UserId, n: u32, change: RowChange) {
+        if let RowChange::Message { after: Row::There(row), .. } = &change {
+            // A row that several owners share is counted for each: the bound is for the worst case.
+            self.bytes += row.content.len() + row.metadata.as_ref().map_or(0, String::len) + 256;
+        }
+        self.events.push(Event { owner: owner.clone(), n, change });
+    }
+
+    /// Whether the conversation's row before this commit is known.
+    pub(crate) fn knows_conversation(&self, owner: &UserId, key: &ConversationKey) -> bool {
+        self.conversations.contains_key(&(owner.clone(), key.clone()))
+    }
+
+    /// How a conversation's row was before this commit.
+    pub(crate) fn conversation_was(
+        &mut self,
+        owner: &UserId,
+        key: &ConversationKey,
+        n: u32,
+        before: Option<Conversation>,
+    ) {
+        self.conversations.insert((owner.clone(), key.clone()), (n, before.map(Arc::new)));
+    }
+
+    pub(crate) fn knows_group(&self, group: &ConversationId) -> bool {
+        self.groups.contains_key(group)
+    }
+
+    /// Who took part in a group before this commit.
+    pub(crate) fn group_was(&mut self, group: &ConversationId, n: u32, before: Vec<Member>) {
+        self.groups.insert(group.clone(), (n, before.into()));
+    }
+
+    /// Conversations and groups that this commit touched, as they were.
+    pub(crate) fn take_touched(&mut self) -> (Conversations, Groups) {
+        (std::mem::take(&mut self.conversations), std::mem::take(&mut self.groups))
+    }
+
+    /// The commit, once it has its number.
+    pub(crate) fn into_commit(mut self, seq: Seq) -> Commit {
+        self.events.sort_by_key(|event| event.n);
+        Commit { seq, events: self.events, bytes: self.bytes }
+    }
+}

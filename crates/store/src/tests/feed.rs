@@ -1,0 +1,144 @@
+//! What whoever watches is told, and what the change log remembers.
+
+use futures::FutureExt;
+
+use super::{Fixture, add, ai, group, id};
+use crate::{Change, ChangeKind, Event, Feed, Row, RowChange, Told};
+
+/// Everything told so far.
+fn told(feed: &mut Feed) -> Vec<(u64, Event)> {
+    let mut events = Vec::new();
+    while let Some(told) = feed.next().now_or_never().flatten() {
+        match told {
+            Told::Commit(commit) => events.extend(commit.events.iter().map(|event| (commit.seq, event.clone()))),
+            Told::Missed => panic!("nothing was missed"),
+        }
+    }
+    events
+}
+
+fn text(row: &Row<crate::Message>) -> &str {
+    match row {
+        Row::Absent => "absent",
+        Row::There(message) => &message.content,
+        Row::Cold => "cold",
+    }
+}
+
+/// The messages among events: owner, before, after.
+fn messages(events: &[(u64, Event)]) -> Vec<(&str, &str, &str)> {
+    events
+        .iter()
+        .filter_map(|(_, event)| match &event.change {
+            RowChange::Message { before, after, .. } => Some((event.owner.as_str(), text(before), text(after))),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_is_watched_is_told_of() {
+    let fixture = Fixture::with_trash();
+    let mut feed = fixture.store.feed().unwrap();
+    assert!(fixture.store.feed().is_none(), "there is one listener");
+    fixture.send("ann", &ai("c"), "before").await.unwrap();
+    let watching = fixture.store.watch(Some(id("ann"))).await.unwrap();
+    let seq = fixture.store.snapshot().seq().unwrap();
+    let msg_id = fixture.send("ann", &ai("c"), "one").await.unwrap();
+    fixture.send("bob", &ai("c"), "another's").await.unwrap();
+    let old = fixture.hot("ann", msg_id).message;
+    let copies = vec![(id("ann"), fixture.place("ann", msg_id))];
+    fixture.commit("ann", vec![super::edit("ann", old, "two", copies)]).await.unwrap();
+    fixture.delete("ann", &ai("c"), &[msg_id]).await;
+    let place = fixture.trashed("ann", msg_id);
+    let (owner, conversation, from) = (id("ann"), ai("c"), "ann".to_owned());
+    fixture.commit("ann", vec![Change::Restore { owner, msg_id, conversation, from, place }]).await.unwrap();
+    drop(watching);
+    fixture.send("ann", &ai("c"), "after").await.unwrap();
+    let events = told(&mut feed);
+    assert!(events.iter().all(|(at, _)| *at > seq) && events.is_sorted_by_key(|(seq, event)| (*seq, event.n)));
+    let expected = [("absent", "one"), ("one", "two"), ("two", "absent"), ("absent", "two")];
+    assert_eq!(messages(&events), expected.map(|(before, after)| ("ann", before, after)));
+    let unread = |change: &RowChange| match change {
+        RowChange::Conversation { before, after } => {
+            Some((before.as_ref().unwrap().last_msg_id, after.as_ref().unwrap().last_msg_id))
+        }
+        _ => None,
+    };
+    let lasts: Vec<_> = events.iter().filter_map(|(_, event)| unread(&event.change)).collect();
+    assert_eq!(lasts[0].1, Some(msg_id));
+    assert!(lasts.windows(2).all(|pair| pair[0].1 == pair[1].0), "each begins where the last ended: {lasts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_s_copies_share_one_row_and_its_members_are_seen_by_members_only() {
+    let fixture = Fixture::new();
+    let mut feed = fixture.store.feed().unwrap();
+    let _everybody = fixture.store.watch(None).await.unwrap();
+    let g = group("g");
+    fixture.send("ann", &g, "hello").await.unwrap();
+    fixture.commit("ann", vec![add("ann", &g, "bob")]).await.unwrap();
+    told(&mut feed);
+    fixture.send("ann", &g, "both").await.unwrap();
+    let rows: Vec<_> = told(&mut feed)
+        .into_iter()
+        .filter_map(|(_, event)| match event.change {
+            RowChange::Message { after: Row::There(row), .. } => Some(row),
+            _ => None,
+        })
+        .collect();
+    assert!(rows.len() == 2 && std::sync::Arc::ptr_eq(&rows[0], &rows[1]));
+    let version = fixture.store.snapshot().member(&g.id, &id("bob")).unwrap().unwrap().version;
+    let remove = Change::RemoveMember { owner: id("ann"), group: g.id.clone(), user: id("bob"), version };
+    fixture.commit("ann", vec![remove]).await.unwrap();
+    let members: Vec<_> = told(&mut feed)
+        .into_iter()
+        .filter_map(|(_, event)| match event.change {
+            RowChange::Members { before, after, .. } => Some((event.owner.to_string(), before.len(), after.len())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(members, [("ann".to_owned(), 2, 1), ("bob".to_owned(), 2, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_listen_is_told_so_and_holds_nobody_up() {
+    let fixture = Fixture::new();
+    let mut feed = fixture.store.feed().unwrap();
+    let _watching = fixture.store.watch(Some(id("ann"))).await.unwrap();
+    let text = "x".repeat(1_000);
+    let changes = |n: usize| vec![Change::Send(super::message("ann", &ai("c"), &text)); n];
+    // More bytes than may wait.
+    for _ in 0..40 {
+        fixture.commit("ann", changes(2_000)).await.unwrap();
+    }
+    let mut commits = 0;
+    while let Told::Commit(commit) = feed.next().await.unwrap() {
+        assert_eq!(commit.events.len(), 2_001);
+        commits += 1;
+    }
+    assert!(commits < 40, "and the gap is told without another commit");
+    fixture.commit("ann", changes(1)).await.unwrap();
+    assert!(matches!(feed.next().await, Some(Told::Commit(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_what_came_after_and_how_far_back_it_reaches() {
+    let fixture = Fixture::new();
+    fixture.commit("ann", vec![Change::Send(super::message("ann", &ai("c"), "0")); 3]).await.unwrap();
+    let seq = fixture.store.last_seq().unwrap();
+    fixture.send("ann", &ai("d"), "1").await.unwrap();
+    let log = |seq, n| {
+        let changes = fixture.store.snapshot().changes(&id("ann"), seq, n).unwrap()?;
+        Some(changes.map(|change| change.unwrap()).map(|change| (change.kind, change.n)).collect::<Vec<_>>())
+    };
+    let sent = ChangeKind::MessageSent;
+    assert_eq!(log(seq, 0).unwrap(), [(sent, 1), (sent, 2), (sent, 0)]);
+    assert_eq!(log(seq, u32::MAX).unwrap(), [(sent, 0)]);
+    assert_eq!(fixture.store.snapshot().changes(&id("bob"), 0, 0).unwrap().unwrap().count(), 0);
+    fixture.store.forget(seq + 1).unwrap();
+    assert_eq!(log(seq, 0), None);
+    assert_eq!(log(seq + 1, 0).unwrap(), []);
+    let fixture = fixture.reopen();
+    assert!(fixture.store.snapshot().changes(&id("ann"), seq, 0).unwrap().is_none());
+}
