@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the build needs and this machine lacks: a C++ compiler and libclang for RocksDB, curl to paste the
-# demo's lines with, and venv for the Python that the tests use. Does nothing, quickly, when all of it is there.
+# Installs what this machine lacks. For the build: a C++ compiler and libclang for RocksDB, curl to paste the demo's lines
+# with, venv for the Python that reads our files. With `tests`: Chromium besides, which opens docs/live.html. Does
+# nothing, quickly, when all of it is there.
 set -euo pipefail
 
 has_libclang() {
     ldconfig -p | grep -q 'libclang.*\.so' || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+}
+
+has_chromium() {
+    command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 }
 
 missing=()
@@ -13,15 +18,16 @@ has_libclang || missing+=(libclang-dev)
 command -v curl >/dev/null || missing+=(curl)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+[ "${1:-}" != tests ] || has_chromium >/dev/null || missing+=(chromium)
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "The build needs these packages; install them and try again: ${missing[*]}" >&2
+    echo "These packages are needed; install them and try again: ${missing[*]}" >&2
     exit 1
 fi
-echo "Installing what the build needs: ${missing[*]}"
+echo "Installing what is missing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -74,7 +74,8 @@ impl Load {
     }
 }
 
-fn histogram() -> Result<Histogram<u64>, Failure> {
+/// An empty one.
+pub(crate) fn histogram() -> Result<Histogram<u64>, Failure> {
     Histogram::new_with_bounds(1, MAX_MICROS, 3).map_err(|error| Failure::new(error.to_string()))
 }
 
@@ -128,10 +129,12 @@ pub(crate) async fn once(target: &Target, call: &Call) -> Result<Value, Failure>
     serde_json::from_slice(&answer).map_err(|error| Failure::new(format!("{} answers no JSON: {error}", call.path)))
 }
 
-struct Connection(SendRequest<Full<Bytes>>);
+/// One connection, used for one request after the other.
+pub(crate) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
-    async fn open(target: &Target) -> Result<Self, Failure> {
+    /// Connects.
+    pub(crate) async fn open(target: &Target) -> Result<Self, Failure> {
         let stream = TcpStream::connect(&target.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -140,7 +143,8 @@ impl Connection {
         Ok(Self(sender))
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
+    /// Sends a request and answers its answer's body, which must be of a success.
+    pub(crate) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
         self.0.ready().await?;
         let response = self.0.send_request(request).await?;
         let status = response.status();
@@ -153,7 +157,8 @@ impl Connection {
 }
 
 impl Call {
-    fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Failure> {
+    /// The request, as that user sends it.
+    pub(crate) fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Failure> {
         let method = if self.body.is_some() { Method::POST } else { Method::GET };
         let body = self.body.as_ref().map(ToString::to_string).unwrap_or_default();
         Request::builder()
@@ -167,7 +172,8 @@ impl Call {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+/// Whole microseconds.
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -5,6 +5,7 @@
 
 mod data;
 mod http;
+mod live;
 mod reads;
 mod report;
 mod sends;
@@ -50,6 +51,11 @@ impl Scale {
     /// That part of `number`, at least 1.
     fn of(self, number: u64) -> u64 {
         (number / self.0).max(1)
+    }
+
+    /// Whether it is only to see that it works.
+    fn is_quick(self) -> bool {
+        self.0 > 1
     }
 }
 
@@ -105,6 +111,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     sends::measure(&program, scale, &mut report).await?;
     reads::measure_pages(&program, scale, &mut report).await?;
     reads::measure_aggregates(&program, scale, arguments.python.as_deref(), &mut report).await?;
+    live::measure(&program, scale, &mut report).await?;
     match RealData::find(&arguments.test_data)? {
         Some(data) => {
             sizes::measure(&program, &data, &mut report).await?;

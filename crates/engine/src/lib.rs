@@ -6,6 +6,7 @@
 mod background;
 mod error;
 mod functions;
+mod live;
 mod read;
 mod settings;
 mod sql;
@@ -21,12 +22,14 @@ pub use error::{Error, Result};
 use futures::Stream;
 use kalamdb_protocol::{QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
 use kalamdb_store::Store;
+pub use live::{LiveFrame, LiveSession};
 pub use read::Rows;
-pub use settings::{ConsolidationSettings, QuerySettings, Settings};
+pub use settings::{ConsolidationSettings, LiveSettings, QuerySettings, Settings};
 use tokio::sync::watch;
 
 use crate::{
     background::Background,
+    live::Hub,
     read::Reader,
     sql::Statement,
     workers::{Ticket, Workers, ended_early},
@@ -50,6 +53,7 @@ struct Inner {
     store: Store,
     reader: Reader,
     workers: Workers,
+    live: Arc<Hub>,
     max_statement_bytes: usize,
     stop: watch::Sender<bool>,
 }
@@ -112,8 +116,11 @@ impl Engine {
         let reader = Reader::new(store.clone(), &settings.query)?;
         let (stop, stopped) = watch::channel(false);
         let max_statement_bytes = settings.query.max_statement_bytes;
+        let feed = store.feed().ok_or_else(|| Error::fault("the store has an engine already"))?;
+        let live = Hub::new(store.clone(), reader.clone(), workers.handle(), settings.live.clone());
+        workers.handle().spawn(Arc::clone(&live).run(feed, stopped.clone()));
         workers.handle().spawn(Background::new(store.clone(), settings).run(stopped));
-        Ok(Self(Arc::new(Inner { store, reader, workers, max_statement_bytes, stop })))
+        Ok(Self(Arc::new(Inner { store, reader, workers, live, max_statement_bytes, stop })))
     }
 
     /// Runs one SQL statement; dropping the future stops it.

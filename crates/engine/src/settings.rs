@@ -15,6 +15,8 @@ pub struct Settings {
     pub compaction_interval: Duration,
     /// How far back the change log reaches.
     pub replay: Duration,
+    /// Live queries.
+    pub live: LiveSettings,
 }
 
 /// How far one query may go.
@@ -53,4 +55,17 @@ pub struct ConsolidationSettings {
     pub min_batch_rows: u64,
     /// Unless the oldest has been hot for this long.
     pub max_hot_age: Duration,
+}
+
+/// How much one user and one client may watch, and how far a client may stay behind.
+#[derive(Debug, Clone)]
+pub struct LiveSettings {
+    /// Sessions of one user at the same time.
+    pub max_sessions_per_user: usize,
+    /// Subscriptions of one session.
+    pub max_subscriptions: usize,
+    /// Frames that may wait for a session's client, and as many more while a replay is under way.
+    pub queue_frames: usize,
+    /// Bytes of them; a larger frame waits alone.
+    pub queue_bytes: usize,
 }

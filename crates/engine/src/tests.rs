@@ -23,7 +23,7 @@ use kalamdb_store::{Clock, Components, Durability, Rules, Store, SystemClock};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Caller, ConsolidationSettings, Engine, Outcome, QuerySettings, Result, Rows, Settings};
+use crate::{Caller, ConsolidationSettings, Engine, LiveSettings, Outcome, QuerySettings, Result, Rows, Settings};
 
 const DAY: Micros = 24 * 3_600 * 1_000_000;
 
@@ -60,6 +60,10 @@ pub(crate) fn query_settings() -> QuerySettings {
         max_concurrent_per_user: 4,
         threads: 2,
     }
+}
+
+pub(crate) fn live_settings() -> LiveSettings {
+    LiveSettings { max_sessions_per_user: 8, max_subscriptions: 8, queue_frames: 1_000, queue_bytes: 4 * 1024 * 1024 }
 }
 
 pub(crate) fn open_store(folder: &Path, clock: Arc<Shifted>) -> Store {
@@ -125,6 +129,7 @@ impl World {
             },
             compaction_interval: Duration::from_hours(24),
             replay: Duration::from_hours(24),
+            live: live_settings(),
         };
         let engine = Engine::start(store.clone(), settings).unwrap();
         Self { engine, store, clock, folder }

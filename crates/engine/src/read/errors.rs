@@ -19,7 +19,7 @@ use crate::{Error, functions::TooLarge, sql::suggestions};
 const MAX_SENTENCE_CHARS: usize = 400;
 
 /// The error for the client. `refused` is what the statement's memory said last.
-pub(super) fn client_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
+pub(crate) fn client_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
     // Ours travel inside of theirs, as they are.
     if let Some(ours) = inside::<Error>(error) {
         return ours.clone();

@@ -36,7 +36,7 @@ pub(super) struct QueryMemory {
 
 /// Which limit was in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// The statement's own share.
     Share,
     /// Everybody's.

@@ -9,6 +9,7 @@ mod errors;
 mod memory;
 mod order;
 mod output;
+mod pieces;
 mod planner;
 mod tables;
 #[cfg(test)]
@@ -17,6 +18,8 @@ mod tests;
 /// Where DataFusion finds the segments: a name that no statement can spell.
 const SEGMENTS_URL: &str = "kalamdb://segments";
 
+pub(crate) use errors::client_error;
 pub use output::Rows;
+pub(crate) use output::objects;
 pub(crate) use planner::{Reader, View};
-pub(crate) use tables::MessageOptions;
+pub(crate) use tables::{MessageOptions, batch, conversation_column, member_column, message_column, schema_of, texts};

@@ -290,7 +290,7 @@ impl View {
         Arc::new(TaskContext::new(None, id, config, scalar, higher_order, aggregate, window, Arc::new(runtime)))
     }
 
-    fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
+    pub(super) fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
         run().map_err(|error| self.planning_error(&error))
     }
 

@@ -22,7 +22,7 @@ use kalamdb_store::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{query_settings, user};
+use super::{live_settings, query_settings, user};
 use crate::{Caller, ConsolidationSettings, Engine, Error, Outcome, Result, Settings};
 
 /// When a world begins.
@@ -72,6 +72,7 @@ fn settings() -> Settings {
         consolidation: ConsolidationSettings { interval: never, min_batch_rows: u64::MAX, max_hot_age: never },
         compaction_interval: never,
         replay: never,
+        live: live_settings(),
     }
 }
 

@@ -127,6 +127,14 @@ impl Verifier {
     /// # Errors
     /// [`Denied`] says why not.
     pub fn verify(&self, token: &str, now: u64) -> Result<Caller, Denied> {
+        self.verify_until(token, now).map(|(caller, _)| caller)
+    }
+
+    /// The same, and when the token ends (in the same seconds): for what goes on after the request.
+    ///
+    /// # Errors
+    /// [`Denied`] says why not.
+    pub fn verify_until(&self, token: &str, now: u64) -> Result<(Caller, u64), Denied> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Denied::Malformed);
         }
@@ -137,14 +145,15 @@ impl Verifier {
                 _ => Denied::Malformed,
             })?
             .claims;
-        if seconds(&claims.exp.ok_or(Denied::Endless)?) <= now {
+        let end = seconds(&claims.exp.ok_or(Denied::Endless)?);
+        if end <= now {
             return Err(Denied::Expired);
         }
         if claims.nbf.is_some_and(|start| seconds(&start) > now + NOT_BEFORE_LEEWAY_SECONDS) {
             return Err(Denied::NotYet);
         }
         let user = UserId::new(&claims.user_id.or(claims.sub).ok_or(Denied::Nobody)?)?;
-        Ok(Caller { user, admin: claims.role.is_some_and(|role| role == "admin") })
+        Ok((Caller { user, admin: claims.role.is_some_and(|role| role == "admin") }, end))
     }
 }
 

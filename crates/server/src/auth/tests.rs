@@ -54,6 +54,15 @@ fn the_user_is_user_id_else_sub_and_an_admin_only_if_the_claim_says_so() {
 }
 
 #[test]
+fn a_token_says_when_it_ends() {
+    for (exp, expected) in [(json!(NOW + 60), NOW + 60), (json!(1e300), u64::MAX)] {
+        let token = sign(&json!({"exp": exp, "sub": "a"}), Algorithm::HS256);
+        let verified = Verifier::new(&secret(), JwtAlgorithm::Hs256).verify_until(&token, NOW);
+        assert_eq!(verified, Ok((caller("a", false), expected)));
+    }
+}
+
+#[test]
 fn what_a_token_lacks_is_said() {
     let exp = NOW + 1;
     for (claims, expected) in [

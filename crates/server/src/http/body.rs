@@ -89,32 +89,35 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let place = error.path().to_string();
-        explain(&place, &error.into_inner())
+        explain("body", &place, &error.into_inner())
     })?;
-    deserializer.end().map_err(|error| explain(".", &error))?;
+    deserializer.end().map_err(|error| explain("body", ".", &error))?;
     Ok(value)
 }
 
 /// The JSON library's error as a sentence. Its own text repeats the value that it did not like, which may be
-/// anything and any size; what it expected instead comes last in that text and is ours.
-fn explain(place: &str, error: &serde_json::Error) -> ApiError {
+/// anything and any size; what it expected instead comes last in that text and is ours. `what` is what could not be
+/// read, in one word.
+pub fn explain(what: &str, place: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let text = text.strip_suffix(&position).unwrap_or(&text);
     let message = if error.is_data() {
         let place = shorten(place);
-        let subject = if place == "." { "The body".to_owned() } else { format!("The body's `{place}`") };
+        let subject = if place == "." { format!("The {what}") } else { format!("The {what}'s `{place}`") };
         match (text.strip_prefix("unknown field"), text.rsplit_once(", expected ")) {
             (Some(_), Some((_, expected))) => {
-                format!("The body has no field `{place}`; it has {}.", expected.trim_start_matches("one of "))
+                format!("The {what} has no field `{place}`; it has {}.", expected.trim_start_matches("one of "))
             }
             (_, Some((_, expected))) => format!("{subject} must be {}.", plain(expected)),
             _ => format!("{subject} cannot be used: {text}."),
         }
     } else {
-        format!("The body is not JSON: {text}{position}.")
+        format!("The {what} is not JSON: {text}{position}.")
     };
-    ApiError::new(ErrorCode::InvalidValue, message).with("line", error.line()).with("column", error.column())
+    let error_at = ApiError::new(ErrorCode::InvalidValue, message);
+    // What was taken apart before it did not fit has no lines.
+    if error.line() == 0 { error_at } else { error_at.with("line", error.line()).with("column", error.column()) }
 }
 
 /// Rust's names of types, in words.

@@ -1,15 +1,17 @@
-//! Who asks: the token of every protected route, before its handler runs.
+//! Who asks: the token of every protected route, before its handler runs, and that of a live connection.
 //!
-//! Invariant: a handler that takes a `Caller` runs for nobody else; the header's value goes nowhere but to the
-//! verifier.
+//! Invariant: a handler that takes a `Caller` runs for nobody else; a token goes nowhere but to the verifier.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, header::AUTHORIZATION},
+    extract::{Query, Request, State},
+    http::{HeaderMap, Uri, header::AUTHORIZATION},
     middleware::Next,
     response::Response,
 };
 use kalamdb_engine::Caller;
+use tokio::time::Instant;
 
 use super::{App, error::ApiError};
 use crate::auth::{self, Denied};
@@ -27,6 +29,32 @@ pub async fn authenticate(State(app): State<App>, mut request: Request, next: Ne
 /// Who the headers say is asking.
 pub fn authenticated(app: &App, headers: &HeaderMap) -> Result<Caller, Denied> {
     app.verifier().verify(bearer(headers).ok_or(Denied::Missing)?, auth::now_seconds())
+}
+
+/// Who has a live connection, and until when.
+pub struct Admitted {
+    pub caller: Caller,
+    /// When the token ends.
+    pub until: Instant,
+}
+
+/// The longest that a connection is thought to last; a token's end may be past what a clock can count.
+const LONGEST: Duration = Duration::from_hours(24 * 365 * 30);
+
+/// Lets a live connection in.
+pub fn admit(app: &App, token: &str) -> Result<Admitted, Denied> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (caller, end) = app.verifier().verify_until(token, now.as_secs())?;
+    let left = Duration::from_secs(end).saturating_sub(now).min(LONGEST);
+    Ok(Admitted { caller, until: Instant::now() + left })
+}
+
+/// The token of a live connection: browsers cannot set a header there, so it may stand in the query string too.
+pub fn live_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    bearer(headers).map(str::to_owned).or_else(|| {
+        let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+        parameters.into_iter().find_map(|(name, value)| (name == "token" && !value.is_empty()).then_some(value))
+    })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -53,5 +81,21 @@ mod tests {
             assert_eq!(bearer(&headers), expected, "{value:?}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_live_connection_s_token_may_stand_in_the_query_string() {
+        let none = HeaderMap::new();
+        for (uri, expected) in [
+            ("/api/v1/ws?token=abc", Some("abc")),
+            ("/api/v1/ws?x=1&token=a%2Bc", Some("a+c")),
+            ("/api/v1/ws?token=", None),
+            ("/api/v1/ws?Token=abc", None),
+            ("/api/v1/ws", None),
+        ] {
+            assert_eq!(live_token(&none, &uri.parse().unwrap()).as_deref(), expected, "{uri}");
+        }
+        let header = HeaderMap::from_iter([(AUTHORIZATION, "Bearer first".parse().unwrap())]);
+        assert_eq!(live_token(&header, &Uri::from_static("/api/v1/ws?token=second")).as_deref(), Some("first"));
     }
 }

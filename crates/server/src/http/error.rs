@@ -1,4 +1,4 @@
-//! Every answer that is not a success, in the one shape that all of them have.
+//! Every answer that is not a success, in the one shape that all of them have, or as a live connection's frame.
 //!
 //! Invariant: the status follows from the code; what stands in the answer came from the engine's or our own
 //! sentences, never from a panic or a library's error.
@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kalamdb_engine::Error as EngineError;
-use kalamdb_protocol::{ErrorBody, ErrorCode};
+use kalamdb_protocol::{ErrorBody, ErrorCode, LiveErrorCode, ServerFrame};
 use serde_json::Value;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response::Response as Documented};
 
@@ -37,7 +37,13 @@ impl ApiError {
         Self::new(ErrorCode::Internal, "The server failed at this request; its operator finds more in the log.")
     }
 
-    #[cfg(test)]
+    /// The error as a frame of a live connection: of a subscription, or of none.
+    pub fn into_frame(self, id: Option<String>) -> ServerFrame {
+        let EngineError { code, message, details } = self.0;
+        ServerFrame::Error { id, code: LiveErrorCode::Request(code), error: message, details }
+    }
+
+    /// The code.
     pub fn code(&self) -> ErrorCode {
         self.0.code
     }

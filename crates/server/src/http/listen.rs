@@ -3,7 +3,7 @@
 //! axum's own loop has no time limits and no bound; this one has both.
 //!
 //! Invariant: nothing that a client does or fails to do on one connection keeps another waiting; when
-//! [`serve`] returns, every request has been answered or given up on.
+//! [`serve`] returns, every request has been answered or given up on, and every WebSocket is closed.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -47,22 +47,44 @@ pub struct Limits {
     pub stall_timeout: Duration,
 }
 
+/// Tells handlers whose answers have no end of their own that the server stops.
+#[derive(Debug, Clone)]
+pub struct Stopping(watch::Receiver<bool>);
+
+impl Stopping {
+    /// Completes when the server stops.
+    pub async fn wait(&mut self) {
+        // No sender is no server any more.
+        self.0.wait_for(|stopping| *stopping).await.map(drop).unwrap_or_default();
+    }
+}
+
+/// A place among the connections: one for each open socket, whatever is spoken on it.
+struct Place {
+    _open: OpenConnection,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// Serves until `stop` completes; then finishes what runs, within [`DRAIN_TIMEOUT`].
+///
+/// Handlers get a [`Stopping`] as an extension.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(limits.max_connections as usize));
-    let (stopping, _) = watch::channel(false);
+    let (stopping, stopped) = watch::channel(false);
+    let router = router.layer(Extension(Stopping(stopped.clone())));
     let mut stop = pin!(stop);
     loop {
         let (stream, permit) = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
             () = &mut stop => break,
         };
-        let stream = Impatient { stream, limit: limits.stall_timeout, stalled: None };
-        tokio::spawn(connection(stream, router.clone(), stopping.subscribe(), permit));
+        let place = Place { _open: OpenConnection::new(), _permit: permit };
+        let stream = Impatient { stream, limit: limits.stall_timeout, stalled: None, _place: place };
+        tokio::spawn(connection(stream, router.clone(), Stopping(stopped.clone())));
     }
     drop(listener);
     stopping.send_replace(true);
-    // Every connection holds one place until it ends.
+    // Every socket holds one place until it is closed.
     if tokio::time::timeout(DRAIN_TIMEOUT, places.acquire_many(limits.max_connections)).await.is_err() {
         tracing::warn!("some requests did not end in time and were given up on");
     }
@@ -83,13 +105,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
     }
 }
 
-async fn connection(
-    stream: Impatient,
-    router: Router,
-    mut stopping: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-) {
-    let open = OpenConnection::new();
+async fn connection(stream: Impatient, router: Router, mut stopping: Stopping) {
     // Answers are written whole; waiting to fill a packet would only delay them.
     if let Err(error) = stream.stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
@@ -98,11 +114,13 @@ async fn connection(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        // A connection that becomes a WebSocket ends here; the socket, and its place, go to the handler.
+        .with_upgrades();
     let mut served = pin!(served);
     let by_itself = tokio::select! {
         ended = &mut served => Some(ended),
-        _ = stopping.wait_for(|stopping| *stopping) => None,
+        () = stopping.wait() => None,
     };
     let ended = if let Some(ended) = by_itself {
         ended
@@ -113,7 +131,6 @@ async fn connection(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke off");
     }
-    drop((open, permit));
 }
 
 /// A stream whose writes fail once the other side has taken nothing for a while: an answer that nobody reads
@@ -122,6 +139,7 @@ struct Impatient {
     stream: TcpStream,
     limit: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl Impatient {

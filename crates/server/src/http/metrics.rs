@@ -24,6 +24,7 @@ use crate::settings::MetricsAccess;
 const REQUESTS: &str = "kalamdb_http_requests_total";
 const DURATION: &str = "kalamdb_http_request_duration_seconds";
 const CONNECTIONS: &str = "kalamdb_http_connections";
+const LIVE_CONNECTIONS: &str = "kalamdb_live_connections";
 const ERRORS: &str = "kalamdb_errors_total";
 const STATEMENTS: &str = "kalamdb_statements_total";
 const SENT: &str = "kalamdb_messages_sent_total";
@@ -45,6 +46,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(REQUESTS, "Requests answered, by route, method and status.");
     describe_histogram!(DURATION, "Time from a request's head to its answer's head, by route.");
     describe_gauge!(CONNECTIONS, "Connections open now.");
+    describe_gauge!(LIVE_CONNECTIONS, "Of them, those that see live rows: WebSockets and event streams.");
     describe_counter!(ERRORS, "Requests not answered with a success, by error code.");
     describe_counter!(STATEMENTS, "SQL statements that ran, reads and writes.");
     describe_counter!(SENT, "Messages stored, a group's once.");
@@ -101,6 +103,23 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         gauge!(CONNECTIONS).decrement(1);
+    }
+}
+
+/// A live connection that is open for as long as this is held.
+pub struct LiveConnection(());
+
+impl LiveConnection {
+    /// Counts a live connection that has opened.
+    pub fn new() -> Self {
+        gauge!(LIVE_CONNECTIONS).increment(1);
+        Self(())
+    }
+}
+
+impl Drop for LiveConnection {
+    fn drop(&mut self) {
+        gauge!(LIVE_CONNECTIONS).decrement(1);
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod gone;
 mod health;
 pub mod listen;
+mod live;
 mod messages;
 pub mod metrics;
 mod observe;
@@ -21,6 +22,7 @@ mod query;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod ws;
 
 use std::{
     sync::Arc,
@@ -154,6 +156,9 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route("/api/v1/health", get(health::health))
         .route("/api/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::metrics))
+        // These two take their tokens in more ways than a header, and see to it themselves.
+        .route("/api/v1/live", get(live::live))
+        .route("/api/v1/ws", get(ws::ws))
         .method_not_allowed_fallback(wrong_method);
     let all = protected.merge(open).fallback(unknown_route).layer(from_fn(observe::observe)).with_state(app);
     if cors_origins.is_empty() { all } else { all.layer(cors(cors_origins)) }
@@ -178,6 +183,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::IF_RANGE,
             header::IF_NONE_MATCH,
             messages::IDEMPOTENCY_KEY,
+            live::LAST_EVENT_ID,
         ])
         .expose_headers([
             query::TRUNCATED,

@@ -31,6 +31,8 @@ use utoipa::{
         super::upload::upload,
         super::content::content,
         super::compact::compact,
+        super::live::live,
+        super::ws::ws,
         super::consolidate::consolidate,
         document,
         super::gone::v1_messages,
@@ -107,7 +109,7 @@ mod tests {
     fn every_operation_says_who_may_call_it_and_how_it_fails() {
         let api = api();
         let mut names = BTreeSet::new();
-        let open = ["/api/v1/health", "/api/openapi.json", "/metrics"];
+        let open = ["/api/v1/health", "/api/openapi.json", "/api/v1/ws", "/metrics"];
         for (path, operations) in api["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
                 let place = format!("{method} {path}");

@@ -1,4 +1,4 @@
-//! What surrounds the endpoints, over real sockets: panics, the bounds on connections, and the end.
+//! What surrounds the endpoints, over real sockets: panics, the bounds on connections, upgrades, and the end.
 
 use std::{
     net::SocketAddr,
@@ -10,9 +10,16 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, middleware::from_fn, routing::get};
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::ws::{Message, WebSocketUpgrade},
+    middleware::from_fn,
+    response::Response,
+    routing::get,
+};
 use bytes::Bytes;
-use futures::Stream;
+use futures::{SinkExt as _, Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -20,7 +27,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{listen, observe};
+use super::{
+    listen::{self, Stopping},
+    observe,
+};
 
 /// A server with those routes.
 struct Running {
@@ -108,6 +118,59 @@ async fn no_more_connections_than_the_bound_are_served_at_a_time() {
         assert!(told.ends_with("here"));
     }
     assert_eq!(most.load(SeqCst), 2);
+}
+
+/// A WebSocket that repeats what it hears until the server stops.
+async fn echo(upgrade: WebSocketUpgrade, Extension(mut stopping): Extension<Stopping>) -> Response {
+    upgrade.on_upgrade(|mut socket| async move {
+        loop {
+            let heard = tokio::select! {
+                heard = socket.recv() => heard,
+                () = stopping.wait() => Some(Ok(Message::Close(None))),
+            };
+            let Some(Ok(heard)) = heard else { return };
+            let last = matches!(heard, Message::Close(_));
+            if socket.send(heard).await.is_err() || last {
+                return;
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_web_socket_holds_the_place_of_its_connection() {
+    let router = Router::new().route("/ws", get(echo)).route("/", get(|| async { "here" }));
+    let server = run(router, 1, LONG).await;
+    let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}/ws", server.address)).await.unwrap();
+    let waiting = tokio::spawn(async move { answer(request(server.address, "GET /", "").await).await });
+    for _ in 0..100 {
+        socket.send("hello".into()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), "hello".into());
+    }
+    assert!(!waiting.is_finished());
+    drop(socket);
+    assert!(waiting.await.unwrap().ends_with("here"));
+}
+
+#[tokio::test]
+async fn what_has_no_end_of_its_own_ends_with_the_server() {
+    let endless = get(|Extension(mut stopping): Extension<Stopping>| async move {
+        let first = stream::iter([Ok::<_, std::io::Error>("first")]);
+        Body::from_stream(first.chain(stream::pending()).take_until(async move { stopping.wait().await }))
+    });
+    let server = run(Router::new().route("/ws", get(echo)).route("/endless", endless), 8, LONG).await;
+    let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}/ws", server.address)).await.unwrap();
+    let mut events = request(server.address, "GET /endless", "").await;
+    let mut told = Vec::new();
+    while !told.ends_with(b"first") {
+        told.push(events.read_u8().await.unwrap());
+    }
+
+    server.stop.send(()).unwrap();
+    assert!(socket.next().await.unwrap().unwrap().is_close());
+    drop(socket);
+    assert_eq!(answer(events).await, "\r\n0\r\n\r\n");
+    server.served.await.unwrap();
 }
 
 #[tokio::test]

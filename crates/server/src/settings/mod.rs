@@ -277,6 +277,12 @@ impl Settings {
             },
             compaction_interval: Duration::from_hours(self.deletion.compaction_interval_hours.into()),
             replay: Duration::from_hours(self.live.replay_hours.into()),
+            live: kalamdb_engine::LiveSettings {
+                max_sessions_per_user: self.live.max_connections_per_user,
+                max_subscriptions: self.live.max_subscriptions_per_connection,
+                queue_frames: self.live.queue_frames,
+                queue_bytes: self.live.queue_bytes,
+            },
         }
     }
 }

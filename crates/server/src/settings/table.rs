@@ -91,8 +91,8 @@ settings! {
         /// How long a body may take to arrive (an upload: how long it may pause), and how long a client may take
         /// nothing of its answer, in seconds.
         request_timeout_seconds: u64 = number(30, 1, 3_600);
-        /// Connections open at the same time; more wait until one closes. The server takes fewer where the system
-        /// lets it open fewer than twice as many files.
+        /// Connections open at the same time, live ones too; more wait until one closes. The server takes fewer where
+        /// the system lets it open fewer than twice as many files.
         max_connections: u32 = number(10_000, 1, 1_000_000);
     }
 
@@ -218,10 +218,18 @@ settings! {
         retention_days: u32 = number(365, 1, 36_500);
     }
 
-    /// Live updates, which come with a later version.
+    /// Live updates, over WebSocket and as server-sent events.
     [live] Live {
-        /// How long the log of changes is kept, so that a client that was away can catch up, in hours. It is
-        /// written from today on.
+        /// How long the log of changes is kept, so that a client that was away can catch up, in hours.
         replay_hours: u32 = number(24, 1, 8_760);
+        /// Live connections of one user at the same time; more are refused.
+        max_connections_per_user: usize = number(50, 1, 1_000_000);
+        /// Subscriptions of one connection at the same time; more are refused.
+        max_subscriptions_per_connection: usize = number(100, 1, 10_000);
+        /// Frames that may wait for one client to read them. A client that lets more wait is told from where to
+        /// resume, and nobody waits for it.
+        queue_frames: usize = number(1_024, 16, 1_000_000);
+        /// Bytes of them.
+        queue_bytes: usize = number(1_048_576, 65_536, 1_073_741_824);
     }
 }

@@ -115,8 +115,8 @@ fn a_complaint_names_the_file_the_line_the_setting_and_what_is_allowed() {
             "config.toml, line 2: there is no setting `server.max_rows`; did you mean `query.max_rows`?",
         ),
         (
-            "[live]\nsomething_else = 1\n",
-            "config.toml, line 2: there is no setting `live.something_else`; this section has `replay_hours`.",
+            "[log]\nsomething_else = 1\n",
+            "config.toml, line 2: there is no setting `log.something_else`; this section has `level`, `format`.",
         ),
         (
             "# one\n[rocksdb]\ndurability = \"fast\"\n",

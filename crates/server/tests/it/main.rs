@@ -12,6 +12,7 @@ mod founding;
 mod harness;
 mod import;
 mod limits;
+mod live;
 mod media;
 mod model;
 mod openapi;

@@ -18,6 +18,7 @@ struct Example {
     /// The path as the document has it, where that differs.
     documented: &'static str,
     body: Option<String>,
+    headers: &'static [(&'static str, &'static str)],
     status: u16,
 }
 
@@ -25,8 +26,16 @@ struct Example {
 const LARGE: i64 = 1;
 const CONTENT: &str = "/api/v1/content/root/msg-1.bin";
 
+/// What a browser sends to get a WebSocket.
+const UPGRADE: &[(&str, &str)] = &[
+    ("connection", "Upgrade"),
+    ("upgrade", "websocket"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
 fn example(method: Method, path: &'static str, body: Option<Value>, status: u16) -> Example {
-    Example { method, path, documented: path, body: body.map(|body| body.to_string()), status }
+    Example { method, path, documented: path, body: body.map(|body| body.to_string()), headers: &[], status }
 }
 
 /// Every route of this server.
@@ -39,6 +48,8 @@ fn examples() -> Vec<Example> {
             ..example(Method::POST, "/api/v1/media/upload", None, 201)
         },
         Example { documented: "/api/v1/content/{contentRef}", ..example(Method::GET, CONTENT, None, 200) },
+        example(Method::GET, "/api/v1/live", None, 200),
+        Example { headers: UPGRADE, ..example(Method::GET, "/api/v1/ws", None, 101) },
         example(Method::GET, "/api/v1/health", None, 200),
         example(Method::POST, "/api/admin/compact", Some(json!({})), 200),
         example(Method::POST, "/api/admin/consolidate", Some(json!({})), 200),
@@ -59,7 +70,7 @@ fn gone() -> Vec<Example> {
         ("/api/v1/conversationUsers/{}", "/api/v1/conversationUsers/c"),
     ] {
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
-            routes.push(Example { method, path, documented, body: None, status: 410 });
+            routes.push(Example { method, path, documented, body: None, headers: &[], status: 410 });
         }
     }
     // This one is alive.
@@ -70,8 +81,14 @@ fn gone() -> Vec<Example> {
 fn ask(client: &Client, example: &Example) -> Answer {
     // Routes that take JSON take it whatever this says.
     let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
-    let headers = [("content-type", content_type.as_str())];
-    client.request(example.method.clone(), example.path, &headers, example.body.as_deref()).expect("an answer")
+    let mut headers = vec![("content-type", content_type.as_str())];
+    headers.extend(example.headers);
+    let ended = || client.request(example.method.clone(), example.path, &headers, example.body.as_deref());
+    match example.path {
+        // Its body has no end.
+        "/api/v1/live" => client.head_of(example.path),
+        _ => ended().expect("an answer"),
+    }
 }
 
 /// A server that has what the examples name.

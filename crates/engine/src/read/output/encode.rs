@@ -55,11 +55,8 @@ impl Encoder {
         let mut out = Vec::new();
         for row in 0..batch.num_rows() {
             if let Self::NdJson(names) = self {
-                write_joined(&mut out, [b"{", b"}\n"], names.iter().zip(&cells), |(name, cells), out| {
-                    serde_json::to_writer(&mut *out, name)?;
-                    out.push(b':');
-                    cells.write_json(row, out)
-                })?;
+                write_object(names, &cells, row, &mut out)?;
+                out.push(b'\n');
             } else {
                 write_line(&mut out, &cells, |cells, out| csv_cell(cells, row, out))?;
             }
@@ -77,6 +74,26 @@ impl Encoder {
             }
         }
     }
+}
+
+/// A row as a JSON object.
+fn write_object(names: &[String], cells: &[Cells], row: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
+    write_joined(out, [b"{", b"}"], names.iter().zip(cells), |(name, cells), out| {
+        serde_json::to_writer(&mut *out, name)?;
+        out.push(b':');
+        cells.write_json(row, out)
+    })
+}
+
+/// Each row of these columns as the text of a JSON object.
+pub(crate) fn objects(names: &[String], columns: &[ArrayRef], rows: usize) -> Result<Vec<String>, ArrowError> {
+    let cells = columns.iter().map(Cells::new).collect::<Result<Vec<_>, _>>()?;
+    let object = |row| {
+        let mut out = Vec::new();
+        write_object(names, &cells, row, &mut out)?;
+        String::from_utf8(out).map_err(|error| ArrowError::ExternalError(Box::new(error)))
+    };
+    (0..rows).map(object).collect()
 }
 
 /// The last record of an answer that ended in an error; `None` where the format has no place for one, and the

@@ -21,6 +21,7 @@ use datafusion::{
 use futures::{StreamExt, stream};
 use kalamdb_store::Snapshot;
 
+pub(crate) use self::encode::objects;
 use super::{
     cache::{Answer, Keep},
     errors::client_error,

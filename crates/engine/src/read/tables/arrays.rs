@@ -15,7 +15,7 @@ use datafusion::{
 use kalamdb_store::Message;
 
 /// The rows as a batch; `column` makes the column of a name, if there is one.
-pub(super) fn batch<R>(
+pub(crate) fn batch<R>(
     schema: &SchemaRef,
     rows: &[R],
     column: impl Fn(&str, &[R]) -> Option<ArrayRef>,
@@ -29,7 +29,7 @@ pub(super) fn batch<R>(
 }
 
 /// A column of `messages`, of whatever holds messages.
-pub(super) fn message_column<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> Option<ArrayRef> {
+pub(crate) fn message_column<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> Option<ArrayRef> {
     Some(match name {
         "msgId" => ints(messages.map(|row| row.msg_id)),
         "conversationId" => texts(messages.map(|row| row.conversation.id.as_str())),
@@ -51,7 +51,7 @@ pub(super) fn some_ints(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<Int64Array>())
 }
 
-pub(super) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(crate) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringViewArray::from_iter_values(values))
 }
 

@@ -38,22 +38,28 @@ pub(in crate::read) fn conversations(
 }
 
 fn column(name: &str, rows: &[Owned<Conversation>]) -> Option<ArrayRef> {
-    let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
-        "conversationId" => texts(all.map(|row| row.key.id.as_str())),
-        "conversationType" => texts(all.map(|row| row.key.kind.as_str())),
-        "userId" => some_texts(all.map(|row| row.user_id.as_ref().map(UserId::as_str))),
-        "firstMsgId" => some_ints(all.map(|row| row.first_msg_id)),
-        "lastMsgId" => some_ints(all.map(|row| row.last_msg_id)),
-        "created" => ints(all.map(|row| row.created)),
-        "updated" => ints(all.map(|row| row.updated)),
-        "storagePath" => texts(all.map(|row| row.storage_path.as_str())),
-        "metadata" => some_texts(all.map(|row| row.metadata.as_deref())),
-        "lastReadMsgId" => some_ints(all.map(|row| row.last_read_msg_id)),
-        "unreadCount" => ints(all.map(|row| count(row.unread_count))),
-        "_version" => ints(all.map(|row| count(row.version))),
-        "_joined" => booleans(all.map(|row| row.joined)),
+        "_version" => ints(rows.iter().map(|(_, row)| count(row.version))),
+        "_joined" => booleans(rows.iter().map(|(_, row)| row.joined)),
+        _ => return conversation_column(name, rows.iter().map(|(_, row)| row)),
+    })
+}
+
+/// A column of `conversations`, of whatever holds conversations.
+pub(crate) fn conversation_column<'a>(name: &str, rows: impl Iterator<Item = &'a Conversation>) -> Option<ArrayRef> {
+    Some(match name {
+        "conversationId" => texts(rows.map(|row| row.key.id.as_str())),
+        "conversationType" => texts(rows.map(|row| row.key.kind.as_str())),
+        "userId" => some_texts(rows.map(|row| row.user_id.as_ref().map(UserId::as_str))),
+        "firstMsgId" => some_ints(rows.map(|row| row.first_msg_id)),
+        "lastMsgId" => some_ints(rows.map(|row| row.last_msg_id)),
+        "created" => ints(rows.map(|row| row.created)),
+        "updated" => ints(rows.map(|row| row.updated)),
+        "storagePath" => texts(rows.map(|row| row.storage_path.as_str())),
+        "metadata" => some_texts(rows.map(|row| row.metadata.as_deref())),
+        "lastReadMsgId" => some_ints(rows.map(|row| row.last_read_msg_id)),
+        "unreadCount" => ints(rows.map(|row| count(row.unread_count))),
         _ => return None,
     })
 }

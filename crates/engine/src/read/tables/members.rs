@@ -38,16 +38,22 @@ pub(in crate::read) fn members(
 }
 
 fn column(name: &str, rows: &[Owned<Member>]) -> Option<ArrayRef> {
-    let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
-        "userId" => texts(all.map(|row| row.user.as_str())),
-        "conversationId" => texts(all.map(|row| row.group.as_str())),
-        "role" => texts(all.map(|row| row.role.as_str())),
-        "created" => ints(all.map(|row| row.created)),
-        "updated" => ints(all.map(|row| row.updated)),
-        "metadata" => some_texts(all.map(|row| row.metadata.as_deref())),
-        "_version" => ints(all.map(|row| count(row.version))),
+        "_version" => ints(rows.iter().map(|(_, row)| count(row.version))),
+        _ => return member_column(name, rows.iter().map(|(_, row)| row)),
+    })
+}
+
+/// A column of `conversationUsers`, of whatever holds participants.
+pub(crate) fn member_column<'a>(name: &str, rows: impl Iterator<Item = &'a Member>) -> Option<ArrayRef> {
+    Some(match name {
+        "userId" => texts(rows.map(|row| row.user.as_str())),
+        "conversationId" => texts(rows.map(|row| row.group.as_str())),
+        "role" => texts(rows.map(|row| row.role.as_str())),
+        "created" => ints(rows.map(|row| row.created)),
+        "updated" => ints(rows.map(|row| row.updated)),
+        "metadata" => some_texts(rows.map(|row| row.metadata.as_deref())),
         _ => return None,
     })
 }

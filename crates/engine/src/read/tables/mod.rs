@@ -18,7 +18,9 @@ mod system;
 
 use std::{collections::HashMap, sync::Arc};
 
+pub(crate) use arrays::{batch, message_column, texts};
 pub(super) use audit::audit_log;
+pub(crate) use conversations::conversation_column;
 pub(super) use conversations::conversations;
 use datafusion::{
     arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef},
@@ -31,6 +33,7 @@ use datafusion::{
 pub(super) use deleted::{DeletedMessages, DeletedOptions};
 use kalamdb_protocol::{Column, ColumnType, UserId};
 use kalamdb_store::Snapshot;
+pub(crate) use members::member_column;
 pub(super) use members::members;
 pub(crate) use messages::{MessageOptions, MessagesTable};
 pub(super) use system::{files, segments, users};
@@ -56,7 +59,12 @@ fn fields(columns: &[Column]) -> impl Iterator<Item = Field> {
 
 /// The schema of a user's table: with a leading `owner` when it shows everybody's rows.
 fn table_schema(columns: &[Column], schema: &Schema, hidden: impl IntoIterator<Item = Field>) -> SchemaRef {
-    let owner = matches!(schema, Schema::All).then(|| Field::new(OWNER, DataType::Utf8View, false));
+    schema_of(columns, matches!(schema, Schema::All), hidden)
+}
+
+/// The same, by whether it shows everybody's rows.
+pub(crate) fn schema_of(columns: &[Column], everybody: bool, hidden: impl IntoIterator<Item = Field>) -> SchemaRef {
+    let owner = everybody.then(|| Field::new(OWNER, DataType::Utf8View, false));
     Arc::new(ArrowSchema::new(owner.into_iter().chain(fields(columns)).chain(hidden).collect::<Vec<_>>()))
 }
 

@@ -17,7 +17,7 @@ use reqwest::{Method, header::HeaderMap};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+pub(super) static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Runtime::new().expect("a runtime for the clients"));
 
 static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
@@ -63,6 +63,16 @@ pub struct Refusal {
 impl Client {
     pub(super) fn new(address: Arc<RwLock<String>>, token: Option<String>) -> Self {
         Self { address, token }
+    }
+
+    /// Where the server is now: `http://127.0.0.1:PORT`.
+    pub(super) fn url(&self) -> String {
+        self.address.read().expect("nobody panics while holding it").clone()
+    }
+
+    /// The token, if there is one.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// Reads.
@@ -208,23 +218,37 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
-        let address = self.address.read().expect("nobody panics while holding it").clone();
-        let mut request = HTTP.request(method, format!("{address}{path}"));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
+        let mut request = self.prepare(method, path, headers);
         if let Some(body) = body {
             request = request.body(body);
         }
-        RUNTIME.block_on(async {
-            let response = request.send().await.map_err(no_answer)?;
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            let body = response.bytes().await.map_err(no_answer)?.to_vec();
-            Ok(Answer { status, headers, body })
-        })
+        RUNTIME.block_on(async { Self::whole(request.send().await.map_err(no_answer)?).await })
+    }
+
+    /// The head of the answer to a GET, for what has no end.
+    pub(super) fn respond(&self, path: &str, headers: &[(&str, &str)]) -> Result<reqwest::Response, Failure> {
+        RUNTIME.block_on(async { self.prepare(Method::GET, path, headers).send().await }).map_err(no_answer)
+    }
+
+    /// The answer to a GET, without its body.
+    pub fn head_of(&self, path: &str) -> Answer {
+        let response = self.respond(path, &[]).expect("an answer");
+        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body: Vec::new() }
+    }
+
+    /// An answer with all of its body.
+    pub(super) async fn whole(response: reqwest::Response) -> Result<Answer, Failure> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await.map_err(no_answer)?.to_vec();
+        Ok(Answer { status, headers, body })
+    }
+
+    fn prepare(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let mut request = HTTP.request(method, format!("{}{path}", self.url()));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
     }
 }
 

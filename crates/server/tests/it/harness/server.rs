@@ -183,6 +183,11 @@ impl Server {
         names.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
 
+    /// What the server has written on standard error so far.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log()).expect("the server's log")
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("server.log")
     }

@@ -1,0 +1,199 @@
+//! A subscription's beginning: its answer, what its client has missed, and the change to what happens now.
+//!
+//! Invariant: all of it comes from one snapshot, taken after the subscription was registered; what the hub brings of
+//! later commits waits until the snapshot has been told. So nothing is left out, and nothing told twice. A replay is
+//! read in parts, each when its client has taken enough of the last.
+
+use std::sync::Arc;
+
+use kalamdb_protocol::{MsgId, Position};
+use kalamdb_store::Snapshot;
+
+use super::{
+    LiveFrame, frame,
+    frame::News,
+    hub::Subscription,
+    log::Log,
+    missed::{Missed, Page, changed, page},
+    session::Ended,
+};
+use crate::{Caller, Engine, Error, Result};
+
+/// Entries of the change log that are told together.
+const ENTRIES: usize = 512;
+
+/// What a client asks to be told first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Replay {
+    /// What happened after this.
+    pub after: Option<Position>,
+    /// The messages with higher ids than this. With `after`, what happened to others.
+    pub above: Option<MsgId>,
+}
+
+/// Why a beginning was broken off.
+enum Broken {
+    Ended(Ended),
+    /// What happened since then is not known any more.
+    Forgotten,
+    Failed(Error),
+}
+
+impl From<Ended> for Broken {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<kalamdb_store::Error> for Broken {
+    fn from(error: kalamdb_store::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Begins a subscription that is registered.
+pub(super) async fn begin(engine: Engine, caller: Caller, subscription: Arc<Subscription>, replay: Replay) {
+    let hub = Arc::clone(&engine.0.live);
+    let (session, number) = (Arc::clone(&subscription.session), subscription.number);
+    let mut above = replay.above;
+    let begun = async {
+        let here = tell(engine, caller, &subscription, replay, &mut above).await?;
+        session.go_live(number, here).await.map_err(Broken::Ended)
+    };
+    match begun.await {
+        Ok(()) => return,
+        Err(Broken::Ended(Ended::Gone)) => {}
+        Err(Broken::Ended(Ended::Stalled)) => session.stall(number, above),
+        Err(Broken::Forgotten) => session.end(number, frame::resync),
+        Err(Broken::Failed(error)) => session.end(number, |id| frame::failed(id, error)),
+    }
+    hub.forget(&subscription);
+}
+
+/// Answers and replays; says where the snapshot stood. `above` is what is left to replay by id.
+async fn tell(
+    engine: Engine,
+    caller: Caller,
+    subscription: &Arc<Subscription>,
+    replay: Replay,
+    above: &mut Option<MsgId>,
+) -> Result<Position, Broken> {
+    let hub = &engine.0.live;
+    let snapshot = hub.store.snapshot();
+    let here = hub.position(snapshot.seq()?, u32::MAX);
+    let log = match replay.after {
+        Some(after) => Some(open_log(subscription, &snapshot, after, here)?),
+        None => None,
+    };
+    let told = replay.after.unwrap_or(here);
+    subscription.session.begin(subscription.number, here.seq, told);
+    let id = subscription.name();
+    let mut teller =
+        Teller { engine: &engine, caller: &caller, subscription, snapshot, told, rows: 0, highest: *above };
+    teller.put(frame::ack(&id, told, above.is_none()), told).await?;
+    if let Some(log) = log {
+        teller.by_log(log, *above).await?;
+    }
+    teller.told = here;
+    teller.by_id(above).await?;
+    if replay.after.is_some() || replay.above.is_some() {
+        teller.put(frame::replay_complete(&id, here, teller.rows, teller.highest), here).await?;
+    }
+    Ok(here)
+}
+
+fn open_log(subscription: &Subscription, snapshot: &Snapshot, after: Position, here: Position) -> Result<Log, Broken> {
+    if after.epoch != here.epoch || after.seq > here.seq {
+        return Err(Broken::Forgotten);
+    }
+    Log::open(snapshot, &subscription.scope, (after.seq, after.n))?.ok_or(Broken::Forgotten)
+}
+
+/// A replay on its way.
+struct Teller<'a> {
+    engine: &'a Engine,
+    caller: &'a Caller,
+    subscription: &'a Arc<Subscription>,
+    snapshot: Snapshot,
+    /// What the client knows once it has taken what was put.
+    told: Position,
+    /// Rows told, and the highest message id among them.
+    rows: u64,
+    highest: Option<MsgId>,
+}
+
+impl Teller<'_> {
+    async fn put(&mut self, frame: LiveFrame, told: Position) -> Result<(), Broken> {
+        self.subscription.session.put(self.subscription.number, frame, told).await?;
+        self.told = told;
+        Ok(())
+    }
+
+    /// Puts what is told of a row; a client can go on from its position when nothing else is left `above` some id.
+    async fn put_news(
+        &mut self,
+        news: &News,
+        position: Position,
+        msg_id: Option<MsgId>,
+        above: Option<MsgId>,
+    ) -> Result<(), Broken> {
+        let frame = news.frame(&self.subscription.id, position);
+        let frame = LiveFrame { position: above.is_none().then_some(position), ..frame };
+        self.put(frame, position).await?;
+        if !matches!(news, News::Delete(_)) {
+            self.rows += 1;
+            self.highest = self.highest.max(msg_id);
+        }
+        Ok(())
+    }
+
+    /// Tells what happened by the change log, but for messages above that id.
+    async fn by_log(&mut self, mut log: Log, above: Option<MsgId>) -> Result<(), Broken> {
+        loop {
+            let from = self.told;
+            let entries = log.next(ENTRIES)?.ok_or(Broken::Forgotten)?;
+            // The log is let go whatever snapshots there are, so what was read may not be all there was.
+            if self.engine.0.store.snapshot().changes(&self.caller.user, from.seq, from.n)?.is_none() {
+                return Err(Broken::Forgotten);
+            }
+            let Some((_, last)) = entries.last() else { return Ok(()) };
+            let until = Position { seq: last.seq, n: last.n, ..from };
+            let missed = Missed { entries, from, until, above };
+            let (subscription, snapshot) = (Arc::clone(self.subscription), self.snapshot.clone());
+            let reader = self.engine.0.reader.clone();
+            let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
+            let told = ticket.run(async move { changed(&reader, &snapshot, &subscription, missed).await }).await?;
+            for (news, position, msg_id) in &told {
+                self.put_news(news, *position, *msg_id, above).await?;
+            }
+            self.told = until;
+        }
+    }
+
+    /// Tells the messages above an id, and notes how far that is.
+    async fn by_id(&mut self, above: &mut Option<MsgId>) -> Result<(), Broken> {
+        let Some(from) = *above else { return Ok(()) };
+        let mut next = Some(Page::first(from));
+        while let Some(wanted) = next.take() {
+            let (subscription, caller) = (Arc::clone(self.subscription), self.caller.clone());
+            let (reader, snapshot) = (self.engine.0.reader.clone(), self.snapshot.clone());
+            let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
+            let (rows, more) =
+                ticket.run(async move { page(&reader, &caller, snapshot, &subscription, wanted).await }).await?;
+            for (msg_id, text) in rows {
+                self.put_news(&News::Message(text), self.told, Some(msg_id), Some(msg_id)).await?;
+                // In everybody's rows others may have the same id.
+                *above = Some(if self.subscription.shape.form.everybody { msg_id - 1 } else { msg_id });
+            }
+            next = more;
+        }
+        *above = None;
+        Ok(())
+    }
+}

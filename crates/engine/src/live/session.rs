@@ -1,0 +1,448 @@
+//! One client's subscriptions, and the frames on their way to it.
+//!
+//! Invariant: everything here is bounded, in frames and in bytes, and nobody who has news waits for the client: a
+//! subscription whose frame does not fit ends, and its client is told from where to go on as soon as there is room.
+//! What can wait (a subscription's answer, its replay) takes half of the room at most, so that it is not what makes
+//! others lag.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use kalamdb_protocol::{ErrorCode, MAX_ID_CHARS, MsgId, Position};
+use kalamdb_store::Seq;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::{sync::Notify, time::timeout};
+
+use super::{LiveFrame, frame, hub::Subscription};
+use crate::{Error, Result};
+
+/// A replay holds a snapshot, which keeps files from being removed: it ends when its client takes nothing for so long.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A subscription's number within its session; never used again, as its id may be.
+pub(super) type Number = u32;
+
+/// Frames waiting for one client, and how far its subscriptions are.
+pub(super) struct Session {
+    max_frames: usize,
+    max_bytes: usize,
+    state: Mutex<State>,
+    readable: Notify,
+    room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(Number, LiveFrame)>,
+    queued_bytes: usize,
+    /// Frames that wait for the end of a replay, of all subscriptions together.
+    held: usize,
+    held_bytes: usize,
+    lines: Vec<Line>,
+    last_number: Number,
+    /// Frames that the client has taken.
+    taken: u64,
+}
+
+/// A subscription as its session sees it.
+struct Line {
+    number: Number,
+    id: Arc<str>,
+    stage: Stage,
+    /// Commits up to this one are not news.
+    floor: Seq,
+    /// What the client knows once it has taken what waits for it.
+    told: Position,
+    subscription: Weak<Subscription>,
+}
+
+enum Stage {
+    /// It answers and replays: what comes meanwhile waits.
+    Beginning(Box<Held>),
+    /// What comes is queued.
+    Live,
+    /// It has ended; this is the last it says, once there is room.
+    Ending(Box<LiveFrame>),
+}
+
+#[derive(Default)]
+struct Held {
+    /// With the commits that they are of.
+    frames: VecDeque<(Seq, LiveFrame)>,
+    /// More came than may wait; what came is for a later replay.
+    overflowed: bool,
+}
+
+/// Why a beginning comes to no end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Nobody wants it any more.
+    Gone,
+    /// Its client takes nothing.
+    Stalled,
+}
+
+/// What became of something that waits for room; `None`: there is more of it.
+type Done = Option<std::result::Result<(), Ended>>;
+
+impl Session {
+    pub fn new(max_frames: usize, max_bytes: usize) -> Arc<Self> {
+        let (readable, room) = (Notify::new(), Notify::new());
+        Arc::new(Self { max_frames, max_bytes, state: Mutex::default(), readable, room })
+    }
+
+    /// The next frame, once there is one. For one reader at a time; it may give up waiting and loses nothing.
+    pub async fn next(&self) -> LiveFrame {
+        loop {
+            if let Some(frame) = self.take() {
+                return frame;
+            }
+            self.readable.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<LiveFrame> {
+        let mut state = self.state.lock();
+        let (_, frame) = state.queue.pop_front()?;
+        state.queued_bytes -= frame.text.len();
+        state.taken += 1;
+        if state.queue.is_empty() {
+            // What a burst needed is not kept for ever.
+            state.queue = VecDeque::new();
+        }
+        self.settle(&mut state);
+        if self.is_roomy(&state) {
+            self.room.notify_waiters();
+        }
+        Some(frame)
+    }
+
+    /// Makes a line for a subscription, under the id that the client gives it or a new one.
+    ///
+    /// # Errors
+    /// `invalid_value`, `conflict` and `rate_limited`.
+    pub fn open(&self, id: Option<String>, max: usize) -> Result<(Number, Arc<str>)> {
+        let mut state = self.state.lock();
+        if state.lines.len() >= max {
+            let message = format!(
+                "A connection may have {max} subscriptions (live.max_subscriptions_per_connection); end one first, or watch more with \
+                 one statement."
+            );
+            return Err(Error::new(ErrorCode::RateLimited, message));
+        }
+        let id: Arc<str> = match id {
+            Some(id) => state.checked(id)?.into(),
+            None => state.new_id().into(),
+        };
+        state.last_number += 1;
+        let number = state.last_number;
+        // Most have one or two.
+        state.lines.reserve_exact(1);
+        state.lines.push(Line {
+            number,
+            id: Arc::clone(&id),
+            stage: Stage::Beginning(Box::default()),
+            floor: 0,
+            told: Position { epoch: 0, seq: 0, n: 0 },
+            subscription: Weak::new(),
+        });
+        Ok((number, id))
+    }
+
+    /// Ties a subscription to its line; commits up to `floor` are not news to it. False when it was ended meanwhile.
+    pub fn attach(&self, subscription: &Arc<Subscription>, floor: Seq) -> bool {
+        let mut state = self.state.lock();
+        let Some(at) = state.find(subscription.number) else { return false };
+        let line = &mut state.lines[at];
+        line.subscription = Arc::downgrade(subscription);
+        line.floor = floor;
+        true
+    }
+
+    /// A snapshot has been taken, which knows all commits up to `seq`. The client knows what is up to `told`.
+    pub fn begin(&self, number: Number, seq: Seq, told: Position) {
+        let mut state = self.state.lock();
+        let Some(at) = state.find(number) else { return };
+        let line = &mut state.lines[at];
+        (line.floor, line.told) = (seq, told);
+        let Stage::Beginning(held) = &mut line.stage else { return };
+        let (mut old, mut old_bytes) = (0, 0);
+        while let Some((_, frame)) = held.frames.pop_front_if(|(of, _)| *of <= seq) {
+            old += 1;
+            old_bytes += frame.text.len();
+        }
+        state.held -= old;
+        state.held_bytes -= old_bytes;
+    }
+
+    /// Queues a frame of a beginning, once there is room. With it the client knows what is up to `told`.
+    pub async fn put(&self, number: Number, frame: LiveFrame, told: Position) -> std::result::Result<(), Ended> {
+        let mut frame = Some(frame);
+        self.when_roomy(|state| {
+            let Some(at) = state.find(number) else { return Some(Err(Ended::Gone)) };
+            let line = &mut state.lines[at];
+            if !matches!(line.stage, Stage::Beginning(_)) {
+                return Some(Err(Ended::Gone));
+            }
+            line.told = told;
+            state.queue(number, frame.take());
+            Some(Ok(()))
+        })
+        .await
+    }
+
+    /// The beginning is over: queues what waited for it, and from then on what comes. The client knows what is up to
+    /// `told`; when more came than could wait, it is told to go on from there instead.
+    pub async fn go_live(&self, number: Number, told: Position) -> std::result::Result<(), Ended> {
+        let mut told = Some(told);
+        self.when_roomy(|state| {
+            let Some(at) = state.find(number) else { return Some(Err(Ended::Gone)) };
+            let line = &mut state.lines[at];
+            line.told = told.take().unwrap_or(line.told);
+            let Stage::Beginning(held) = &mut line.stage else { return Some(Err(Ended::Gone)) };
+            if held.overflowed {
+                state.end_lagging(at, None);
+                return Some(Ok(()));
+            }
+            let Some((_, frame)) = held.frames.pop_front() else {
+                line.stage = Stage::Live;
+                return Some(Ok(()));
+            };
+            line.told = frame.position.unwrap_or(line.told);
+            state.held -= 1;
+            state.held_bytes -= frame.text.len();
+            state.queue(number, Some(frame));
+            None
+        })
+        .await
+    }
+
+    /// Does something by steps, each when there is room for a frame that can wait.
+    async fn when_roomy(&self, mut step: impl FnMut(&mut State) -> Done) -> std::result::Result<(), Ended> {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // From here on no notice is missed.
+            room.as_mut().enable();
+            let taken = {
+                let mut state = self.state.lock();
+                let mut done = None;
+                while done.is_none() && self.is_roomy(&state) {
+                    done = step(&mut state);
+                }
+                self.settle(&mut state);
+                self.readable.notify_one();
+                if let Some(done) = done {
+                    return done;
+                }
+                state.taken
+            };
+            if timeout(PATIENCE, room).await.is_err() && self.state.lock().taken == taken {
+                return Err(Ended::Stalled);
+            }
+        }
+    }
+
+    /// Takes what a commit means for a subscription; an error ends it. False when it has ended.
+    pub fn deliver(&self, number: Number, seq: Seq, news: impl Iterator<Item = Result<LiveFrame>>) -> bool {
+        let mut state = self.state.lock();
+        let Some(at) = state.find(number) else { return false };
+        if seq <= state.lines[at].floor {
+            return true;
+        }
+        let mut stays = true;
+        for news in news {
+            stays = match news {
+                Ok(frame) => self.take_in(&mut state, at, seq, frame),
+                Err(error) => {
+                    state.end(at, |line| frame::failed(&line.id, error.with("resumeAfter", json!(line.told))))
+                }
+            };
+            if !stays {
+                break;
+            }
+        }
+        self.settle(&mut state);
+        self.readable.notify_one();
+        stays
+    }
+
+    /// Takes a frame of a subscription; false when it has ended, now or before.
+    fn take_in(&self, state: &mut State, at: usize, seq: Seq, frame: LiveFrame) -> bool {
+        let bytes = frame.text.len();
+        let fits = self.fits(state.queue.len(), state.queued_bytes, bytes);
+        let may_wait = self.fits(state.held, state.held_bytes, bytes);
+        let line = &mut state.lines[at];
+        match &mut line.stage {
+            Stage::Live if fits => {
+                line.told = frame.position.unwrap_or(line.told);
+                let number = line.number;
+                state.queue(number, Some(frame));
+                true
+            }
+            Stage::Beginning(held) if may_wait && !held.overflowed => {
+                held.frames.push_back((seq, frame));
+                state.held += 1;
+                state.held_bytes += bytes;
+                true
+            }
+            Stage::Live | Stage::Beginning(_) => {
+                state.lag(at);
+                false
+            }
+            Stage::Ending(_) => false,
+        }
+    }
+
+    /// Something is not told to a subscription: it ends, and its client learns from where to go on.
+    pub fn lag(&self, number: Number) {
+        self.end_with(number, State::lag);
+    }
+
+    /// Ends a subscription in the middle of its beginning; a replay by id goes on from `last_msg_id`.
+    pub fn stall(&self, number: Number, last_msg_id: Option<MsgId>) {
+        self.end_with(number, |state, at| state.end_lagging(at, last_msg_id));
+    }
+
+    /// Ends a subscription with a last frame.
+    pub fn end(&self, number: Number, last: impl FnOnce(&str) -> LiveFrame) {
+        self.end_with(number, |state, at| {
+            state.end(at, |line| last(&line.id));
+        });
+    }
+
+    fn end_with(&self, number: Number, end: impl FnOnce(&mut State, usize)) {
+        let mut state = self.state.lock();
+        let Some(at) = state.find(number) else { return };
+        end(&mut state, at);
+        self.settle(&mut state);
+        self.readable.notify_one();
+    }
+
+    /// Takes a line out, with all that waits of it.
+    pub fn close(&self, number: Number) {
+        let mut state = self.state.lock();
+        let Some(at) = state.find(number) else { return };
+        let line = state.lines.swap_remove(at);
+        state.let_go(line.stage);
+        state.queue.retain(|(of, _)| *of != number);
+        state.queued_bytes = state.queue.iter().map(|(_, frame)| frame.text.len()).sum();
+        self.settle(&mut state);
+        self.room.notify_waiters();
+    }
+
+    /// The subscription of that id, if there is one.
+    pub fn named(&self, id: &str) -> Option<(Number, Weak<Subscription>)> {
+        let state = self.state.lock();
+        let line = state.lines.iter().find(|line| line.id.as_ref() == id)?;
+        Some((line.number, line.subscription.clone()))
+    }
+
+    /// Takes everything out; the subscriptions that there were.
+    pub fn close_all(&self) -> Vec<Arc<Subscription>> {
+        let state = std::mem::take(&mut *self.state.lock());
+        self.room.notify_waiters();
+        state.lines.into_iter().filter_map(|line| line.subscription.upgrade()).collect()
+    }
+
+    /// Queues the last frames of subscriptions that have ended, as far as there is room.
+    fn settle(&self, state: &mut State) {
+        while self.is_roomy(state) {
+            let ending = |line: &Line| matches!(line.stage, Stage::Ending(_));
+            let Some(at) = state.lines.iter().position(ending) else { return };
+            let line = state.lines.swap_remove(at);
+            if let Stage::Ending(last) = line.stage {
+                state.queue(line.number, Some(*last));
+            }
+        }
+    }
+
+    /// Whether there is room for a frame that can wait.
+    fn is_roomy(&self, state: &State) -> bool {
+        state.queue.is_empty() || (state.queue.len() < self.max_frames / 2 && state.queued_bytes < self.max_bytes / 2)
+    }
+
+    /// Whether more may wait beside these; a frame that is larger than all that may wait goes alone.
+    fn fits(&self, frames: usize, bytes: usize, more_bytes: usize) -> bool {
+        frames == 0 || (frames < self.max_frames && bytes + more_bytes <= self.max_bytes)
+    }
+}
+
+impl State {
+    fn find(&self, number: Number) -> Option<usize> {
+        self.lines.iter().position(|line| line.number == number)
+    }
+
+    fn queue(&mut self, number: Number, frame: Option<LiveFrame>) {
+        if let Some(frame) = frame {
+            self.queued_bytes += frame.text.len();
+            self.queue.push_back((number, frame));
+        }
+    }
+
+    fn is_taken(&self, id: &str) -> bool {
+        self.lines.iter().any(|line| line.id.as_ref() == id)
+    }
+
+    /// An id that a client gives.
+    fn checked(&self, id: String) -> Result<String> {
+        if id.is_empty() || id.chars().count() > MAX_ID_CHARS {
+            let message = format!("A subscription's id has 1 to {MAX_ID_CHARS} characters.");
+            return Err(Error::new(ErrorCode::InvalidValue, message));
+        }
+        if self.is_taken(&id) {
+            let message = "There is a subscription of this id already; end it first, or use another id.";
+            return Err(Error::new(ErrorCode::Conflict, message));
+        }
+        Ok(id)
+    }
+
+    /// An id that no line has: among one more candidates than lines there is one.
+    fn new_id(&self) -> String {
+        let mut candidate = u64::from(self.last_number) + 1;
+        while self.is_taken(&format!("s{candidate}")) {
+            candidate += 1;
+        }
+        format!("s{candidate}")
+    }
+
+    /// Ends a line; always false, as an answer to whether it stays.
+    fn end(&mut self, at: usize, last: impl FnOnce(&Line) -> LiveFrame) -> bool {
+        let line = &mut self.lines[at];
+        if !matches!(line.stage, Stage::Ending(_)) {
+            let last = Stage::Ending(Box::new(last(line)));
+            let stage = std::mem::replace(&mut line.stage, last);
+            self.let_go(stage);
+        }
+        false
+    }
+
+    fn end_lagging(&mut self, at: usize, last_msg_id: Option<MsgId>) {
+        self.end(at, |line| frame::lagged(&line.id, line.told, last_msg_id));
+    }
+
+    /// A line misses something. One that begins still tells what its snapshot knows, and ends then.
+    fn lag(&mut self, at: usize) {
+        match &mut self.lines[at].stage {
+            Stage::Live => self.end_lagging(at, None),
+            stage @ Stage::Beginning(_) => {
+                let overflowed = Held { frames: VecDeque::new(), overflowed: true };
+                let stage = std::mem::replace(stage, Stage::Beginning(Box::new(overflowed)));
+                self.let_go(stage);
+            }
+            Stage::Ending(_) => {}
+        }
+    }
+
+    /// What waited in a stage that is over waits no more.
+    fn let_go(&mut self, stage: Stage) {
+        if let Stage::Beginning(held) = stage {
+            self.held -= held.frames.len();
+            self.held_bytes -= held.frames.iter().map(|(_, frame)| frame.text.len()).sum::<usize>();
+        }
+    }
+}

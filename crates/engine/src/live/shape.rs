@@ -1,0 +1,179 @@
+//! A form of subscription, compiled: which rows it wants, and their JSON text.
+//!
+//! Invariant: compiled once however many subscriptions have it, and holds nobody's rows. A row that it cannot be
+//! evaluated on spoils no other row.
+
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, AsArray, BooleanArray, RecordBatch},
+        compute::{cast, filter_record_batch},
+        datatypes::{DataType, SchemaRef},
+    },
+    error::Result as PlanResult,
+    logical_expr::Expr,
+    physical_expr::PhysicalExpr,
+};
+use kalamdb_protocol::{OWNER_COLUMN, UserId};
+
+use super::{
+    form::{Form, Watch},
+    lane::Lane,
+    rows::{Known, LiveTable, Owned},
+};
+use crate::{
+    Result,
+    read::{View, client_error, objects},
+};
+
+/// Rows that are looked at together: enough to make much of one evaluation, few enough to be held.
+const ROWS_AT_A_TIME: usize = 1_024;
+
+/// What a row comes to: its text if it is wanted, or why that cannot be known.
+pub(super) type Verdict = Result<Option<Arc<str>>>;
+
+/// A compiled form.
+pub(super) struct Shape {
+    pub form: Arc<Form>,
+    /// The table's columns.
+    schema: SchemaRef,
+    columns: Vec<Arc<dyn PhysicalExpr>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    /// What of the filter can be told by a row's conversation and id, and what by its conversation alone.
+    by_id: Option<Arc<dyn PhysicalExpr>>,
+    by_conversation: Option<Arc<dyn PhysicalExpr>>,
+    rows_at_a_time: usize,
+    /// What waits to be told to those who have this shape.
+    pub lane: Lane,
+    /// Rows whose text was written.
+    #[cfg(test)]
+    pub encoded: AtomicUsize,
+}
+
+impl Shape {
+    /// Compiles a form.
+    ///
+    /// # Errors
+    /// What is wrong with the statement.
+    pub fn compile(view: &View, watch: &Watch) -> Result<Self> {
+        let form = Arc::new(watch.form.clone());
+        let schema = form.table.schema(form.everybody);
+        let compiled = |expr: &Expr| view.compiled(expr.clone(), &schema);
+        let known = |columns: &[&str]| form.conditions_on(columns).as_ref().map(compiled).transpose();
+        let conversation = ["conversationId", "conversationType", OWNER_COLUMN.name];
+        let id = ["conversationId", "conversationType", OWNER_COLUMN.name, "msgId"];
+        Ok(Self {
+            columns: form.columns.iter().map(compiled).collect::<Result<_>>()?,
+            filter: form.filter.as_ref().map(compiled).transpose()?,
+            by_id: known(&id)?,
+            by_conversation: known(&conversation)?,
+            rows_at_a_time: view.rows_at_a_time(&watch.plan, ROWS_AT_A_TIME)?,
+            lane: Lane::default(),
+            #[cfg(test)]
+            encoded: AtomicUsize::new(0),
+            schema,
+            form,
+        })
+    }
+
+    pub fn table(&self) -> LiveTable {
+        self.form.table
+    }
+
+    /// Whose a row is, where rows come with their owner.
+    pub fn owner<'a>(&self, owner: &'a UserId) -> Option<&'a UserId> {
+        self.form.everybody.then_some(owner)
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// How many rows to look at together at most.
+    pub fn rows_at_a_time(&self) -> usize {
+        self.rows_at_a_time
+    }
+
+    /// What these rows come to, in their order; of one that is not `asked` for its text, an empty one.
+    pub fn judge_rows(&self, rows: &[Owned<'_>], asked: &[bool]) -> Vec<Verdict> {
+        match self.table().batch(&self.schema, rows) {
+            Ok(batch) => self.judge(&batch, asked),
+            Err(error) => rows.iter().map(|_| Err(client_error(&error, None))).collect(),
+        }
+    }
+
+    /// What the rows of a batch come to.
+    pub fn judge(&self, batch: &RecordBatch, asked: &[bool]) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(batch.num_rows());
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let rows = self.rows_at_a_time.min(batch.num_rows() - start);
+            self.judge_some(&batch.slice(start, rows), &asked[start..start + rows], &mut verdicts);
+            start += rows;
+        }
+        verdicts
+    }
+
+    fn judge_some(&self, batch: &RecordBatch, asked: &[bool], verdicts: &mut Vec<Verdict>) {
+        match self.texts(batch, asked) {
+            Ok(texts) => verdicts.extend(texts.into_iter().map(Ok)),
+            Err(error) if batch.num_rows() == 1 => verdicts.push(Err(client_error(&error, None))),
+            // One of them is the culprit, and the others have nothing to do with it.
+            Err(_) => {
+                for row in 0..batch.num_rows() {
+                    self.judge_some(&batch.slice(row, 1), &asked[row..=row], verdicts);
+                }
+            }
+        }
+    }
+
+    fn texts(&self, batch: &RecordBatch, asked: &[bool]) -> PlanResult<Vec<Option<Arc<str>>>> {
+        let wanted = match &self.filter {
+            Some(filter) => holds(filter, batch)?,
+            None => vec![true; batch.num_rows()],
+        };
+        let told: BooleanArray = wanted.iter().zip(asked).map(|(wanted, asked)| Some(*wanted && *asked)).collect();
+        let told = filter_record_batch(batch, &told)?;
+        let mut texts = self.encode(&told)?.into_iter();
+        let text = |(wanted, asked): (bool, &bool)| match (wanted, asked) {
+            (false, _) => None,
+            (true, false) => Some(Arc::from("")),
+            (true, true) => texts.next().map(Arc::from),
+        };
+        Ok(wanted.into_iter().zip(asked).map(text).collect())
+    }
+
+    fn encode(&self, batch: &RecordBatch) -> PlanResult<Vec<String>> {
+        let rows = batch.num_rows();
+        // What fails without any row (`1 / 0`) is no matter as long as there is none.
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let columns = self.columns.iter().map(|column| column.evaluate(batch)?.into_array(rows));
+        let columns: Vec<ArrayRef> = columns.collect::<PlanResult<_>>()?;
+        #[cfg(test)]
+        self.encoded.fetch_add(rows, Ordering::Relaxed);
+        Ok(objects(&self.form.names, &columns, rows)?)
+    }
+
+    /// Whether a row of which only this is known can have been wanted.
+    pub fn may_want(&self, known: &Known<'_>) -> bool {
+        let condition = if known.msg_id.is_some() { &self.by_id } else { &self.by_conversation };
+        let Some(condition) = condition else { return true };
+        let batch = self.table().batch_of_known(&self.schema, known);
+        let judged = batch.and_then(|batch| holds(condition, &batch));
+        // To be told that something is gone that one never had does no harm.
+        judged.map_or(true, |judged| judged.first().copied().unwrap_or(true))
+    }
+}
+
+/// Of which rows a condition is true.
+fn holds(condition: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> PlanResult<Vec<bool>> {
+    let values = condition.evaluate(batch)?.into_array(batch.num_rows())?;
+    // A condition that is always NULL has no other type.
+    let values = cast(&values, &DataType::Boolean)?;
+    Ok(values.as_boolean().iter().map(|value| value.unwrap_or(false)).collect())
+}

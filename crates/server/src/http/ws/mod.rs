@@ -1,0 +1,241 @@
+//! `GET /api/v1/ws`: subscriptions over a WebSocket.
+//!
+//! Two things go on at the same time in one task: [`read::read`] answers what the client says, [`write::write`] sends
+//! what there is to send. So a client that does not read is still heard, and one that says nothing still sees rows.
+//!
+//! Invariant: whatever a client sends, it is answered, or the connection closes with a code that says why; a token goes
+//! to the verifier and nowhere else. Nothing waits for a client without an end: a write by the socket's own limit
+//! (`listen`), all else by the times here.
+
+mod frame;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{pin::pin, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{
+        State,
+        ws::{
+            CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
+            rejection::WebSocketUpgradeRejection,
+        },
+    },
+    http::{HeaderMap, Uri},
+    response::Response,
+};
+use futures::{Sink, SinkExt as _, Stream, StreamExt as _, channel::mpsc, stream};
+use kalamdb_engine::LiveSession;
+use kalamdb_protocol::{ClientFrame, ErrorCode, ServerFrame, Unsubscribe};
+use tokio::time::{sleep_until, timeout};
+
+use super::{
+    App,
+    caller::{self, Admitted},
+    error::{ApiError, failures},
+    listen::Stopping,
+    metrics::LiveConnection,
+};
+use crate::auth::Denied;
+
+/// How long a client may take to say who it is.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the server shows that it is there, and asks whether the client is.
+const PING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// After how long without a sign a client is taken for gone: two pings missed.
+const SILENCE: Duration = Duration::from_mins(2);
+
+/// How long to wait for a client to close in return: without it the last frame may be lost on its way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Frames up to this size are read, to be refused with a sentence if they are too large to be used. Beyond it the
+/// connection closes: reading more would let anybody fill the memory.
+const MAX_READ_BYTES: usize = 1024 * 1024;
+
+/// What each connection has set aside for reading. Small, because most have nothing to say.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+
+/// How much is gathered for one write while there is more to send.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Answers that may wait to be sent. While as many wait, no more is read from that client.
+const ANSWERS: usize = 16;
+
+/// The close code of a connection whose token is missing, bad or over: 401, as WebSocket codes of applications go.
+const UNAUTHORIZED: CloseCode = 4401;
+
+/// The close code of a connection that was silent for too long, after 408.
+const SILENT: CloseCode = 4408;
+
+/// The close code of one connection too many, after 429.
+const TOO_MANY: CloseCode = 4429;
+
+/// One half of a connection.
+trait FromClient: Stream<Item = Result<Message, axum::Error>> + Unpin {}
+impl<T: Stream<Item = Result<Message, axum::Error>> + Unpin> FromClient for T {}
+
+/// The other.
+trait ToClient: Sink<Message, Error = axum::Error> + Unpin {}
+impl<T: Sink<Message, Error = axum::Error> + Unpin> ToClient for T {}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The client has gone, or takes nothing any more.
+    Gone,
+    /// What it sent is no message, or more than is read.
+    Unreadable,
+    /// Nothing came from it.
+    Silent,
+    /// It did not say who it is, or its token is not valid (any more).
+    Unauthorized(Denied),
+    /// There is no session for it; an error frame has said why.
+    Refused(ErrorCode),
+    /// The server stops.
+    Stopping,
+}
+
+impl End {
+    /// What to close with, if there is anybody to tell.
+    fn close(&self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Gone => return None,
+            Self::Unreadable => (close_code::SIZE, "a message was over 1 MiB, or not as WebSocket has it".to_owned()),
+            Self::Silent => (SILENT, format!("nothing came for {} seconds", SILENCE.as_secs())),
+            Self::Unauthorized(denied) => (UNAUTHORIZED, format!("unauthorized: {}", denied.reason())),
+            Self::Refused(ErrorCode::RateLimited) => (TOO_MANY, "too many connections".to_owned()),
+            Self::Refused(code) => (close_code::ERROR, code.as_str().to_owned()),
+            Self::Stopping => (close_code::AWAY, "the server stops; connect again".to_owned()),
+        };
+        Some(CloseFrame { code, reason: reason.into() })
+    }
+}
+
+failures! {
+    /// How a request for a WebSocket can fail.
+    WsFailures: InvalidValue, MethodNotAllowed
+}
+
+/// Becomes a WebSocket that shows rows as they come, change and go.
+///
+/// Frames are JSON text, one object each. The client sends `auth` (first, when neither header nor query string has a
+/// token), `subscribe`, `unsubscribe` and `ping`; the server sends `subscribe_ack`, `message`, `update`, `delete`,
+/// `replay_complete`, `error`, `pong` and `server_ping`. A missing, bad or expired token closes with code 4401.
+#[utoipa::path(
+    get,
+    path = "/api/v1/ws",
+    tag = "live",
+    security((), ("token" = [])),
+    params(("token" = Option<String>, Query, description = "The token, for clients that cannot set a header")),
+    responses((status = 101, description = "It is a WebSocket from now on"), WsFailures)
+)]
+pub async fn ws(
+    State(app): State<App>,
+    Extension(stopping): Extension<Stopping>,
+    headers: HeaderMap,
+    uri: Uri,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|_| {
+        let message = "This route is for WebSockets; GET /api/v1/live has the same events for plain HTTP.";
+        ApiError::new(ErrorCode::InvalidValue, message)
+    })?;
+    let token = caller::live_token(&headers, &uri);
+    Ok(upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(MAX_READ_BYTES)
+        // A message that is somewhat too long is read to its end before it is refused: a socket that closes with
+        // something unread is reset, and our last words with it.
+        .max_frame_size(2 * MAX_READ_BYTES)
+        .on_upgrade(move |socket| serve(app, socket, token, stopping)))
+}
+
+async fn serve(app: App, socket: WebSocket, token: Option<String>, mut stopping: Stopping) {
+    let _open = LiveConnection::new();
+    let (mut to_client, mut from_client) = socket.split();
+    let end = tokio::select! {
+        end = converse(&app, &mut from_client, &mut to_client, token) => end,
+        () = stopping.wait() => End::Stopping,
+    };
+    tracing::debug!(?end, "a live connection ended");
+    // A client that neither reads nor closes is left.
+    timeout(CLOSE_TIMEOUT, close(&end, from_client, to_client)).await.unwrap_or_default();
+}
+
+/// Says why it ends, and waits for the client to have read that.
+async fn close(end: &End, mut from_client: impl FromClient, mut to_client: impl ToClient) {
+    if let Some(frame) = end.close()
+        && to_client.send(Message::Close(Some(frame))).await.is_err()
+    {
+        return;
+    }
+    while let Some(Ok(_)) = from_client.next().await {}
+}
+
+/// From the token to the end.
+async fn converse(
+    app: &App,
+    from_client: &mut impl FromClient,
+    to_client: &mut impl ToClient,
+    token: Option<String>,
+) -> End {
+    let admitted = match authenticate(app, from_client, token).await {
+        Ok(admitted) => admitted,
+        Err(end) => return end,
+    };
+    let session = match app.engine().live(&admitted.caller) {
+        Ok(session) => session,
+        Err(error) => return refuse(error.into(), to_client).await,
+    };
+    let session = &session;
+    let frames = pin!(stream::unfold((), move |()| async move { Some((session.next().await, ())) }));
+    // Not tokio's, which sets room aside for 32 frames, in each connection that has nothing to say.
+    let (answers, answered) = mpsc::channel(ANSWERS);
+    tokio::select! {
+        end = read::read(from_client, SILENCE, answers, |frame| answer(session, frame)) => end,
+        end = write::write(to_client, PING_INTERVAL, answered, frames) => end,
+        () = sleep_until(admitted.until) => End::Unauthorized(Denied::Expired),
+    }
+}
+
+async fn authenticate(app: &App, from_client: &mut impl FromClient, token: Option<String>) -> Result<Admitted, End> {
+    let token = match token {
+        Some(token) => token,
+        None => {
+            timeout(AUTH_TIMEOUT, read::token(from_client)).await.unwrap_or(Err(End::Unauthorized(Denied::Missing)))?
+        }
+    };
+    caller::admit(app, &token).map_err(End::Unauthorized)
+}
+
+async fn refuse(error: ApiError, to_client: &mut impl ToClient) -> End {
+    let code = error.code();
+    match to_client.send(write::text(&error.into_frame(None))).await {
+        Ok(()) => End::Refused(code),
+        Err(_) => End::Gone,
+    }
+}
+
+/// What to say to a frame, if anything: what comes of a subscription comes out of the session.
+async fn answer(session: &LiveSession, frame: ClientFrame) -> Option<ServerFrame> {
+    match frame {
+        ClientFrame::Subscribe(request) => {
+            let id = request.id.clone();
+            session.subscribe(request).await.err().map(|error| ApiError::from(error).into_frame(id))
+        }
+        ClientFrame::Unsubscribe(Unsubscribe { id }) => {
+            session.unsubscribe(&id).err().map(|error| ApiError::from(error).into_frame(Some(id)))
+        }
+        ClientFrame::Ping {} => Some(ServerFrame::Pong {}),
+        ClientFrame::Auth(_) => {
+            let message = "This connection has its user already; open another one for another token.";
+            Some(ApiError::new(ErrorCode::Conflict, message).into_frame(None))
+        }
+    }
+}
