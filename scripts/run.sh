@@ -6,6 +6,8 @@ set -euo pipefail
 # the one signal that lets it end in order.
 set -m
 kalamdb=$1
+# As many connections as the system allows; where it allows no more, the server takes fewer.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
 "$kalamdb" serve &
 server=$!

@@ -87,9 +87,12 @@ impl Writer<'_> {
 
 /// Moves rows about under everybody, until the server is gone or nobody needs it any more.
 fn maintain(admin: &Client, gate: &Gate, finished: &AtomicBool) {
-    while !finished.load(Ordering::Relaxed) {
+    for work in ["consolidate", "consolidate", "compact"].iter().cycle() {
+        if finished.load(Ordering::Relaxed) {
+            return;
+        }
         let starts = gate.starts();
-        let done = admin.request(Method::POST, "/api/admin/consolidate", &[], Some("{}"));
+        let done = admin.request(Method::POST, &format!("/api/admin/{work}"), &[], Some("{}"));
         if done.is_err() && !finished.load(Ordering::Relaxed) {
             gate.wait_after(starts);
         }
