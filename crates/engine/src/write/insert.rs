@@ -56,9 +56,15 @@ impl Preparing<'_> {
         }
         for (owner, ids) in given {
             let ids: Vec<MsgId> = ids.into_iter().collect();
-            let (there, deleted) = (self.locate_cold(&owner, &ids).await?, self.locate_cold_trash(&owner, &ids).await?);
-            if let Some(taken) = there.keys().chain(deleted.keys()).min() {
+            if let Some(taken) = self.locate_cold(&owner, &ids).await?.keys().min() {
                 let message = format!("There is a message {taken} already; choose another msgId.");
+                return Err(Error::new(ErrorCode::Conflict, message));
+            }
+            if let Some(taken) = self.locate_cold_trash(&owner, &ids).await?.keys().min() {
+                let message = format!(
+                    "A deleted message {taken} can still be brought back; choose another msgId, or delete it from \
+                     deletedMessages."
+                );
                 return Err(Error::new(ErrorCode::Conflict, message));
             }
             prepared.expect.push(self.expect_cold(&owner)?);

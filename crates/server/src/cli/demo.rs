@@ -97,7 +97,7 @@ fn curl_lines(url: &str, user: &str, admin: &str) -> Vec<(&'static str, String)>
     };
     vec![
         (
-            "Send a message (with an id of your own, so once; the DELETE below makes room for it again)",
+            "Send a message (with an id of your own, so once; without msgId the server gives one)",
             query(
                 user,
                 "INSERT INTO userId.messages \
@@ -120,7 +120,10 @@ fn curl_lines(url: &str, user: &str, admin: &str) -> Vec<(&'static str, String)>
             query(user, "SELECT conversationId, COUNT(*) FROM userId.messages GROUP BY conversationId"),
         ),
         ("Search", query(user, "SELECT msgId, from, content FROM userId.messages WHERE content LIKE '%search%'")),
-        ("Delete a message", query(user, "DELETE FROM userId.messages WHERE msgId = 123")),
+        (
+            "Delete a message (it can be brought back from deletedMessages)",
+            query(user, "DELETE FROM userId.messages WHERE msgId = 123"),
+        ),
         (
             "Everybody's messages, for an admin",
             query(admin, "SELECT owner, COUNT(*) AS messages FROM *.messages GROUP BY owner ORDER BY owner"),

@@ -123,8 +123,14 @@ impl Apply<'_, '_> {
         }
         for owner in recipients {
             // Ids in segments were looked up by the preparation, which expects the segments to be unchanged.
-            if self.has_hot(owner, given)? || rows::trashed(self.overlay, owner, given)?.is_some() {
+            if self.has_hot(owner, given)? {
                 return Err(conflict(format!("There is a message {given} already; choose another msgId.")));
+            }
+            if rows::trashed(self.overlay, owner, given)?.is_some() {
+                return Err(conflict(format!(
+                    "A deleted message {given} can still be brought back; choose another msgId, or delete it from \
+                     deletedMessages."
+                )));
             }
         }
         Ok(given)

@@ -201,3 +201,18 @@ async fn old_audit_entries_go() {
     assert_eq!(fixture.store.sweep().await.unwrap().audit_rows, 1);
     assert_eq!(fixture.audit("ann").len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_what_can_come_back_is_taken_and_the_refusal_says_where_it_is() {
+    let fixture = Fixture::with_trash();
+    let msg_id = fixture.send("ann", &ai("c"), "gone").await.unwrap();
+    fixture.delete("ann", &ai("c"), &[msg_id]).await;
+    let again = crate::NewMessage { msg_id: Some(msg_id), ..super::message("ann", &ai("c"), "again") };
+    let refused = fixture.commit("ann", vec![Change::Send(again.clone())]).await.unwrap_err();
+    assert_eq!(refused.kind, crate::ErrorKind::Refused(kalamdb_protocol::ErrorCode::Conflict));
+    assert!(refused.message.contains("deletedMessages"), "{refused}");
+    let place = fixture.trashed("ann", msg_id);
+    let purge = Change::Purge { owner: id("ann"), msg_id, conversation: ai("c"), place };
+    fixture.commit("ann", vec![purge]).await.unwrap();
+    fixture.commit("ann", vec![Change::Send(again)]).await.unwrap();
+}

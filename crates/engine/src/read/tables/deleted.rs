@@ -15,7 +15,7 @@ use datafusion::{
     error::Result,
     logical_expr::{Expr, TableProviderFilterPushDown, TableType},
     physical_expr::PhysicalExpr,
-    physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
+    physical_plan::ExecutionPlan,
 };
 use kalamdb_protocol::{Micros, MsgId, Table, UserId};
 use kalamdb_store::{Snapshot, TrashedMessage};
@@ -28,7 +28,7 @@ use super::{
     ranges::{Keys, keys},
     store_error,
     streamed::{Owned, Rows, Streamed, of_owners},
-    table_schema,
+    table_schema, union,
 };
 use crate::sql::Schema;
 
@@ -158,9 +158,6 @@ impl TableProvider for DeletedMessages {
             };
             tiers.push(self.hot(owners, ids).into_plan(&projection, limit)?);
         }
-        if tiers.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&projection)?))));
-        }
-        UnionExec::try_new(tiers)
+        union(tiers, &self.schema, &projection)
     }
 }

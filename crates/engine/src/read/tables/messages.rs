@@ -12,7 +12,7 @@ use datafusion::{
     error::Result,
     logical_expr::{Expr, TableProviderFilterPushDown, TableType},
     physical_expr::PhysicalExpr,
-    physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
+    physical_plan::ExecutionPlan,
 };
 use kalamdb_protocol::{Table, UserId};
 use kalamdb_store::{MessageRange, Snapshot};
@@ -22,7 +22,7 @@ use super::{
     cold::{ColdScan, File, hidden_fields},
     condition,
     hot::{HotExec, Source},
-    matching_owners, store_error, table_schema,
+    matching_owners, store_error, table_schema, union,
 };
 use crate::sql::Schema;
 
@@ -141,9 +141,6 @@ impl TableProvider for MessagesTable {
                 tiers.push(cold.plan(session, &projection, limit)?);
             }
         }
-        if tiers.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&projection)?))));
-        }
-        UnionExec::try_new(tiers)
+        union(tiers, &self.schema, &projection)
     }
 }

@@ -29,6 +29,7 @@ use datafusion::{
     error::{DataFusionError, Result},
     logical_expr::{Expr, utils::conjunction},
     physical_expr::PhysicalExpr,
+    physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
 pub(super) use deleted::{DeletedMessages, DeletedOptions};
 use kalamdb_protocol::{Column, ColumnType, UserId};
@@ -98,6 +99,18 @@ fn matching_owners(
     let bounds = owners.iter().map(|owner| Arc::new(cold::owner_bounds(owner, schema))).collect();
     let keep = cold::prune(condition, schema, bounds);
     Ok(owners.into_iter().zip(keep).filter_map(|(owner, keep)| keep.then_some(owner)).collect())
+}
+
+/// The tiers of a table, RocksDB's rows and the segments', as one; no rows when there is none.
+fn union(
+    tiers: Vec<Arc<dyn ExecutionPlan>>,
+    schema: &SchemaRef,
+    projection: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if tiers.is_empty() {
+        return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
+    }
+    UnionExec::try_new(tiers)
 }
 
 /// The store's error on its way through DataFusion.
