@@ -4,8 +4,11 @@
 # nothing, quickly, when all of it is there.
 set -euo pipefail
 
+# What bindgen loads: libclang.so, libclang.so.14, libclang-14.so.1. Not libclang-cpp.so.14, which Debian's LLVM brings
+# along and which holds another interface.
 has_libclang() {
-    ldconfig -p | grep -q 'libclang.*\.so' || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+    find -L ${LIBCLANG_PATH:+"$LIBCLANG_PATH"} /usr/lib /usr/local/lib -maxdepth 3 \
+        \( -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' \) -print -quit 2>/dev/null | grep -q .
 }
 
 has_chromium() {

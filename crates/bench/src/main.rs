@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "bench.json")]
     out: PathBuf,
     /// The folder of real conversations, for sizes; left out if it is not there
-    #[arg(long, env = "KALAMDB_TEST_DATA", value_name = "DIR", default_value = "../shared/data")]
+    #[arg(long, env = "KALAMDB_TEST_DATA", value_name = "DIR", default_value = "crates/server/tests/data")]
     test_data: PathBuf,
     /// A Python that has DuckDB, to compare with
     #[arg(long, env = "KALAMDB_PYTHON", value_name = "FILE")]
