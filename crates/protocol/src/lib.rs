@@ -19,5 +19,5 @@ pub use http::{
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
 pub use live::{Auth, ClientFrame, Lagged, LiveErrorCode, Position, ServerFrame, Subscribe, Unsubscribe};
-pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table};
+pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, TableId};
 pub use time::{MAX_MICROS, Micros, to_micros};

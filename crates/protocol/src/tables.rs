@@ -26,9 +26,33 @@ pub struct Column {
     pub nullable: bool,
 }
 
+/// The name of a table in the program: whoever treats tables differently matches on it, so that the compiler lists
+/// every place to visit when a table is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TableId {
+    /// `messages`
+    Messages,
+    /// `conversations`
+    Conversations,
+    /// `conversationUsers`
+    ConversationUsers,
+    /// `deletedMessages`
+    DeletedMessages,
+    /// `auditLog`
+    AuditLog,
+    /// `system.users`
+    SystemUsers,
+    /// `system.segments`
+    SystemSegments,
+    /// `system.files`
+    SystemFiles,
+}
+
 /// One table.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
+    /// Which one it is.
+    pub id: TableId,
     /// Its canonical spelling.
     pub name: &'static str,
     /// Its columns, in the order of `SELECT *`.
@@ -50,6 +74,7 @@ use ColumnType::{BigInt, Json, Text, Time};
 /// The tables in every user's schema.
 pub const TABLES: &[Table] = &[
     Table {
+        id: TableId::Messages,
         name: "messages",
         columns: &[
             column("msgId", BigInt),
@@ -64,6 +89,7 @@ pub const TABLES: &[Table] = &[
         key: &["msgId"],
     },
     Table {
+        id: TableId::Conversations,
         name: "conversations",
         columns: &[
             column("conversationId", Text),
@@ -81,6 +107,7 @@ pub const TABLES: &[Table] = &[
         key: &["conversationId", "conversationType"],
     },
     Table {
+        id: TableId::ConversationUsers,
         name: "conversationUsers",
         columns: &[
             column("userId", Text),
@@ -93,6 +120,7 @@ pub const TABLES: &[Table] = &[
         key: &["userId", "conversationId"],
     },
     Table {
+        id: TableId::DeletedMessages,
         name: "deletedMessages",
         columns: &[
             column("msgId", BigInt),
@@ -109,6 +137,7 @@ pub const TABLES: &[Table] = &[
         key: &["msgId"],
     },
     Table {
+        id: TableId::AuditLog,
         name: "auditLog",
         columns: &[
             column("auditId", BigInt),
@@ -131,6 +160,7 @@ pub const OWNER_COLUMN: Column = column("owner", Text);
 /// The tables of the schema `system`, which only admins may name: the server's own state.
 pub const SYSTEM_TABLES: &[Table] = &[
     Table {
+        id: TableId::SystemUsers,
         name: "users",
         columns: &[
             column("userId", Text),
@@ -142,6 +172,7 @@ pub const SYSTEM_TABLES: &[Table] = &[
         key: &["userId"],
     },
     Table {
+        id: TableId::SystemSegments,
         name: "segments",
         columns: &[
             column("userId", Text),
@@ -157,6 +188,7 @@ pub const SYSTEM_TABLES: &[Table] = &[
         key: &["userId", "number"],
     },
     Table {
+        id: TableId::SystemFiles,
         name: "files",
         columns: &[
             column("path", Text),
@@ -173,6 +205,32 @@ pub const SYSTEM_TABLES: &[Table] = &[
         key: &["path"],
     },
 ];
+
+/// The table `id` of `tables`; fails the build where it is not there.
+const fn listed(tables: &'static [Table], id: TableId) -> &'static Table {
+    let mut index = 0;
+    while tables[index].id as u8 != id as u8 {
+        index += 1;
+    }
+    &tables[index]
+}
+
+impl TableId {
+    /// Its description.
+    #[must_use]
+    pub const fn table(self) -> &'static Table {
+        match self {
+            Self::Messages => const { listed(TABLES, Self::Messages) },
+            Self::Conversations => const { listed(TABLES, Self::Conversations) },
+            Self::ConversationUsers => const { listed(TABLES, Self::ConversationUsers) },
+            Self::DeletedMessages => const { listed(TABLES, Self::DeletedMessages) },
+            Self::AuditLog => const { listed(TABLES, Self::AuditLog) },
+            Self::SystemUsers => const { listed(SYSTEM_TABLES, Self::SystemUsers) },
+            Self::SystemSegments => const { listed(SYSTEM_TABLES, Self::SystemSegments) },
+            Self::SystemFiles => const { listed(SYSTEM_TABLES, Self::SystemFiles) },
+        }
+    }
+}
 
 impl Table {
     /// The column of that name, whatever its case.

@@ -9,7 +9,7 @@ use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     error::Result,
 };
-use kalamdb_protocol::{ConversationType, MsgId, OWNER_COLUMN, Role, TABLES, Table, UserId};
+use kalamdb_protocol::{ConversationType, MsgId, OWNER_COLUMN, Role, Table, TableId, UserId};
 use kalamdb_store::{Conversation, ConversationKey, Member, Message, RowChange};
 
 use crate::read::{batch, conversation_column, member_column, message_column, schema_of, texts};
@@ -67,7 +67,11 @@ impl LiveTable {
     }
 
     pub fn description(self) -> &'static Table {
-        &TABLES[self as usize]
+        match self {
+            Self::Messages => TableId::Messages.table(),
+            Self::Conversations => TableId::Conversations.table(),
+            Self::Members => TableId::ConversationUsers.table(),
+        }
     }
 
     /// Its columns as a query of that schema has them.

@@ -22,7 +22,7 @@ use datafusion::{
     optimizer::simplify_expressions::ExprSimplifier,
     sql::sqlparser::ast,
 };
-use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, UserId};
+use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, TableId, UserId};
 
 use super::{
     planner::View,
@@ -101,31 +101,38 @@ impl Names<'_> {
             Schema::All => Scope::Everything,
         });
         let (snapshot, hidden) = (self.0.snapshot().clone(), self.0.shows_hidden());
-        match table.name {
-            "messages" => {
+        match table.id {
+            TableId::Messages => {
                 let options = MessageOptions { hidden, ..MessageOptions::default() };
                 Ok(Arc::new(MessagesTable::new(table, snapshot, schema, options)))
             }
-            "conversations" => conversations(table, snapshot, schema, hidden),
-            "conversationUsers" => members(table, snapshot, schema, hidden),
-            "deletedMessages" => {
+            TableId::Conversations => conversations(table, snapshot, schema, hidden),
+            TableId::ConversationUsers => members(table, snapshot, schema, hidden),
+            TableId::DeletedMessages => {
                 self.0.depends_on(Scope::Clock);
                 let options = DeletedOptions { hidden, hot: true, after: self.0.now() };
                 Ok(Arc::new(DeletedMessages::new(table, snapshot, schema, options)))
             }
-            "auditLog" => audit_log(table, snapshot, schema),
-            _ => Err(unknown_table(name, TABLES)),
+            TableId::AuditLog => audit_log(table, snapshot, schema),
+            TableId::SystemUsers | TableId::SystemSegments | TableId::SystemFiles => Err(unknown_table(name, TABLES)),
         }
     }
 
     fn system(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
         self.0.depends_on(Scope::Everything);
         let snapshot = self.0.snapshot().clone();
-        match SYSTEM_TABLES.iter().find(|table| table.name == name) {
-            Some(table) if name == "users" => users(table, snapshot),
-            Some(table) if name == "segments" => segments(table, snapshot),
-            Some(table) if name == "files" => files(table, snapshot),
-            _ => Err(unknown_table(name, SYSTEM_TABLES)),
+        let Some(table) = SYSTEM_TABLES.iter().find(|table| table.name == name) else {
+            return Err(unknown_table(name, SYSTEM_TABLES));
+        };
+        match table.id {
+            TableId::SystemUsers => users(table, snapshot),
+            TableId::SystemSegments => segments(table, snapshot),
+            TableId::SystemFiles => files(table, snapshot),
+            TableId::Messages
+            | TableId::Conversations
+            | TableId::ConversationUsers
+            | TableId::DeletedMessages
+            | TableId::AuditLog => Err(unknown_table(name, SYSTEM_TABLES)),
         }
     }
 

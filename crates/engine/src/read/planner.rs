@@ -28,7 +28,7 @@ use datafusion::{
     },
 };
 use futures::TryStreamExt;
-use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TABLES, Table};
+use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TableId};
 use kalamdb_store::{Snapshot, Store};
 use parking_lot::Mutex;
 
@@ -56,10 +56,6 @@ const SPLIT_FILES_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the Parquet reader may keep of columns that it reads for a condition and again for the answer.
 const PREDICATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
-
-/// The tables that the write path reads without a statement; a test holds them to their names.
-pub(super) const MESSAGES: &Table = &TABLES[0];
-pub(super) const DELETED_MESSAGES: &Table = &TABLES[3];
 
 /// Long-lived: what all statements share. Cheap to clone.
 #[derive(Clone)]
@@ -243,13 +239,13 @@ impl View {
 
     /// Messages as the options say, for the write path; the caller's right to them was checked before.
     pub fn messages(&self, owners: &Schema, options: MessageOptions) -> Arc<dyn TableProvider> {
-        Arc::new(MessagesTable::new(MESSAGES, self.snapshot.clone(), owners.clone(), options))
+        Arc::new(MessagesTable::new(TableId::Messages.table(), self.snapshot.clone(), owners.clone(), options))
     }
 
     /// All deleted messages in segments, expired ones too, for the write path; as in [`Self::messages`].
     pub fn cold_trash(&self, owners: &Schema) -> Arc<dyn TableProvider> {
         let options = DeletedOptions { hidden: true, hot: false, after: Micros::MIN };
-        Arc::new(DeletedMessages::new(DELETED_MESSAGES, self.snapshot.clone(), owners.clone(), options))
+        Arc::new(DeletedMessages::new(TableId::DeletedMessages.table(), self.snapshot.clone(), owners.clone(), options))
     }
 
     /// A table as the beginning of a plan; [`Self::collect`] runs it.

@@ -9,7 +9,7 @@ use datafusion::{
     logical_expr::Expr,
     prelude::{DataFrame, lit},
 };
-use kalamdb_protocol::{ColumnType, MsgId, TABLES, UserId};
+use kalamdb_protocol::{ColumnType, MsgId, TableId, UserId};
 use kalamdb_store::{Change, ColdSummary, ConversationKey, Expect, Place, Segment};
 use roaring::RoaringBitmap;
 
@@ -50,7 +50,9 @@ impl Preparing<'_> {
     async fn collect(&self, frame: datafusion::error::Result<DataFrame>, names: &[&str]) -> Result<Rows> {
         let batches = self.view.collect(self.view.built(frame)?).await?;
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Rows::new(names, &batches, |name| if name == "count" { ColumnType::BigInt } else { kind_in(&TABLES[0], name) })
+        Rows::new(names, &batches, |name| {
+            if name == "count" { ColumnType::BigInt } else { kind_in(TableId::Messages.table(), name) }
+        })
     }
 
     /// That the owner's segments stay as this snapshot has them.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, Role, UserId};
+use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, Role, TableId, UserId};
 use kalamdb_store::{Change, Expect, NewMessage};
 
 use super::{
@@ -15,11 +15,15 @@ use crate::{Error, Result, sql::Insert};
 
 impl Preparing<'_> {
     pub(super) async fn insert(&self, insert: &Insert) -> Result<Prepared> {
-        let new_row = match insert.target.table.name {
-            "messages" => new_message,
-            "conversations" => new_conversation,
-            "conversationUsers" => new_member,
-            name => return Err(read_only(name)),
+        let new_row = match insert.target.table.id {
+            TableId::Messages => new_message,
+            TableId::Conversations => new_conversation,
+            TableId::ConversationUsers => new_member,
+            TableId::DeletedMessages
+            | TableId::AuditLog
+            | TableId::SystemUsers
+            | TableId::SystemSegments
+            | TableId::SystemFiles => return Err(read_only(insert.target.table)),
         };
         let rows = self.source(insert).await?;
         let mut prepared = Prepared::default();
@@ -28,7 +32,7 @@ impl Preparing<'_> {
             prepared.changes.push(new_row(owner, &row)?);
         }
         prepared.rows_affected = prepared.changes.len() as u64;
-        prepared.inserts_messages = insert.target.table.name == "messages";
+        prepared.inserts_messages = insert.target.table.id == TableId::Messages;
         self.check_given_ids(&mut prepared).await?;
         Ok(prepared)
     }

@@ -15,7 +15,7 @@ mod select;
 mod send;
 
 pub(crate) use audit::record_read;
-use kalamdb_protocol::{ErrorCode, MsgId};
+use kalamdb_protocol::{ErrorCode, MsgId, Table, TableId};
 use kalamdb_store::{Actor, Change, ErrorKind, Expect, Proposal, Receipt, Snapshot, Store};
 pub(crate) use send::send;
 
@@ -104,19 +104,23 @@ impl Preparing<'_> {
     async fn prepare(&self, write: &Write) -> Result<Prepared> {
         match write {
             Write::Insert(insert) => self.insert(insert).await,
-            Write::Update(update) => match update.target.table.name {
-                "messages" => self.update_messages(update).await,
-                "conversations" => self.update_conversations(update).await,
-                "conversationUsers" => self.update_members(update).await,
-                "deletedMessages" => self.restore_messages(update).await,
-                name => Err(read_only(name)),
+            Write::Update(update) => match update.target.table.id {
+                TableId::Messages => self.update_messages(update).await,
+                TableId::Conversations => self.update_conversations(update).await,
+                TableId::ConversationUsers => self.update_members(update).await,
+                TableId::DeletedMessages => self.restore_messages(update).await,
+                TableId::AuditLog | TableId::SystemUsers | TableId::SystemSegments | TableId::SystemFiles => {
+                    Err(read_only(update.target.table))
+                }
             },
-            Write::Delete(delete) => match delete.target.table.name {
-                "messages" => self.delete_messages(delete).await,
-                "conversations" => self.delete_conversations(delete).await,
-                "conversationUsers" => self.delete_members(delete).await,
-                "deletedMessages" => self.purge_messages(delete).await,
-                name => Err(read_only(name)),
+            Write::Delete(delete) => match delete.target.table.id {
+                TableId::Messages => self.delete_messages(delete).await,
+                TableId::Conversations => self.delete_conversations(delete).await,
+                TableId::ConversationUsers => self.delete_members(delete).await,
+                TableId::DeletedMessages => self.purge_messages(delete).await,
+                TableId::AuditLog | TableId::SystemUsers | TableId::SystemSegments | TableId::SystemFiles => {
+                    Err(read_only(delete.target.table))
+                }
             },
         }
     }
@@ -127,8 +131,9 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// Refuses a write of a table that the server alone writes.
-fn read_only(table: &str) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("The table {table} is written by the server alone; it can be read."))
+fn read_only(table: &Table) -> Error {
+    let name = table.name;
+    Error::new(ErrorCode::Unsupported, format!("The table {name} is written by the server alone; it can be read."))
 }
 
 /// Refuses a change of a column that only the server writes.

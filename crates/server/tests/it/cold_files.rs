@@ -72,7 +72,8 @@ fn a_segment_holds_the_messages_in_order() {
     let files = read(&server, &server.segment_files());
     let [file] = files.as_slice() else { panic!("one file") };
     let names: Vec<&str> = file.columns.iter().map(|(name, _)| name.as_str()).collect();
-    let columns: Vec<&str> = kalamdb_protocol::TABLES[0].columns.iter().map(|column| column.name).collect();
+    let columns: Vec<&str> =
+        kalamdb_protocol::TableId::Messages.table().columns.iter().map(|column| column.name).collect();
     for column in &columns {
         assert!(names.contains(column), "no {column} in {names:?}");
     }

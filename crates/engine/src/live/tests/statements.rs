@@ -77,7 +77,7 @@ async fn without_sql_one_sees_everything_or_a_conversation() {
     world.say("anna", "c", "to the group").await;
     let told = all.told(2).await;
     let names: Vec<_> = told[0].1.as_object().unwrap().keys().map(String::as_str).collect();
-    for column in kalamdb_protocol::TABLES[0].columns {
+    for column in kalamdb_protocol::TableId::Messages.table().columns {
         assert!(names.contains(&column.name), "{names:?}");
     }
     assert_eq!(told[1].1["content"], "to the group");

@@ -14,13 +14,7 @@ use roaring::RoaringBitmap;
 use serde_json::json;
 
 use super::*;
-use crate::{
-    read::{
-        MessageOptions,
-        planner::{DELETED_MESSAGES, MESSAGES},
-    },
-    sql::Schema,
-};
+use crate::{read::MessageOptions, sql::Schema};
 
 fn some_messages() -> Vec<NewMessage> {
     (0..20).map(|n| message("anna", ["a", "b"][n % 2], format!("text {n}"))).collect()
@@ -56,7 +50,7 @@ async fn the_columns_are_those_of_the_protocol_and_of_the_files() {
     let world = World::new();
     world.send(some_messages()).await;
     let answer = world.query(&caller("anna"), r#"SELECT * FROM "anna"."messages" LIMIT 1"#).await.unwrap();
-    let table = kalamdb_protocol::TABLES.iter().find(|table| table.name == "messages").unwrap();
+    let table = kalamdb_protocol::TableId::Messages.table();
     let names: Vec<_> = table.columns.iter().map(|column| column.name).collect();
     assert_eq!(answer.columns, names);
     assert_eq!(answer.types[..5], ["BIGINT", "VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"]);
@@ -64,11 +58,6 @@ async fn the_columns_are_those_of_the_protocol_and_of_the_files() {
     let file = segment_schema();
     let file: Vec<_> = file.fields().iter().map(|field| (field.name().as_str(), field.is_nullable())).collect();
     assert_eq!(file, table.columns.iter().map(|column| (column.name, column.nullable)).collect::<Vec<_>>());
-}
-
-#[test]
-fn the_write_path_reads_the_tables_it_means() {
-    assert_eq!((MESSAGES.name, DELETED_MESSAGES.name), ("messages", "deletedMessages"));
 }
 
 #[tokio::test]
