@@ -8,15 +8,15 @@ use bytes::Bytes;
 use kalamdb_protocol::{Micros, UserId};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    Step, Store,
+    Store,
+    command::{Command, CompactedSegment, DROPPED, Done},
     error::{Error, ErrorKind, Result},
     model::{ColdTrash, Segment},
     records::SegmentRecord,
     segment::{SegmentReader, SegmentWriter},
-    sequencer::{Command, Done},
+    settings::Step,
 };
 
 /// Rows of a compacted segment: a reader opens fewer files then, and publishing one costs the sequencer little.
@@ -38,18 +38,6 @@ pub struct Compacted {
     /// Rows that were deleted or written elsewhere, and are in no file any more.
     pub dropped_rows: u64,
 }
-
-/// A segment that was read, and where each of its rows went.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct CompactedSegment {
-    /// Its number.
-    pub(crate) number: u64,
-    /// The position of each row in the output; [`DROPPED`] for one that was not written.
-    pub(crate) moved_to: Vec<u32>,
-}
-
-/// Of a row that is gone.
-pub(crate) const DROPPED: u32 = u32::MAX;
 
 /// A segment to read.
 struct Input {

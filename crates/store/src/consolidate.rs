@@ -9,11 +9,12 @@ use kalamdb_protocol::{Micros, UserId};
 use tokio::sync::MutexGuard;
 
 use crate::{
-    CONSOLIDATIONS, Consolidated, Step, Store,
+    CONSOLIDATIONS, Consolidated, Store,
+    command::{Command, Done},
     error::{Error, ErrorKind, Result},
     model::MessageRange,
     segment::{SegmentWriter, WrittenSegment},
-    sequencer::{Command, Done},
+    settings::Step,
     snapshot::Snapshot,
 };
 

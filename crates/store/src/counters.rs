@@ -5,11 +5,11 @@
 use kalamdb_protocol::{MAX_MICROS, Micros, MsgId};
 
 use crate::{
-    Durability,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
     keys::Family,
     model::Seq,
+    settings::Durability,
 };
 
 /// The layout of the folder that this program writes. 1 knew no content files, no trash and no audit log: their

@@ -17,10 +17,10 @@ use rocksdb::{
 };
 
 use crate::{
-    Durability, Settings,
     error::{Error, ErrorKind, Result},
     keys::{Family, seq_of_change},
     records::{Record, RequestRecord},
+    settings::{Durability, Settings},
 };
 
 /// Uncompressed blocks kept in memory. Hot rows are few by design, so a small cache holds what is read often.

@@ -4,72 +4,25 @@
 //! after. Whatever a crash leaves in the spool is either named by a commit, and moved at the next start, or nobody's,
 //! and removed then. Who may read a file is asked of its references only; a path is compared, never resolved.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::atomic::Ordering};
+use std::{ops::Range, path::Path, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode, UserId};
-use serde::{Deserialize, Serialize};
+use kalamdb_protocol::{ErrorCode, UserId};
 
 use crate::{
-    Step, Store,
+    Store,
+    command::{Adopted, Command, Done, Spooled, SpooledThumbnail, Texts, Upload},
     commit::{Actor, Change, Proposal, Receipt},
-    database::{Database, Read},
-    due::{self, Due},
     error::{Error, Result},
-    keys::Family,
     large,
     model::{NewFile, StoredFile},
-    objects::Objects,
-    paths,
-    records::Record,
-    rows,
-    sequencer::{Command, Done},
+    paths, rows,
+    settings::Step,
 };
 
 /// A file's bytes, read as they are asked for.
 pub type FileBytes = BoxStream<'static, Result<Bytes>>;
-
-/// A file of the spool, complete and durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Spooled {
-    /// Its name there.
-    pub(crate) name: String,
-    /// Its size.
-    pub(crate) bytes: u64,
-}
-
-/// The texts of a proposal that are in the spool, by the index of their change.
-pub(crate) type Texts = BTreeMap<usize, Spooled>;
-
-/// A file that a commit has named.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Adopted {
-    /// Its place.
-    pub(crate) path: String,
-    /// Its name in the spool.
-    pub(crate) spooled: String,
-}
-
-/// An upload, as a commit names it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Upload {
-    pub(crate) owner: UserId,
-    pub(crate) conversation: ConversationId,
-    pub(crate) conversation_type: Option<ConversationType>,
-    pub(crate) file: Spooled,
-    pub(crate) content_type: String,
-    pub(crate) extension: String,
-    pub(crate) thumbnail: Option<SpooledThumbnail>,
-}
-
-/// Its thumbnail.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct SpooledThumbnail {
-    pub(crate) file: Spooled,
-    pub(crate) content_type: String,
-    pub(crate) extension: String,
-}
 
 impl Store {
     /// Where an upload may be written before [`Store::add_file`] takes it: a folder on the same disk as the content
@@ -325,30 +278,4 @@ fn text_of(change: &Change) -> Option<(&str, Option<&str>)> {
         Change::Edit { content: Some(content), .. } => Some((content, None)),
         _ => None,
     }
-}
-
-/// Finishes at the start what a crash interrupted: moves committed files to their places, empties the spool.
-pub(crate) fn recover(database: &Database, objects: &Objects, base_path: &Path) -> Result<()> {
-    let spool = base_path.join(paths::spooled(""));
-    std::fs::create_dir_all(&spool)?;
-    let mut named = Vec::new();
-    database.scan(Family::Due, &[], &due::until(due::AT_ONCE), false, &mut |key, _| {
-        if let (_, Due::Move { path }) = Due::parse(key)? {
-            named.push(path);
-        }
-        Ok(std::ops::ControlFlow::Continue(()))
-    })?;
-    for path in &named {
-        let Some(mut file) = rows::file(database, path)? else { continue };
-        if let Some(name) = file.moving_from.take() {
-            objects.move_now(&paths::spooled(&name), path)?;
-        }
-        let (due, record) = (Due::Move { path: path.clone() }.key(due::AT_ONCE), file.encode()?);
-        let entries = [(Family::Files, path.as_bytes(), Some(record.as_slice())), (Family::Due, &due, None)];
-        database.write(entries, true)?;
-    }
-    for entry in std::fs::read_dir(&spool)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@
 //! The journey of a file: `files` (spool, commit, its place), and `sweep` once nothing refers to it.
 
 mod apply;
+mod command;
 mod commit;
 mod compact;
 mod consolidate;
@@ -24,9 +25,11 @@ mod objects;
 mod overlay;
 mod paths;
 mod records;
+mod recover;
 mod rows;
 mod segment;
 mod sequencer;
+mod settings;
 mod snapshot;
 mod sweep;
 #[cfg(test)]
@@ -46,23 +49,24 @@ pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
 pub use feed::{Commit, Event, Feed, Row, RowChange, Told, Watching};
 pub use files::FileBytes;
-use kalamdb_protocol::{ConversationType, ErrorCode, Micros, UserId};
+use kalamdb_protocol::{ErrorCode, Micros, UserId};
 pub use model::{
     AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Member,
     Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage,
 };
 pub use segment::segment_schema;
+pub use settings::{Clock, Components, Durability, Rules, Settings, Step, SystemClock};
 pub use snapshot::{AuditCursor, ChangeCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};
 pub use sweep::Swept;
 
 use tokio::sync::Notify;
 
 use crate::{
+    command::{Command, Done},
     database::{Database, DatabaseSnapshot, Horizon},
     feed::Watched,
     objects::Objects,
-    records::{IntentRecord, Record},
-    sequencer::{Command, Done, Sequencer},
+    sequencer::Sequencer,
     snapshot::Pins,
 };
 
@@ -74,116 +78,6 @@ pub const MAX_PROPOSAL_BYTES: usize = 64 << 20;
 /// Consolidations that may run at the same time: they wait for the disk most of the time, and each holds a segment
 /// in memory.
 pub const CONSOLIDATIONS: usize = 4;
-
-/// When an acknowledged commit is safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// It survives a power loss: the log is synced before the answer.
-    Sync,
-    /// It survives a killed process: the log has reached the operating system.
-    Os,
-}
-
-/// What the store needs to know; plain values.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where segments lie; the server's own state lies under `.kalamdb` in it.
-    pub base_path: PathBuf,
-    /// When an acknowledged commit is safe.
-    pub durability: Durability,
-    /// RocksDB's memory for recent writes, in MiB.
-    pub write_buffer_size_mb: usize,
-    /// RocksDB's background threads.
-    pub max_background_jobs: i32,
-    /// The rules that an operator may set.
-    pub rules: Rules,
-}
-
-/// Rules of the data that an operator may set.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// The type of a conversation that its first message does not name.
-    pub default_type: ConversationType,
-    /// Participants that a group may have.
-    pub max_group_participants: usize,
-    /// The text of a message of this many bytes or more is stored in a file.
-    pub large_message_threshold_bytes: usize,
-    /// A message's text may have this many bytes.
-    pub max_message_bytes: usize,
-    /// For how long a deleted message can be brought back, in microseconds; `None`: not at all.
-    pub trash_retention: Option<Micros>,
-    /// How long an upload waits for a message that refers to it, in microseconds.
-    pub upload_ttl: Micros,
-    /// How long audit rows are kept, in microseconds.
-    pub audit_retention: Micros,
-    /// Hot messages of one owner at which [`Store::crowded`] tells of it.
-    pub crowded_at: u64,
-}
-
-/// Where the time comes from.
-pub trait Clock: Send + Sync + 'static {
-    /// Now, in microseconds since the Unix epoch.
-    fn now(&self) -> Micros;
-}
-
-/// The machine's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Micros {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
-    }
-}
-
-/// A moment at which a crash would be interesting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// A batch of commits is decided and not yet written.
-    BeforeWrite,
-    /// It is written and not yet acknowledged.
-    AfterWrite,
-    /// A segment has a name, and no file.
-    SegmentReserved,
-    /// It has a file that no commit has adopted.
-    SegmentWritten,
-    /// It is adopted.
-    SegmentPublished,
-    /// A large text or an upload is in the spool, and no commit names it.
-    FileSpooled,
-    /// A commit names it; it is still in the spool.
-    FileCommitted,
-    /// It is in its place, which nobody has noted.
-    FileMoved,
-    /// Files that nothing refers to are about to be removed.
-    LitterFound,
-    /// They are gone, and their rows are not.
-    LitterRemoved,
-}
-
-/// What a test may want to replace.
-#[derive(Clone)]
-pub struct Components {
-    /// Where the time comes from.
-    pub clock: Arc<dyn Clock>,
-    /// Told of every [`Step`]; a test may end the process in it.
-    pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
-}
-
-impl Default for Components {
-    fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), on_step: None }
-    }
-}
-
-impl Components {
-    fn step(&self, step: Step) {
-        if let Some(on_step) = &self.on_step {
-            on_step(step);
-        }
-    }
-}
 
 /// What a consolidation did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,9 +146,9 @@ impl Store {
         let horizon = Arc::new(Horizon::default());
         let database = Arc::new(Database::open(&state.join("rocksdb"), &settings, &horizon)?);
         let epoch = counters::start(&database, settings.durability)?;
-        clear_intents(&database, &base_path)?;
+        recover::clear_intents(&database, &base_path)?;
         let objects = Objects::local(&base_path)?;
-        files::recover(&database, &objects, &base_path)?;
+        recover::finish_moves(&database, &objects, &base_path)?;
         let litter = Arc::new(Notify::new());
         // What a crash left to remove is looked for at once.
         litter.notify_one();
@@ -424,22 +318,4 @@ fn check_size(proposal: &Proposal) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Removes files that were named and perhaps written, but adopted by no commit.
-fn clear_intents(database: &Database, base_path: &std::path::Path) -> Result<()> {
-    use database::Read;
-    let mut paths = Vec::new();
-    database.scan(keys::Family::Intents, &[], &[0xff], false, &mut |key, value| {
-        IntentRecord::decode(value)?;
-        paths.push(String::from_utf8(key.to_vec()).map_err(|_| Error::corrupt("intent"))?);
-        Ok(std::ops::ControlFlow::Continue(()))
-    })?;
-    for path in &paths {
-        match std::fs::remove_file(base_path.join(path)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => tracing::info!(path, "removed a file that no commit had adopted"),
-        }
-    }
-    database.write(paths.iter().map(|path| (keys::Family::Intents, path.as_bytes(), None)), true)
 }

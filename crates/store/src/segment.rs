@@ -20,11 +20,11 @@ use parquet::{
     },
     schema::types::ColumnPath,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
+    command::RowVersion,
     error::{Error, Result},
-    model::{ConversationKey, HotMessage, Message, Seq},
+    model::{ConversationKey, HotMessage, Message},
     records::SegmentRecord,
 };
 
@@ -37,14 +37,6 @@ const PAGE_ROWS: usize = 512;
 const WRITE_BATCH_ROWS: usize = 256;
 /// ZSTD's level: above 3 the file shrinks by little and the writing slows by much.
 const ZSTD_LEVEL: i32 = 3;
-
-/// A hot row that went into a segment, and the version it had.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct RowVersion {
-    pub(crate) conversation: ConversationKey,
-    pub(crate) msg_id: MsgId,
-    pub(crate) version: Seq,
-}
 
 /// The Arrow schema of a segment file: the columns of `messages`.
 #[must_use]

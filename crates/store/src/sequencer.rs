@@ -8,24 +8,21 @@ use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle};
 
 use kalamdb_protocol::{ErrorCode, Micros, UserId};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
-    Components, Rules, Step,
     apply::{Aftermath, Apply},
-    commit::{Actor, Idempotency, Proposal, Receipt},
-    compact::CompactedSegment,
+    command::{Adopted, Command, Done},
+    commit::{Idempotency, Proposal, Receipt},
     counters::Counters,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
     feed::{Commit, Teller, Watched},
-    files::{Adopted, Texts, Upload},
     keys::{self, Family},
-    model::{Seq, StoredFile},
+    model::Seq,
     overlay::Overlay,
-    records::{Record, RequestRecord, SegmentRecord},
-    segment::RowVersion,
+    records::{Record, RequestRecord},
+    settings::{Components, Rules, Step},
 };
 
 /// Commands that may wait; beyond it senders wait for a place, which is what slows a flood down.
@@ -36,49 +33,6 @@ const BATCH_COMMANDS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
 /// How long a client's name for a request is remembered.
 const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
-
-/// Everything that changes the database, as a plain value.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Command {
-    /// What a user or an application asked for, and its large texts.
-    Write { proposal: Proposal, texts: Texts },
-    /// Take an upload in.
-    AddFile { actor: Actor, upload: Upload },
-    /// Committed files are in their places.
-    Moved { paths: Vec<String> },
-    /// These entries of what is due are due.
-    Expire { entries: Vec<Vec<u8>> },
-    /// These files are removed.
-    Forget { paths: Vec<String> },
-    /// Nothing; answered once everything before it is written.
-    Barrier,
-    /// These audit entries have had their time.
-    TrimAudit { owner: UserId, ids: Vec<i64> },
-    /// Name the next batch file before it is written.
-    ReserveSegment { owner: UserId },
-    /// Adopt a batch file: its rows stop being hot.
-    PublishSegment {
-        owner: UserId,
-        number: u64,
-        segment: SegmentRecord,
-        /// The hot rows in the file, in its order, as they were when it was written.
-        rows: Vec<RowVersion>,
-    },
-    /// Adopt a segment, or none, in the place of others.
-    PublishCompaction { owner: UserId, inputs: Vec<CompactedSegment>, output: Option<(u64, SegmentRecord)> },
-    /// Give up a file that was not adopted and is gone.
-    ReleaseIntent { path: String },
-}
-
-/// What a command came to.
-#[derive(Debug, Clone)]
-pub(crate) enum Done {
-    Write { receipt: Receipt, adopted: Vec<Adopted> },
-    FileAdded { file: StoredFile, adopted: Vec<Adopted> },
-    Expired { messages: u64, uploads: u64 },
-    Reserved { number: u64, path: String },
-    Finished,
-}
 
 type Waiting = (Command, oneshot::Sender<Result<Done>>);
 

@@ -9,16 +9,16 @@ use std::{ops::ControlFlow, sync::atomic::Ordering};
 use kalamdb_protocol::{Micros, UserId};
 
 use crate::{
-    Step, Store,
+    Store,
+    command::{Adopted, Command, Done},
     database::Read,
     due::{self, Due},
     error::Result,
-    files::Adopted,
     keys::{self, Family},
     model::Seq,
     records::{Record, RemovalRecord},
     rows,
-    sequencer::{Command, Done},
+    settings::Step,
 };
 
 /// Entries of one commit: everybody else waits for it.

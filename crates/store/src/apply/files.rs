@@ -8,10 +8,10 @@ use kalamdb_protocol::{ConversationType, MsgId, UserId};
 
 use super::{Apply, invalid};
 use crate::{
+    command::{Adopted, Spooled, Upload},
     commit::Actor,
     due::{AT_ONCE, Due},
     error::Result,
-    files::{Adopted, Spooled, Upload},
     keys::{self, Family},
     model::{ConversationKey, FileKind, StoredFile},
     paths,

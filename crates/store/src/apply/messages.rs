@@ -8,11 +8,11 @@ use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, MsgId, Use
 
 use super::{Apply, ColdEnds, audit, conflict, forbidden, invalid};
 use crate::{
+    command::Spooled,
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
     database::Read,
     error::{Error, Result},
     feed::Row,
-    files::Spooled,
     keys::{self, Family},
     large,
     model::{ChangeKind, ConversationKey, FileKind, Message, Seq},

@@ -19,18 +19,18 @@ use roaring::RoaringBitmap;
 
 use self::{audit::Notes, trash::ColdTrashRows};
 use crate::{
-    Rules,
+    command::{Adopted, Texts},
     commit::{Actor, Change, Expect, Proposal, Receipt},
     counters::Counters,
     database::Read,
     error::{Error, Result},
     feed::{Gathered, Watched},
-    files::{Adopted, Texts},
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
     overlay::Overlay,
     records::{ChangeRecord, ConversationRecord, OwnerRecord, Record},
     rows,
+    settings::Rules,
 };
 
 /// Rows that one commit may write, every participant's copy counted: everybody else waits for it.

@@ -10,14 +10,13 @@ use roaring::RoaringBitmap;
 
 use super::{Apply, trash::ColdTrashRows};
 use crate::{
-    compact::{CompactedSegment, DROPPED},
+    command::{CompactedSegment, DROPPED, RowVersion},
     database::Read,
     error::{Error, Result},
     keys::{self, Family},
     paths,
     records::{IntentRecord, MessageRecord, Record, SegmentRecord},
     rows,
-    segment::RowVersion,
 };
 
 impl Apply<'_, '_> {

@@ -1,0 +1,117 @@
+//! What a store is opened with: settings, which are plain values, and components, which a test may replace.
+//!
+//! Invariant: nothing here reads or writes anything but the machine's clock, which the rest of the crate asks here.
+
+use std::{path::PathBuf, sync::Arc};
+
+use kalamdb_protocol::{ConversationType, Micros};
+
+/// When an acknowledged commit is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives a power loss: the log is synced before the answer.
+    Sync,
+    /// It survives a killed process: the log has reached the operating system.
+    Os,
+}
+
+/// What the store needs to know; plain values.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where segments lie; the server's own state lies under `.kalamdb` in it.
+    pub base_path: PathBuf,
+    /// When an acknowledged commit is safe.
+    pub durability: Durability,
+    /// RocksDB's memory for recent writes, in MiB.
+    pub write_buffer_size_mb: usize,
+    /// RocksDB's background threads.
+    pub max_background_jobs: i32,
+    /// The rules that an operator may set.
+    pub rules: Rules,
+}
+
+/// Rules of the data that an operator may set.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The type of a conversation that its first message does not name.
+    pub default_type: ConversationType,
+    /// Participants that a group may have.
+    pub max_group_participants: usize,
+    /// The text of a message of this many bytes or more is stored in a file.
+    pub large_message_threshold_bytes: usize,
+    /// A message's text may have this many bytes.
+    pub max_message_bytes: usize,
+    /// For how long a deleted message can be brought back, in microseconds; `None`: not at all.
+    pub trash_retention: Option<Micros>,
+    /// How long an upload waits for a message that refers to it, in microseconds.
+    pub upload_ttl: Micros,
+    /// How long audit rows are kept, in microseconds.
+    pub audit_retention: Micros,
+    /// Hot messages of one owner at which [`crate::Store::crowded`] tells of it.
+    pub crowded_at: u64,
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, in microseconds since the Unix epoch.
+    fn now(&self) -> Micros;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Micros {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+    }
+}
+
+/// A moment at which a crash would be interesting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A batch of commits is decided and not yet written.
+    BeforeWrite,
+    /// It is written and not yet acknowledged.
+    AfterWrite,
+    /// A segment has a name, and no file.
+    SegmentReserved,
+    /// It has a file that no commit has adopted.
+    SegmentWritten,
+    /// It is adopted.
+    SegmentPublished,
+    /// A large text or an upload is in the spool, and no commit names it.
+    FileSpooled,
+    /// A commit names it; it is still in the spool.
+    FileCommitted,
+    /// It is in its place, which nobody has noted.
+    FileMoved,
+    /// Files that nothing refers to are about to be removed.
+    LitterFound,
+    /// They are gone, and their rows are not.
+    LitterRemoved,
+}
+
+/// What a test may want to replace.
+#[derive(Clone)]
+pub struct Components {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every [`Step`]; a test may end the process in it.
+    pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
+}
+
+impl Default for Components {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), on_step: None }
+    }
+}
+
+impl Components {
+    pub(crate) fn step(&self, step: Step) {
+        if let Some(on_step) = &self.on_step {
+            on_step(step);
+        }
+    }
+}
