@@ -8,17 +8,25 @@ export KALAMDB_PYTHON ?= $(HOME)/.cache/kalamdb-venv/bin/python
 
 BUILT := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: run test bench fmt lint clean-data tools duckdb build
+# Where `make install` puts things. DESTDIR, for packagers, is the root of the tree that they fill.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+# What it puts there. Another program than the one that it builds: `make install BINARY=…`.
+BINARY ?=
 
-# Starts the server on 127.0.0.1:8080 with its data in ./data, loads the sample, prints what to try.
+.PHONY: run test bench fmt lint clean-data install uninstall tools duckdb build
+
+# Starts the server on 127.0.0.1:8080 with its data in ./data, loads the sample, prints what to try. The server's own
+# arguments: `make run ARGS="--port 8081"`.
 run: build
-	@scripts/run.sh $(BUILT)/kalamdb
+	@scripts/tools.sh run
+	@scripts/run.sh $(BUILT)/kalamdb $(ARGS)
 
-# Every test, in one invocation and one build. There are no tests in documentation: looking for them would end the
-# run with a summary of none.
-test: duckdb
-	@scripts/install.sh tests
-	cargo test --workspace --lib --bins --tests
+# Every test, in one build; the last line counts them. Some of them: `make test ARGS=live::`.
+test:
+	@scripts/tools.sh tests
+	@scripts/test.sh $(ARGS)
 
 # Figures as ratios to what this machine can do, in data/bench.json. `make bench ARGS=--quick` only tries it out.
 # Thousands of connections need as many files as the system allows.
@@ -37,11 +45,27 @@ lint: tools
 clean-data:
 	rm -rf data
 
+# The program, its man pages, completions and systemd unit; and settings to begin with, where there are none. It builds
+# the release profile, which takes as long again as the first build did.
+install:
+ifeq ($(BINARY),)
+	@scripts/tools.sh
+	KALAMDB_COMMIT=$$(git describe --always --dirty --exclude '*' 2>/dev/null) \
+	    cargo build --release -p kalamdb-server --bin kalamdb
+endif
+	@scripts/install.sh "$(or $(BINARY),$(CARGO_TARGET_DIR)/release/kalamdb)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+# Takes away what `make install` put there, but neither settings nor data.
+uninstall:
+	@scripts/install.sh --remove "$(DESTDIR)" "$(PREFIX)"
+
+# ./kalamdb is the program that was built, under a short name.
 build: tools
 	cargo build --workspace
+	@ln -sfn $(BUILT)/kalamdb kalamdb
 
 tools:
-	@scripts/install.sh
+	@scripts/tools.sh
 
 duckdb: tools
 	@scripts/duckdb.sh $(KALAMDB_PYTHON)

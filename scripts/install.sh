@@ -1,36 +1,53 @@
 #!/usr/bin/env bash
-# Installs what this machine lacks. For the build: a C++ compiler and libclang for RocksDB, curl to paste the demo's lines
-# with, venv for the Python that reads our files. With `tests`: Chromium besides, which opens docs/live.html. Does
-# nothing, quickly, when all of it is there.
+# Puts a program and what belongs to it in place, or takes it away again; `make install` and `make uninstall` call it.
+#
+#   install.sh BINARY DESTDIR PREFIX SYSCONFDIR      install.sh --remove DESTDIR PREFIX
 set -euo pipefail
+cd "$(dirname "$0")/.."
+# What is installed is for everybody to read, whoever installs it.
+umask 022
 
-# What bindgen loads: libclang.so, libclang.so.14, libclang-14.so.1. Not libclang-cpp.so.14, which Debian's LLVM brings
-# along and which holds another interface.
-has_libclang() {
-    find -L ${LIBCLANG_PATH:+"$LIBCLANG_PATH"} /usr/lib /usr/local/lib -maxdepth 3 \
-        \( -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' \) -print -quit 2>/dev/null | grep -q .
+remove() {
+    local root=$1$2
+    rm -f "$root/bin/kalamdb" "$root/lib/systemd/system/kalamdb.service" "$root"/share/man/man1/kalamdb{,-*}.1 \
+        "$root/share/bash-completion/completions/kalamdb" "$root/share/zsh/site-functions/_kalamdb" \
+        "$root/share/fish/vendor_completions.d/kalamdb.fish" "$root/share/doc/kalamdb/LICENSE"
+    if [ -d "$root/share/doc/kalamdb" ]; then rmdir "$root/share/doc/kalamdb"; fi
 }
 
-has_chromium() {
-    command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
-}
-
-missing=()
-command -v g++ >/dev/null || missing+=(g++)
-has_libclang || missing+=(libclang-dev)
-command -v curl >/dev/null || missing+=(curl)
-[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-[ "${1:-}" != tests ] || has_chromium >/dev/null || missing+=(chromium)
-
-if [ ${#missing[@]} -eq 0 ]; then
-    exit 0
+if [ "$1" = --remove ]; then
+    remove "$2" "$3"
+    exit
 fi
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "These packages are needed; install them and try again: ${missing[*]}" >&2
-    exit 1
+
+binary=$1 destdir=$2 prefix=$3 sysconfdir=$4
+root=$destdir$prefix
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+
+# Man pages and completions come from the program itself, in the folders that they have below share.
+"$binary" generate "$made"
+install -D -m 755 "$binary" "$root/bin/kalamdb"
+(cd "$made" && find . -type f) | while read -r file; do
+    install -D -m 644 "$made/$file" "$root/share/$file"
+done
+install -D -m 644 LICENSE "$root/share/doc/kalamdb/LICENSE"
+
+sed -e "s|@PREFIX@|$prefix|g" -e "s|@SYSCONFDIR@|$sysconfdir|g" packaging/kalamdb.service.in >"$made/kalamdb.service"
+install -D -m 644 "$made/kalamdb.service" "$root/lib/systemd/system/kalamdb.service"
+
+# Every setting at its default, but for where the data lies: the folder that the unit makes. Settings that are there stay.
+settings=$destdir$sysconfdir/kalamdb/config.toml
+if [ ! -e "$settings" ]; then
+    "$binary" config --sample |
+        sed 's|^#base_storage_path = .*|base_storage_path = "/var/lib/kalamdb"|' >"$made/config.toml"
+    grep -q '^base_storage_path' "$made/config.toml"
+    install -D -m 644 "$made/config.toml" "$settings"
 fi
-echo "Installing what is missing: ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}"
+
+if [ -z "$destdir" ]; then
+    cat <<END
+KalamDB is installed. As a service: systemctl daemon-reload && systemctl enable --now kalamdb
+Its settings: $settings. Commands on this machine find them by: export KALAMDB_CONFIG=$settings
+END
+fi

@@ -11,18 +11,40 @@ mod log;
 mod media;
 mod settings;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::LazyLock};
 
 use clap::{Parser, Subcommand};
 
 /// What a shell takes for "used wrongly": the command line, and the settings.
 const EXIT_USAGE: u8 = 2;
 
+/// `0.1.0`, and for a program of `make install` the commit that it was built from: `0.1.0 (1f0c3a9e2b7d)`. The build of
+/// every day does not say, because it would be made anew with each commit.
+static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("KALAMDB_COMMIT") {
+    None | Some("") => env!("CARGO_PKG_VERSION").to_owned(),
+    Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+});
+
+/// Below the long help, and in the man page.
+const EXAMPLES: &str = "\
+Examples:
+  kalamdb serve --data ./data                        serve on 127.0.0.1:8080
+  kalamdb demo                                       load a small sample, print what to try
+  kalamdb sql --user user_john                       a shell, as that user
+  kalamdb sql -c 'SELECT * FROM system.users'        one statement, as an admin
+  kalamdb token --user user_john --ttl 12h           a token for programs
+  kalamdb config                                     the settings in effect";
+
 /// A SQL-first database for chat and AI-message history.
 ///
 /// Without a command it serves.
 #[derive(Parser)]
-#[command(name = "kalamdb", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "kalamdb",
+    version = VERSION.as_str(),
+    after_long_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -38,6 +60,9 @@ enum Command {
     Token(commands::token::Arguments),
     /// Print the settings in effect and where each came from
     Config(commands::config::Arguments),
+    /// Write man pages and completions, for packagers
+    #[command(hide = true)]
+    Generate(commands::generate::Arguments),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -67,6 +92,7 @@ async fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => commands::serve::run(&arguments).await,
         Some(Command::Token(arguments)) => commands::token::run(&arguments),
         Some(Command::Config(arguments)) => commands::config::run(&arguments),
+        Some(Command::Generate(arguments)) => commands::generate::run(&arguments),
         Some(Command::Client(command)) => cli::run(command).await.map_err(Failure::from),
     };
     match result {

@@ -36,7 +36,11 @@ pub struct Arguments {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The port is taken, or the address is not this machine's.
-    #[error("The server cannot listen on {host}, port {port}: {error}. Choose another with `--host` and `--port`.")]
+    #[error(
+        "The server cannot listen on {host}, port {port}: {error}. Choose another with `--host` and `--port` (`make run \
+         ARGS=\"--port 8081\"`), or in the environment, where commands in other terminals find it too: \
+         KALAMDB_SERVER__PORT=8081."
+    )]
     Listen {
         /// The address.
         host: String,

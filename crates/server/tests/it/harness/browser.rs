@@ -146,7 +146,7 @@ fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut programs = std::env::split_paths(&path).flat_map(|folder| NAMES.map(|name| folder.join(name)));
     let found = programs.find(|program| program.is_file());
-    found.expect("there is no Chromium on this machine, and this test needs one: `scripts/install.sh` installs it")
+    found.expect("there is no Chromium on this machine, and this test needs one: `scripts/tools.sh tests` installs it")
 }
 
 /// The address that the browser says it can be driven at.
