@@ -32,8 +32,8 @@ use crate::{
     live::Hub,
     read::Reader,
     sql::Statement,
-    workers::{Ticket, Workers, ended_early},
-    write::Write,
+    workers::{Stage, Ticket, Workers, ended_early},
+    write::{Named, Write},
 };
 
 /// Who asks, as the token says.
@@ -117,20 +117,25 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let max_statement_bytes = settings.query.max_statement_bytes;
         let feed = store.feed().ok_or_else(|| Error::fault("the store has an engine already"))?;
-        let live = Hub::new(store.clone(), reader.clone(), workers.handle(), settings.live.clone());
-        workers.handle().spawn(Arc::clone(&live).run(feed, stopped.clone()));
+        let live = Hub::start(store.clone(), reader.clone(), workers.handle(), &settings, feed, stopped.clone())?;
         workers.handle().spawn(Background::new(store.clone(), settings).run(stopped));
         Ok(Self(Arc::new(Inner { store, reader, workers, live, max_statement_bytes, stop })))
     }
 
-    /// Runs one SQL statement; dropping the future stops it.
+    /// Runs one SQL statement; dropping the future stops it, unless its commit is on its way. A repeated
+    /// `idempotency_key` gets the first write's answer; a read does not look at it.
     ///
     /// # Errors
     /// What is wrong with the statement, or why it could not be finished.
-    pub async fn execute(&self, caller: &Caller, request: QueryRequest) -> Result<Outcome> {
+    pub async fn execute(
+        &self,
+        caller: &Caller,
+        request: QueryRequest,
+        idempotency_key: Option<String>,
+    ) -> Result<Outcome> {
         let ticket = self.0.workers.admit(&caller.user).await?;
         let (inner, caller, place) = (Arc::clone(&self.0), caller.clone(), ticket.clone());
-        ticket.run(async move { inner.execute(&caller, &request, &place).await }).await
+        ticket.run(async move { inner.execute(&caller, &request, idempotency_key, &place).await }).await
     }
 
     /// Sends one message; a repeated `idempotency_key` gets the first answer.
@@ -146,13 +151,13 @@ impl Engine {
         // Most sends read nothing but what the sequencer reads; only one with an id of its own needs a place on the
         // engine's threads, to look among the segments.
         if message.msg_id.is_none() {
-            return write::send(&self.0.store, &self.0.reader, caller, message, idempotency_key).await;
+            return write::send(&self.0.store, &self.0.reader, caller, message, idempotency_key, &Stage::free()).await;
         }
         let ticket = self.0.workers.admit(&caller.user).await?;
-        let (inner, caller) = (Arc::clone(&self.0), caller.clone());
-        ticket
-            .run(async move { write::send(&inner.store, &inner.reader, &caller, message, idempotency_key).await })
-            .await
+        let (inner, caller, stage) = (Arc::clone(&self.0), caller.clone(), Arc::clone(ticket.stage()));
+        let send =
+            async move { write::send(&inner.store, &inner.reader, &caller, message, idempotency_key, &stage).await };
+        ticket.run(send).await
     }
 
     /// Consolidates one owner's hot messages, or everybody's, whatever their number.
@@ -199,17 +204,25 @@ impl Engine {
     pub async fn shutdown(&self) {
         self.0.stop.send_replace(true);
         self.0.workers.shutdown().await;
+        self.0.live.end().await;
     }
 }
 
 impl Inner {
-    async fn execute(&self, caller: &Caller, request: &QueryRequest, ticket: &Ticket) -> Result<Outcome> {
+    async fn execute(
+        &self,
+        caller: &Caller,
+        request: &QueryRequest,
+        idempotency_key: Option<String>,
+        ticket: &Ticket,
+    ) -> Result<Outcome> {
         if let Some(rows) = self.reader.cached(caller, request, ticket) {
             return Ok(Outcome::Rows(rows));
         }
         let write = match sql::parse(caller, request, self.max_statement_bytes)? {
             Statement::Read(read) => {
-                let rows = self.reader.view(caller, self.store.snapshot()).rows(&read, request, ticket).await?;
+                let view = self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()));
+                let rows = view.rows(&read, request, ticket).await?;
                 write::record_read(&self.store, caller, &read.foreign).await?;
                 return Ok(Outcome::Rows(rows));
             }
@@ -217,11 +230,14 @@ impl Inner {
             Statement::Update(update) => Write::Update(update),
             Statement::Delete(delete) => Write::Delete(delete),
         };
+        let name = idempotency_key.map(|key| Named::new(key, request)).transpose()?;
         // Planning and committing hold much; a read's future need not be as large.
-        let written = Box::pin(write::run(&self.store, &self.reader, caller, &write)).await?;
+        let run = write::run(&self.store, &self.reader, caller, &write, name.as_ref(), ticket.stage());
+        let written = Box::pin(run).await?;
         Ok(Outcome::Written(WriteResponse {
             rows_affected: written.rows_affected,
             msg_ids: written.msg_ids,
+            conversation_created: written.conversation_created,
             execution_time_ms: ticket.started().elapsed().as_secs_f64() * 1_000.0,
         }))
     }

@@ -4,6 +4,7 @@
 //! there.
 
 mod audit;
+mod bounds;
 mod deletion;
 mod histories;
 mod races;
@@ -66,8 +67,8 @@ pub(crate) fn live_settings() -> LiveSettings {
     LiveSettings { max_sessions_per_user: 8, max_subscriptions: 8, queue_frames: 1_000, queue_bytes: 4 * 1024 * 1024 }
 }
 
-pub(crate) fn open_store(folder: &Path, clock: Arc<Shifted>) -> Store {
-    let rules = Rules {
+fn open_rules() -> Rules {
+    Rules {
         default_type: ConversationType::Ai,
         max_group_participants: 10,
         large_message_threshold_bytes: 100 * 1024,
@@ -76,7 +77,26 @@ pub(crate) fn open_store(folder: &Path, clock: Arc<Shifted>) -> Store {
         upload_ttl: DAY,
         audit_retention: 365 * DAY,
         crowded_at: 10_000,
-    };
+    }
+}
+
+/// Nothing happens by itself here but the first sweep, which finds nothing.
+fn quiet_settings() -> Settings {
+    Settings {
+        query: query_settings(),
+        consolidation: ConsolidationSettings {
+            interval: Duration::from_hours(1),
+            min_batch_rows: u64::MAX,
+            max_hot_age: Duration::from_hours(1),
+        },
+        compaction_interval: Duration::from_hours(24),
+        replay: Duration::from_hours(24),
+        live: live_settings(),
+    }
+}
+
+pub(crate) fn open_store(folder: &Path, clock: Arc<Shifted>) -> Store {
+    let rules = open_rules();
     let settings = kalamdb_store::Settings {
         base_path: folder.to_owned(),
         durability: Durability::Os,
@@ -119,19 +139,7 @@ impl World {
         let folder = TempDir::new().unwrap();
         let clock = Arc::new(Shifted::default());
         let store = open_store(folder.path(), Arc::clone(&clock));
-        // Nothing happens by itself here but the first sweep, which finds nothing.
-        let settings = Settings {
-            query: query_settings(),
-            consolidation: ConsolidationSettings {
-                interval: Duration::from_hours(1),
-                min_batch_rows: u64::MAX,
-                max_hot_age: Duration::from_hours(1),
-            },
-            compaction_interval: Duration::from_hours(24),
-            replay: Duration::from_hours(24),
-            live: live_settings(),
-        };
-        let engine = Engine::start(store.clone(), settings).unwrap();
+        let engine = Engine::start(store.clone(), quiet_settings()).unwrap();
         Self { engine, store, clock, folder }
     }
 
@@ -156,7 +164,7 @@ impl World {
     }
 
     async fn execute(&self, name: &str, sql: &str) -> Result<Outcome> {
-        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }).await
+        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None).await
     }
 
     /// A write that has to succeed: how many rows it changed.

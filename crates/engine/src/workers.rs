@@ -1,8 +1,8 @@
 //! The threads that plan and run statements, and who gets a place on them.
 //!
 //! Invariant: no statement runs anywhere else. A statement ends at its deadline and when nobody waits for it any
-//! more; its place is free again only when its work has really ended, so that abandoned work cannot pile up. A
-//! panic ends one statement, never the process.
+//! more, unless its commit is on its way: that is waited for, so that the answer is true. Its place is free again only
+//! when its work has really ended, so that abandoned work cannot pile up. A panic ends one statement, never the process.
 
 use std::{
     collections::HashMap,
@@ -29,17 +29,25 @@ use crate::{Error, QuerySettings, Result};
 /// holds several times that.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
+/// Threads that read files for statements: each waits for the disk most of the time.
+const MAX_FILE_THREADS: usize = 512;
+
 /// Statements of one user that may wait for a place; more would only wait to time out.
 const MAX_WAITING_PER_USER: usize = 256;
 
 /// Statements that may wait altogether, so that a flood costs a bounded amount of memory.
 const MAX_WAITING: usize = 4096;
 
-/// The engine's threads.
-pub(crate) struct Workers {
+/// Threads of the engine's.
+pub(crate) struct Threads {
     /// `None` once it is gone: a runtime must not be dropped where async code runs.
     runtime: Mutex<Option<Runtime>>,
-    threads: Handle,
+    handle: Handle,
+}
+
+/// The threads of statements.
+pub(crate) struct Workers {
+    threads: Threads,
     gate: Arc<Gate>,
     timeout: Duration,
 }
@@ -69,10 +77,56 @@ struct Place {
     threads: Handle,
     started: Instant,
     deadline: Instant,
+    stage: Arc<Stage>,
     // The permits go back before the line, which looks whether anybody else of the user's is in it.
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
     _line: Line,
+}
+
+impl Threads {
+    /// Starts `workers` threads for what yields, and up to `blocking` for what does not.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn start(name: &'static str, workers: usize, blocking: usize) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(workers)
+            .max_blocking_threads(blocking)
+            .thread_name(name)
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                tracing::error!(%error, name, "threads cannot be started");
+                Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
+            })?;
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Mutex::new(Some(runtime)), handle })
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends them, at the latest after `patience`. A thread that still let go of the database while the process ends would
+    /// find RocksDB's globals gone, and abort it.
+    pub async fn end(&self, patience: Duration) {
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime
+            && tokio::task::spawn_blocking(move || runtime.shutdown_timeout(patience)).await.is_err()
+        {
+            tracing::error!("threads did not end");
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.get_mut().take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Workers {
@@ -81,17 +135,10 @@ impl Workers {
     /// # Errors
     /// When the system gives no threads.
     pub fn start(settings: &QuerySettings) -> Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(settings.threads.max(1))
-            .thread_name("kalamdb-engine")
-            .thread_stack_size(STACK_BYTES)
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                tracing::error!(%error, "the engine's threads cannot be started");
-                Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
-            })?;
         let max_concurrent = settings.max_concurrent.max(1);
+        // What a statement does between two yields is bounded, and can still take long (planning, a window, a sort). With
+        // a thread more for each place none of it keeps another statement from a thread: the system shares out the cores.
+        let threads = Threads::start("kalamdb-engine", settings.threads.max(1) + max_concurrent, MAX_FILE_THREADS)?;
         let gate = Gate {
             places: Arc::new(Semaphore::new(max_concurrent)),
             max_concurrent,
@@ -100,19 +147,18 @@ impl Workers {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         };
-        let threads = runtime.handle().clone();
-        Ok(Self { runtime: Mutex::new(Some(runtime)), threads, gate: Arc::new(gate), timeout: settings.timeout })
+        Ok(Self { threads, gate: Arc::new(gate), timeout: settings.timeout })
     }
 
     /// Where background work is spawned.
     pub fn handle(&self) -> Handle {
-        self.threads.clone()
+        self.threads.handle().clone()
     }
 
     /// Waits for a place; the waiting counts against the statement's time.
     ///
     /// # Errors
-    /// `query_timeout`, or `resource_exhausted` when too many wait already.
+    /// `query_timeout`; `rate_limited` when too many of the user's wait already, `resource_exhausted` when too many do.
     pub async fn admit(&self, user: &UserId) -> Result<Ticket> {
         let started = Instant::now();
         let deadline = started + self.timeout;
@@ -128,7 +174,8 @@ impl Workers {
         if self.gate.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
-        Ok(Ticket(Arc::new(Place { threads: self.handle(), started, deadline, _own: own, _all: all, _line: line })))
+        let (threads, stage) = (self.handle(), Arc::new(Stage::new(deadline)));
+        Ok(Ticket(Arc::new(Place { threads, started, deadline, stage, _own: own, _all: all, _line: line })))
     }
 
     /// Lets no statement in any more, waits for those inside (each ends at its deadline at the latest), and ends
@@ -141,23 +188,7 @@ impl Workers {
             tracing::warn!("statements were still running at shutdown");
         }
         self.gate.places.close();
-        // A thread that still let go of the database while the process ends would find RocksDB's globals gone, and
-        // abort it.
-        let runtime = self.runtime.lock().take();
-        if let Some(runtime) = runtime {
-            let timeout = self.timeout;
-            if tokio::task::spawn_blocking(move || runtime.shutdown_timeout(timeout)).await.is_err() {
-                tracing::error!("the engine's threads did not end");
-            }
-        }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.get_mut().take() {
-            runtime.shutdown_background();
-        }
+        self.threads.end(self.timeout).await;
     }
 }
 
@@ -167,24 +198,31 @@ impl Ticket {
         self.0.started
     }
 
+    /// How far the statement is, and whether it is to go on.
+    pub fn stage(&self) -> &Arc<Stage> {
+        &self.0.stage
+    }
+
     /// Runs the future on the engine's threads. It is stopped, at the next point where it yields, at the deadline
-    /// and when the returned future is dropped.
+    /// and when the returned future is dropped; but not in the middle of a commit, which is waited for.
     ///
     /// # Errors
     /// The future's own, `query_timeout`, and `internal` when it panicked.
     pub async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let place = self.clone();
-        let task = self.0.threads.spawn(async move {
+        let mut task = self.0.threads.spawn(async move {
             let result = future.await;
             drop(place);
             result
         });
-        let _stop = StopOnDrop(task.abort_handle());
-        match timeout_at(self.0.deadline.into(), task).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(broken)) => Err(ended_early(&broken)),
-            Err(_) => Err(timed_out()),
-        }
+        let _stop = StopOnDrop { task: task.abort_handle(), stage: Arc::clone(&self.0.stage) };
+        let ended = match timeout_at(self.0.deadline.into(), &mut task).await {
+            Ok(ended) => ended,
+            Err(_) if self.0.stage.stop() => return Err(timed_out()),
+            // Its commit is in the queue already, and is made whether or not anybody waits: so whoever asked learns it.
+            Err(_) => task.await,
+        };
+        ended.unwrap_or_else(|broken| Err(ended_early(&broken)))
     }
 
     /// Like [`Self::run`], for work that outlives the call: the handle stops it when dropped.
@@ -196,7 +234,7 @@ impl Ticket {
             drop(place);
             result
         });
-        Running { _stop: StopOnDrop(task.abort_handle()), task }
+        Running { _stop: StopOnDrop { task: task.abort_handle(), stage: Arc::clone(&self.0.stage) }, task }
     }
 }
 
@@ -214,11 +252,96 @@ impl<T> Running<T> {
     }
 }
 
-struct StopOnDrop(AbortHandle);
+/// Stops a task that nobody waits for any more.
+struct StopOnDrop {
+    task: AbortHandle,
+    stage: Arc<Stage>,
+}
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.abort();
+        if !self.task.is_finished() && self.stage.stop() {
+            self.task.abort();
+        }
+    }
+}
+
+/// How far a statement is: whether it can be stopped, and whether it was. Asked also in the middle of work that does
+/// not yield.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    deadline: Instant,
+    /// What is said of one that went beyond it.
+    late: fn() -> Error,
+    at: Mutex<At>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// It may be stopped at any moment.
+    Work,
+    /// Its commit is on its way.
+    Commit,
+    /// The same, and should have been stopped.
+    LastCommit,
+    Stopped,
+}
+
+impl Stage {
+    fn new(deadline: Instant) -> Self {
+        Self { deadline, late: timed_out, at: Mutex::new(At::Work) }
+    }
+
+    /// That of work which may take so long, and what is said of it otherwise.
+    pub fn lasting(budget: Duration, late: fn() -> Error) -> Arc<Self> {
+        Arc::new(Self { late, ..Self::new(Instant::now() + budget) })
+    }
+
+    /// That of work which nobody stops.
+    pub fn free() -> Arc<Self> {
+        // A year: there is no end of time.
+        Arc::new(Self::new(Instant::now() + Duration::from_hours(365 * 24)))
+    }
+
+    /// Stops the statement; false when its commit is to be waited for instead.
+    pub fn stop(&self) -> bool {
+        let mut at = self.at.lock();
+        *at = match *at {
+            At::Work | At::Stopped => At::Stopped,
+            At::Commit | At::LastCommit => At::LastCommit,
+        };
+        *at == At::Stopped
+    }
+
+    /// Whether the statement is to go on.
+    ///
+    /// # Errors
+    /// `query_timeout` when not.
+    pub fn goes_on(&self) -> Result<()> {
+        if *self.at.lock() == At::Work && Instant::now() < self.deadline { Ok(()) } else { Err((self.late)()) }
+    }
+
+    /// From here until the answer is dropped the statement is not stopped.
+    ///
+    /// # Errors
+    /// `query_timeout` when it has been.
+    pub fn commit(self: &Arc<Self>) -> Result<Committing> {
+        let mut at = self.at.lock();
+        if *at != At::Work {
+            return Err(timed_out());
+        }
+        *at = At::Commit;
+        Ok(Committing(Arc::clone(self)))
+    }
+}
+
+/// A commit on its way.
+pub(crate) struct Committing(Arc<Stage>);
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        let mut at = self.0.at.lock();
+        *at = if *at == At::LastCommit { At::Stopped } else { At::Work };
     }
 }
 
@@ -244,7 +367,7 @@ impl Line {
         let own = line.user.waiting.fetch_add(1, Ordering::AcqRel);
         if own >= MAX_WAITING_PER_USER {
             return Err(Error::new(
-                ErrorCode::ResourceExhausted,
+                ErrorCode::RateLimited,
                 "Too many of your statements are waiting; send fewer at a time.",
             ));
         }

@@ -65,6 +65,9 @@ pub struct WriteResponse {
     /// The ids of inserted messages, in the order of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub msg_ids: Option<Vec<MsgId>>,
+    /// Of an INSERT of messages: whether a conversation began with one of them; absent when none did.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub conversation_created: bool,
     /// How long the statement took, in milliseconds.
     pub execution_time_ms: f64,
 }
@@ -108,6 +111,9 @@ pub struct SendMessageResponse {
     pub conversation_id: ConversationId,
     /// When it was sent, in microseconds.
     pub timestamp: Micros,
+    /// Whether the conversation began with it, as it does where its id is misspelt; absent when it did not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub conversation_created: bool,
     /// Always `stored`: it survives what `rocksdb.durability` promises.
     pub status: SendStatus,
 }
@@ -126,6 +132,9 @@ pub enum SendStatus {
 pub struct UploadResponse {
     /// What the `contentRef` of a message says to refer to the file.
     pub content_ref: String,
+    /// Whether the conversation began with it, as it does where its id is misspelt; absent when it did not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub conversation_created: bool,
     /// What the server found out about it.
     pub metadata: MediaMetadata,
 }
@@ -161,6 +170,11 @@ pub struct Health {
     pub version: String,
     /// Seconds since it started.
     pub uptime: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl SendMessageRequest {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     commit::{Actor, Proposal, Receipt},
-    model::{ConversationKey, Seq, StoredFile},
+    model::{ConversationKey, Seq, Uploaded},
     records::SegmentRecord,
 };
 
@@ -51,7 +51,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) enum Done {
     Write { receipt: Receipt, adopted: Vec<Adopted> },
-    FileAdded { file: StoredFile, adopted: Vec<Adopted> },
+    FileAdded { uploaded: Uploaded, adopted: Vec<Adopted> },
     Expired { messages: u64, uploads: u64 },
     Reserved { number: u64, path: String },
     Finished,

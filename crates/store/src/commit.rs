@@ -38,6 +38,8 @@ pub struct Idempotency {
     pub key: String,
     /// SHA-256 of the request: the same key with another request is a conflict.
     pub request_hash: [u8; 32],
+    /// Rows that the answer says were changed, for the repetition, which counts none.
+    pub rows_affected: u64,
 }
 
 /// Something the preparation read that must still be so; if not, the answer is [`crate::ErrorKind::Changed`].
@@ -278,6 +280,8 @@ pub struct Receipt {
     pub seq: Seq,
     /// The messages sent, in the order of the proposal.
     pub sent: Vec<Sent>,
+    /// [`Idempotency::rows_affected`] of the request that was committed; none of one without a name.
+    pub rows_affected: u64,
 }
 
 /// One message sent.
@@ -289,4 +293,6 @@ pub struct Sent {
     pub conversation: ConversationKey,
     /// When it was sent.
     pub timestamp: Micros,
+    /// Whether the conversation began with it: perhaps its id is misspelt.
+    pub conversation_created: bool,
 }

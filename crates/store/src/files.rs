@@ -16,7 +16,7 @@ use crate::{
     commit::{Actor, Change, Proposal, Receipt},
     error::{Error, Result},
     large,
-    model::{NewFile, StoredFile},
+    model::{NewFile, StoredFile, Uploaded},
     paths, rows,
     settings::Step,
 };
@@ -38,7 +38,7 @@ impl Store {
     /// # Errors
     /// `forbidden` when the owner is not a participant of the group; [`crate::ErrorKind::Unavailable`] when the disk
     /// fails. The source is left to the caller then.
-    pub async fn add_file(&self, actor: &Actor, file: NewFile) -> Result<StoredFile> {
+    pub async fn add_file(&self, actor: &Actor, file: NewFile) -> Result<Uploaded> {
         if file.extension.is_empty() || !file.extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(Error::corrupt("file extension"));
         }
@@ -46,7 +46,7 @@ impl Store {
         whole(async move { store.add_spooled(actor, file).await }).await
     }
 
-    async fn add_spooled(&self, actor: Actor, file: NewFile) -> Result<StoredFile> {
+    async fn add_spooled(&self, actor: Actor, file: NewFile) -> Result<Uploaded> {
         let name = self.spool_name();
         let (source, target) = (file.source.clone(), self.inner.spool.join(&name));
         let bytes = tokio::task::spawn_blocking(move || {
@@ -80,9 +80,9 @@ impl Store {
             thumbnail,
         };
         match self.command(Command::AddFile { actor, upload }).await {
-            Ok(Done::FileAdded { file, adopted }) => {
+            Ok(Done::FileAdded { uploaded, adopted }) => {
                 self.settle(spooled, adopted).await;
-                Ok(file)
+                Ok(uploaded)
             }
             Ok(_) => Err(Error::corrupt("answer")),
             Err(error) => Err(self.unspool(spooled, error).await),

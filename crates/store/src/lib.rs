@@ -52,8 +52,9 @@ pub use files::FileBytes;
 use kalamdb_protocol::{ErrorCode, Micros, UserId};
 pub use model::{
     AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Member,
-    Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage,
+    Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage, Uploaded,
 };
+pub use paths::holds_text;
 pub use segment::segment_schema;
 pub use settings::{Clock, Components, Durability, Rules, Settings, Step, SystemClock};
 pub use snapshot::{AuditCursor, ChangeCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};

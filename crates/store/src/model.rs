@@ -165,6 +165,15 @@ pub struct StoredFile {
     pub doomed: bool,
 }
 
+/// An upload that was taken in.
+#[derive(Debug, Clone)]
+pub struct Uploaded {
+    /// Its file.
+    pub file: StoredFile,
+    /// Whether its conversation began with it.
+    pub conversation_created: bool,
+}
+
 /// An upload, complete in a file of the spool.
 #[derive(Debug)]
 pub struct NewFile {

@@ -71,6 +71,12 @@ pub(crate) fn text(owner_id: &UserId, key: &ConversationKey, msg_id: MsgId, vers
     }
 }
 
+/// Whether a message's `contentRef` names its own text, of which its row has the beginning, and not an upload.
+#[must_use]
+pub fn holds_text(content_ref: &str) -> bool {
+    content_ref.rsplit_once('/').is_some_and(|(_, name)| name.starts_with("msg-"))
+}
+
 /// The file of an upload: `media-<number>.<extension>`.
 pub(crate) fn media(owner_id: &UserId, key: &ConversationKey, number: MsgId, extension: &str) -> String {
     format!("{}/media-{number}.{extension}", conversation(owner_id, key))
@@ -125,6 +131,16 @@ mod tests {
         let (one, other) = ("A".repeat(128), format!("{}B", "A".repeat(127)));
         assert!(folder(&one).len() <= MAX_FOLDER_BYTES && folder(&one) != folder(&other));
         assert_eq!(folder(&one), folder(&one).to_lowercase());
+    }
+
+    #[test]
+    fn texts_and_uploads_are_told_apart() {
+        let (john, id) = (UserId::new("msg-user").unwrap(), ConversationId::new("msg-1").unwrap());
+        for kind in [ConversationType::Ai, ConversationType::Group] {
+            let key = ConversationKey { id: id.clone(), kind };
+            assert!(holds_text(&text(&john, &key, 5, None)) && holds_text(&text(&john, &key, 5, Some(7))));
+            assert!(!holds_text(&media(&john, &key, 5, "png")) && !holds_text(&thumbnail(&john, &key, 5, "png")));
+        }
     }
 
     #[test]

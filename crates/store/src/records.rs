@@ -8,29 +8,41 @@ use kalamdb_protocol::{AuditAction, ConversationType, Micros, MsgId, Role, UserI
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    commit::Receipt,
+    commit::{Receipt, Sent},
     error::{Error, Result},
     model::{ChangeKind, ConversationKey, FileKind, Seq},
 };
 
-/// The only encoding so far.
+/// The first encoding, and the only one of most records.
 const VERSION: u8 = 1;
+/// Receipts say how many rows there were, and whether a conversation began.
+const REQUEST_VERSION: u8 = 2;
 
 /// A value of a family.
 pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What to call it when it cannot be read.
     const NAME: &'static str;
+    /// The encoding that is written.
+    const ENCODING: u8 = VERSION;
 
     /// Its bytes.
     fn encode(&self) -> Result<Vec<u8>> {
-        postcard::to_extend(self, vec![VERSION]).map_err(|_| Error::corrupt(Self::NAME))
+        postcard::to_extend(self, vec![Self::ENCODING]).map_err(|_| Error::corrupt(Self::NAME))
+    }
+
+    /// Reads an encoding that is not written any more.
+    fn decode_old(_encoding: u8, _bytes: &[u8]) -> Result<Self> {
+        Err(Error::corrupt(Self::NAME))
     }
 
     /// Reads what [`Record::encode`] wrote.
     fn decode(bytes: &[u8]) -> Result<Self> {
         match bytes.split_first() {
-            Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Error::corrupt(Self::NAME)),
-            _ => Err(Error::corrupt(Self::NAME)),
+            Some((encoding, rest)) if *encoding == Self::ENCODING => {
+                postcard::from_bytes(rest).map_err(|_| Error::corrupt(Self::NAME))
+            }
+            Some((encoding, rest)) => Self::decode_old(*encoding, rest),
+            None => Err(Error::corrupt(Self::NAME)),
         }
     }
 }
@@ -254,6 +266,48 @@ pub(crate) struct RequestRecord {
     pub(crate) receipt: Receipt,
 }
 
+/// A request's record as the first encoding has it, in which only sends had a name.
+#[derive(Deserialize)]
+struct FirstRequest {
+    expires: Micros,
+    request_hash: [u8; 32],
+    receipt: FirstReceipt,
+}
+
+#[derive(Deserialize)]
+struct FirstReceipt {
+    seq: Seq,
+    sent: Vec<FirstSent>,
+}
+
+#[derive(Deserialize)]
+struct FirstSent {
+    msg_id: MsgId,
+    conversation: ConversationKey,
+    timestamp: Micros,
+}
+
+impl Record for RequestRecord {
+    const NAME: &'static str = "request";
+    const ENCODING: u8 = REQUEST_VERSION;
+
+    fn decode_old(encoding: u8, bytes: &[u8]) -> Result<Self> {
+        if encoding != VERSION {
+            return Err(Error::corrupt(Self::NAME));
+        }
+        let FirstRequest { expires, request_hash, receipt } =
+            postcard::from_bytes(bytes).map_err(|_| Error::corrupt(Self::NAME))?;
+        let rows_affected = receipt.sent.len() as u64;
+        let sent = receipt.sent.into_iter().map(|FirstSent { msg_id, conversation, timestamp }| Sent {
+            msg_id,
+            conversation,
+            timestamp,
+            conversation_created: false,
+        });
+        Ok(Self { expires, request_hash, receipt: Receipt { seq: receipt.seq, sent: sent.collect(), rows_affected } })
+    }
+}
+
 macro_rules! records {
     ($($type:ty = $name:literal),+ $(,)?) => {
         $(impl Record for $type { const NAME: &'static str = $name; })+
@@ -268,7 +322,6 @@ records!(
     SegmentRecord = "segment",
     IntentRecord = "intent",
     ChangeRecord = "change",
-    RequestRecord = "request",
     FileRecord = "file",
     ReferenceRecord = "reference",
     TrashRecord = "deleted message",
@@ -277,3 +330,24 @@ records!(
     RemovalRecord = "removal",
     AuditRecord = "audit entry",
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the first released server wrote for a send to `c` with a name.
+    #[test]
+    fn a_receipt_of_the_first_encoding_is_read() {
+        let mut first = vec![1, 20];
+        first.extend([7; 32]);
+        // seq 5; one message: id 3 in the AI conversation `c`, at 9.
+        first.extend([5, 1, 6, 1, b'c', 0, 18]);
+        let read = RequestRecord::decode(&first).unwrap();
+        assert_eq!((read.expires, read.request_hash), (10, [7; 32]));
+        assert_eq!((read.receipt.seq, read.receipt.rows_affected), (5, 1));
+        let [sent] = read.receipt.sent.as_slice() else { panic!("one message") };
+        assert_eq!((sent.msg_id, sent.conversation.id.as_str(), sent.timestamp), (3, "c", 9));
+        let again = RequestRecord::decode(&read.encode().unwrap()).unwrap();
+        assert_eq!(again.receipt, read.receipt);
+    }
+}

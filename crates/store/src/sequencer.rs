@@ -244,8 +244,8 @@ impl Work {
             }
             Command::AddFile { actor, upload } => {
                 let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&actor), &self.watched);
-                let file = apply.add_file(&actor, &upload)?;
-                Ok(Done::FileAdded { file, adopted: news.add(apply.finish()?, seq) })
+                let uploaded = apply.add_file(&actor, &upload)?;
+                Ok(Done::FileAdded { uploaded, adopted: news.add(apply.finish()?, seq) })
             }
             Command::Barrier => Ok(Done::Finished),
             Command::ReleaseIntent { path } => {

@@ -1,4 +1,4 @@
-//! Which functions can make more bytes than they are given, and at most how many.
+//! Which functions can make more bytes than they are given, or do more than that, and at most how many.
 //!
 //! Invariant: each rule is an upper bound, from the lengths and numbers of one row's arguments. Of DataFusion's
 //! scalar functions those that are not listed answer with at most a few times the bytes of their arguments, and not
@@ -19,15 +19,46 @@ use datafusion::{
     logical_expr::ColumnarValue,
 };
 
-/// The most bytes that a function makes of one row.
+/// The most that a function makes, or does, of one row.
 pub(super) type Rule = fn(&Row) -> u128;
+
+/// What a function is bounded by.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cost {
+    /// The bytes that it makes.
+    Bytes(Rule),
+    /// The steps that it takes to make little.
+    Steps(Rule),
+}
+
+impl Cost {
+    pub(super) fn rule(self) -> Rule {
+        match self {
+            Self::Bytes(rule) | Self::Steps(rule) => rule,
+        }
+    }
+}
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 /// What a value of a list costs besides its bytes: offsets, validity, and the row that `unnest` makes of it.
 const PER_ITEM: u128 = 64;
 
+/// What the function of that name is bounded by, if it can do more than pass over its input.
+pub(super) fn cost(name: &str) -> Option<Cost> {
+    let steps: Rule = match name {
+        // Each letter with each.
+        "levenshtein" => |row| row.bytes(0) * row.bytes(1),
+        // Each value with each, of which there is one in eight bytes at most (a text of seven, a number).
+        "array_has_all" | "array_has_any" | "arrays_overlap" | "list_has_all" | "list_has_any" => {
+            |row| row.bytes(0) * row.bytes(1) / 64
+        }
+        _ => return rule(name).map(Cost::Bytes),
+    };
+    Some(Cost::Steps(steps))
+}
+
 /// The rule of the function of that name, if it can grow its input.
-pub(super) fn rule(name: &str) -> Option<Rule> {
+fn rule(name: &str) -> Option<Rule> {
     let rule: Rule = match name {
         "repeat" => |row| row.bytes(0) * row.count(1),
         // A fill may be of four bytes a character, but of no more than it has.
@@ -45,8 +76,6 @@ pub(super) fn rule(name: &str) -> Option<Rule> {
         "encode" => |row| row.bytes(0) * 2 + 4,
         // The longest item of a format of two bytes is some thirty characters.
         "to_char" => |row| row.bytes(1) * 20 + 64,
-        // Makes a number, in time that is the product of the lengths.
-        "levenshtein" => |row| row.bytes(0) * row.bytes(1),
         "string_to_array" => |row| row.bytes(0) + (row.bytes(0) + 1) * PER_ITEM,
         "array_to_string" => |row| row.bytes(0) * (4 + row.bytes(1) + row.bytes_or(2, 0)),
         "range" | "generate_series" => |row| row.steps() * PER_ITEM,

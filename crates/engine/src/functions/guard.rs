@@ -1,15 +1,12 @@
 //! Puts a count before every function that can grow its input.
 //!
-//! Invariant: what a guarded call makes is at most [`MAX_BATCH_BYTES`] at a time and [`MAX_VALUE_BYTES`] in one value,
-//! and all constants of a statement together at most [`MAX_CONSTANT_BYTES`]; DataFusion's memory pool sees none of
-//! them.
+//! Invariant: what a guarded call makes is at most [`MAX_BATCH_BYTES`] at a time and [`MAX_VALUE_BYTES`] in one value;
+//! DataFusion's memory pool sees none of that. What the calls of a statement do together is counted by [`Work`], which
+//! also stops them: a batch of them may take long and does not yield.
 
 use std::{
     hash::{Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use datafusion::{
@@ -23,8 +20,8 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{
-        BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
-        ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        BinaryExpr, Cast, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs,
+        ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
         binary::BinaryTypeCoercer,
         expr::ScalarFunction,
         sort_properties::{ExprProperties, SortProperties},
@@ -33,16 +30,19 @@ use datafusion::{
 };
 
 use super::{
-    TooLarge,
-    growth::{Rule, rule, sizes, total},
+    TooLarge, Work,
+    growth::{Cost, cost, sizes, total},
+    pattern::{Kind, Pattern},
 };
 
 /// What one call may make of one batch of rows.
 const MAX_BATCH_BYTES: u128 = 64 << 20;
 /// What it may make of one row. More than any message, and little enough for some to be held at a time.
 const MAX_VALUE_BYTES: u128 = 16 << 20;
-/// What calls with constant arguments may make together in one statement; the planner evaluates and keeps them.
-const MAX_CONSTANT_BYTES: u64 = 64 << 20;
+/// Steps that a function may take for one row…
+const MAX_VALUE_STEPS: u128 = 16 << 20;
+/// …and until it asks whether it is to go on: some hundredths of a second.
+const PART_STEPS: u128 = 16 << 20;
 /// Shorter constants may be copied into every row of a batch.
 const SMALL_CONSTANT_BYTES: usize = 1 << 10;
 /// An UNNEST makes many rows of one, with a copy of all else in it: so it gets fewer at a time.
@@ -52,20 +52,60 @@ const UNNEST_ROWS: usize = 256;
 pub(super) const CONCAT_OPERATOR: &str = "||";
 
 /// Guards every call in the plan that needs it.
-pub(super) fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let constants = Arc::new(AtomicU64::new(MAX_CONSTANT_BYTES));
+pub(super) fn guard(plan: LogicalPlan, work: &Arc<Work>) -> Result<LogicalPlan> {
     let guarded = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
             let name = names.save(&expr);
-            let guarded = expr.transform_up(|expr| Ok(guard_call(expr, &constants)))?;
+            let guarded = expr.transform_up(|expr| Ok(guard_call(guard_pattern(expr), work)))?;
             Ok(guarded.update_data(|expr| name.restore(expr)))
         })
     })?;
     Ok(guarded.data)
 }
 
-fn guard_call(expr: Expr, constants: &Arc<AtomicU64>) -> Transformed<Expr> {
+/// Puts [`Pattern`] around a pattern that may be another for each row.
+fn guard_pattern(mut expr: Expr) -> Expr {
+    match &mut expr {
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch | Operator::RegexNotIMatch,
+            right,
+            ..
+        }) => wrap_pattern(right, Kind::Regex),
+        Expr::SimilarTo(like) => wrap_pattern(&mut like.pattern, Kind::Regex),
+        Expr::Like(like) => wrap_pattern(&mut like.pattern, Kind::Like),
+        Expr::ScalarFunction(call) => {
+            let flags = match call.func.name() {
+                "regexp_like" | "regexp_match" => 2,
+                "regexp_replace" | "regexp_count" => 3,
+                "regexp_instr" => 4,
+                _ => return expr,
+            };
+            call.args.get_mut(1).into_iter().for_each(|pattern| wrap_pattern(pattern, Kind::Regex));
+            call.args.get_mut(flags).into_iter().for_each(|flags| wrap_pattern(flags, Kind::Flags));
+        }
+        _ => {}
+    }
+    expr
+}
+
+fn wrap_pattern(pattern: &mut Expr, kind: Kind) {
+    if !is_constant(pattern) {
+        let args = vec![std::mem::take(pattern)];
+        *pattern =
+            Expr::ScalarFunction(ScalarFunction { func: Arc::new(ScalarUDF::new_from_impl(Pattern::new(kind))), args });
+    }
+}
+
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(..) => true,
+        Expr::Cast(Cast { expr, .. }) => is_constant(expr),
+        _ => false,
+    }
+}
+
+fn guard_call(expr: Expr, work: &Arc<Work>) -> Transformed<Expr> {
     let (inner, args) = match expr {
         Expr::ScalarFunction(ScalarFunction { func, args }) => (func, args),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
@@ -73,9 +113,9 @@ fn guard_call(expr: Expr, constants: &Arc<AtomicU64>) -> Transformed<Expr> {
         }
         other => return Transformed::no(other),
     };
-    match rule(inner.name()) {
-        Some(rule) if !inner.inner().is::<Guarded>() => {
-            let guarded = Guarded { inner, rule, constants: Arc::clone(constants) };
+    match cost(inner.name()) {
+        Some(cost) if !inner.inner().is::<Guarded>() => {
+            let guarded = Guarded { inner, cost, work: Arc::clone(work) };
             let func = Arc::new(ScalarUDF::new_from_impl(guarded));
             Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
         }
@@ -113,9 +153,8 @@ pub(crate) fn batch_rows(plan: &LogicalPlan, usual: usize) -> Result<usize> {
 #[derive(Debug)]
 struct Guarded {
     inner: Arc<ScalarUDF>,
-    rule: Rule,
-    /// What is left of [`MAX_CONSTANT_BYTES`]; shared by all calls of a statement.
-    constants: Arc<AtomicU64>,
+    cost: Cost,
+    work: Arc<Work>,
 }
 
 // What it is allowed to make does not change what it makes of the same arguments.
@@ -134,19 +173,44 @@ impl Hash for Guarded {
 }
 
 impl Guarded {
-    fn charge_constant(&self, bytes: u128) -> Result<()> {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let left = self.constants.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        if left.is_ok() { Ok(()) } else { Err(TooLarge::Constants.into()) }
+    /// A function that makes more bytes than it is given.
+    fn run_by_bytes(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(self.cost.rule(), &args.args, args.number_rows)?;
+        if sizes.iter().any(|size| *size > MAX_VALUE_BYTES) {
+            return Err(TooLarge::Value.into());
+        }
+        let total: u128 = sizes.iter().sum();
+        if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) {
+            self.work.charge_constant(total)?;
+        } else if total > MAX_BATCH_BYTES {
+            return self.run_in_parts(&args, &sizes, MAX_BATCH_BYTES);
+        }
+        self.inner.invoke_with_args(args)
+    }
+
+    /// A function that does more than it is given.
+    fn run_by_steps(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(self.cost.rule(), &args.args, args.number_rows)?;
+        if sizes.iter().any(|size| *size > MAX_VALUE_STEPS) {
+            return Err(TooLarge::Work.into());
+        }
+        let total: u128 = sizes.iter().sum();
+        self.work.charge_steps(total)?;
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        if is_constant || total <= PART_STEPS {
+            return self.inner.invoke_with_args(args);
+        }
+        self.run_in_parts(&args, &sizes, PART_STEPS)
     }
 
     /// Runs the function on as many rows at a time as are sure to fit, and adds up what it really makes: the bounds
     /// are far off for some functions, and must not refuse what fits.
-    fn run_in_parts(&self, args: &ScalarFunctionArgs, sizes: &[u128]) -> Result<ColumnarValue> {
+    fn run_in_parts(&self, args: &ScalarFunctionArgs, sizes: &[u128], most: u128) -> Result<ColumnarValue> {
         let mut parts: Vec<ArrayRef> = Vec::new();
         let (mut made, mut start) = (0, 0);
         while start < sizes.len() {
-            let end = start + rows_that_fit(&sizes[start..]);
+            self.work.goes_on()?;
+            let end = start + rows_that_fit(&sizes[start..], most);
             let part = self.inner.invoke_with_args(slice(args, start, end - start))?.into_array(end - start)?;
             made += u128::from(total(&part));
             if made > MAX_BATCH_BYTES {
@@ -160,12 +224,13 @@ impl Guarded {
     }
 }
 
-/// How many rows from the first are sure to fit in a batch: at least one, which its own limit has let through.
-fn rows_that_fit(sizes: &[u128]) -> usize {
+/// How many rows from the first are sure to come to no more than `most`: at least one, which its own limit has let
+/// through.
+fn rows_that_fit(sizes: &[u128], most: u128) -> usize {
     let mut sum = 0;
     let fitting = sizes.iter().take_while(|size| {
         sum += **size;
-        sum <= MAX_BATCH_BYTES
+        sum <= most
     });
     fitting.count().max(1)
 }
@@ -181,17 +246,11 @@ fn slice(args: &ScalarFunctionArgs, start: usize, rows: usize) -> ScalarFunction
 
 impl ScalarUDFImpl for Guarded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let sizes = sizes(self.rule, &args.args, args.number_rows)?;
-        if sizes.iter().any(|size| *size > MAX_VALUE_BYTES) {
-            return Err(TooLarge::Value.into());
+        self.work.goes_on()?;
+        match self.cost {
+            Cost::Bytes(_) => self.run_by_bytes(args),
+            Cost::Steps(_) => self.run_by_steps(args),
         }
-        let total: u128 = sizes.iter().sum();
-        if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) {
-            self.charge_constant(total)?;
-        } else if total > MAX_BATCH_BYTES {
-            return self.run_in_parts(&args, &sizes);
-        }
-        self.inner.invoke_with_args(args)
     }
 
     // The function's own simplification would put the unguarded function in its place.

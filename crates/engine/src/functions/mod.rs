@@ -6,10 +6,13 @@
 //! beyond bounds.
 
 mod epoch;
+mod frames;
 mod growth;
 mod guard;
+mod pattern;
 mod time_units;
 mod weight;
+mod work;
 
 use std::{fmt, sync::Arc};
 
@@ -23,7 +26,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, Volatility},
 };
 
-pub(crate) use self::{guard::batch_rows, time_units::TIME_UNIT_KEY};
+pub(crate) use self::{frames::MAX_FRAME_ROWS, guard::batch_rows, time_units::TIME_UNIT_KEY, work::Work};
 
 /// Functions that show the machine (its version, its files); that make a value of any size of a type's name
 /// (`arrow_cast(NULL, 'FixedSizeBinary(2000000000)')`; CAST does what is needed); and that escape text as JSON, which
@@ -54,10 +57,11 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
 /// reads times by their size, and refuses what the optimizer would multiply.
 ///
 /// To be called once for each plan: a time that has been read is microseconds, and reading it again would scale it
-/// again.
-pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps) -> Result<LogicalPlan> {
+/// again. What the plan's functions do is taken from `work`.
+pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps, work: &Arc<Work>) -> Result<LogicalPlan> {
     weight::check(&plan)?;
-    let plan = guard::guard(plan)?;
+    frames::check(&plan)?;
+    let plan = guard::guard(plan, work)?;
     time_units::normalise_times(plan, props)
 }
 
@@ -102,6 +106,12 @@ pub(crate) enum TooLarge {
     Constants,
     /// The optimizer would copy its expressions too often.
     Expressions,
+    /// The work of its functions, which outgrows the bytes that they see.
+    Work,
+    /// Regular expressions that come from rows.
+    Patterns,
+    /// A window function that collects what it sees, over a frame that grows.
+    Frame,
 }
 
 impl TooLarge {
@@ -136,6 +146,15 @@ impl fmt::Display for TooLarge {
             Self::Constants => "The constants of this statement would take too much memory; make them smaller.",
             Self::Expressions => {
                 "This statement uses results within results too often; split it, or compute them in fewer steps."
+            }
+            Self::Work => "This statement compares too much text, letter by letter; choose fewer rows or shorter values.",
+            Self::Patterns => {
+                "The patterns of this statement come from rows, and are too many or too long; write the pattern into the \
+                 statement, or choose fewer rows."
+            }
+            Self::Frame => {
+                "array_agg, string_agg, median and DISTINCT as window functions take frames of at most 1000 rows, such \
+                 as ROWS BETWEEN 10 PRECEDING AND CURRENT ROW; use GROUP BY for more."
             }
         })
     }

@@ -1,18 +1,24 @@
 //! Who watches what: every commit is matched here against the subscriptions of its owners, and of nobody else.
 //!
-//! Invariant: nothing is computed here. A commit goes to the lanes of the shapes that are concerned, in commit order;
-//! where a lane is full, or the store has left commits out, the subscriptions concerned end and are told to resume.
+//! Invariant: nothing is computed on the thread that listens. A commit goes to the lanes of the shapes that are
+//! concerned, in commit order; where a lane is full, or the store has left commits out, the subscriptions concerned end
+//! and are told to resume. Lanes run on a few threads of their own, of which one user has half at most; what takes too
+//! long for one commit ends with an error.
 
 use std::{
     collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 use kalamdb_protocol::{ErrorCode, Position, UserId};
 use kalamdb_store::{Commit, Feed, Seq, Store, Told, Watching};
 use parking_lot::{Mutex, RwLock};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 
 use super::{
     form::{Form, Watch},
@@ -22,14 +28,22 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    Error, LiveSettings, Result,
+    Error, LiveSettings, Result, Settings,
     read::{Reader, View},
     sql::Schema,
+    workers::{Stage, Threads},
 };
 
 /// Forms are looked through for ones that nobody has any more when there are twice as many as the last time, and not
 /// below this.
 const FEW_FORMS: usize = 64;
+
+/// How long a shape may take to tell one commit: a thousand times what most take. Longer, and it ends.
+const BUDGET: Duration = Duration::from_secs(1);
+/// How long a lane goes on while others wait for its thread.
+const TURN: Duration = Duration::from_millis(10);
+/// How long the end of the threads is waited for: no turn takes longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One subscription.
 pub(super) struct Subscription {
@@ -47,12 +61,22 @@ pub(super) struct Subscription {
 pub(crate) struct Hub {
     pub(super) store: Store,
     pub(super) reader: Reader,
-    pub(super) threads: Handle,
+    threads: Threads,
+    /// Where lanes wait for what they look up.
+    lookups: Handle,
     pub(super) settings: LiveSettings,
+    /// Threads of lanes that one user may have at the same time.
+    share: usize,
     registry: RwLock<Registry>,
     shapes: Mutex<Shapes>,
-    /// Users' open sessions, while they have some.
-    sessions: Mutex<HashMap<UserId, usize>>,
+    /// Users who have open sessions.
+    users: Mutex<HashMap<UserId, User>>,
+}
+
+/// A user with open sessions.
+struct User {
+    sessions: usize,
+    share: Arc<Semaphore>,
 }
 
 /// The subscriptions, by whose rows they are of.
@@ -77,13 +101,53 @@ impl Subscription {
 }
 
 impl Hub {
-    pub fn new(store: Store, reader: Reader, threads: Handle, settings: LiveSettings) -> Arc<Self> {
-        let (registry, shapes, sessions) = (RwLock::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { store, reader, threads, settings, registry, shapes, sessions })
+    /// Starts the threads, and hands out what the feed tells, until `stop` says so.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn start(
+        store: Store,
+        reader: Reader,
+        lookups: Handle,
+        settings: &Settings,
+        feed: Feed,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Arc<Self>> {
+        let lanes = settings.query.threads.max(2);
+        // One thread listens, and one is for beginnings.
+        let threads = Threads::start("kalamdb-live", 2, lanes)?;
+        let listener = threads.handle().clone();
+        let hub = Arc::new(Self {
+            store,
+            reader,
+            threads,
+            lookups,
+            settings: settings.live.clone(),
+            share: lanes / 2,
+            registry: RwLock::default(),
+            shapes: Mutex::default(),
+            users: Mutex::default(),
+        });
+        listener.spawn(Arc::clone(&hub).run(feed, stop));
+        Ok(hub)
     }
 
-    /// Hands out what the feed tells, until `stop` says so.
-    pub async fn run(self: Arc<Self>, mut feed: Feed, mut stop: watch::Receiver<bool>) {
+    /// Ends the threads.
+    pub async fn end(&self) {
+        self.threads.end(PATIENCE).await;
+    }
+
+    /// Runs what waits most of the time, such as a beginning.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.threads.handle().spawn(future);
+    }
+
+    /// Waits, in a lane, for what is looked up.
+    pub(super) fn wait_for<T>(&self, lookup: impl Future<Output = T>) -> T {
+        self.lookups.block_on(lookup)
+    }
+
+    async fn run(self: Arc<Self>, mut feed: Feed, mut stop: watch::Receiver<bool>) {
         loop {
             let told = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -97,30 +161,31 @@ impl Hub {
         }
     }
 
-    /// A place for one more session of the user's.
+    /// A place for one more session of the user's, and the user's share of the lanes' threads.
     ///
     /// # Errors
     /// `rate_limited` when there is none.
-    pub(super) fn enter(&self, user: &UserId) -> Result<()> {
+    pub(super) fn enter(&self, user: &UserId) -> Result<Arc<Semaphore>> {
         let max = self.settings.max_sessions_per_user;
-        let mut sessions = self.sessions.lock();
-        let open = sessions.entry(user.clone()).or_default();
-        if *open >= max {
+        let mut users = self.users.lock();
+        let new = || User { sessions: 0, share: Arc::new(Semaphore::new(self.share)) };
+        let user = users.entry(user.clone()).or_insert_with(new);
+        if user.sessions >= max {
             let message =
                 format!("You have {max} live connections (live.max_connections_per_user); close one of them first.");
             return Err(Error::new(ErrorCode::RateLimited, message));
         }
-        *open += 1;
-        Ok(())
+        user.sessions += 1;
+        Ok(Arc::clone(&user.share))
     }
 
     /// Gives the place back.
     pub(super) fn leave(&self, user: &UserId) {
-        let mut sessions = self.sessions.lock();
-        if let Some(open) = sessions.get_mut(user) {
-            *open -= 1;
-            if *open == 0 {
-                sessions.remove(user);
+        let mut users = self.users.lock();
+        if let Some(open) = users.get_mut(user) {
+            open.sessions -= 1;
+            if open.sessions == 0 {
+                users.remove(user);
             }
         }
     }
@@ -192,31 +257,72 @@ impl Hub {
         for (shape, parts) in self.concerned(commit) {
             match shape.lane.enter(Job::new(Arc::clone(commit), parts)) {
                 Entered::Waits => {}
-                Entered::First => {
-                    let hub = Arc::clone(self);
-                    // It computes, perhaps for long: its thread is its own, and no statement's.
-                    self.threads.spawn_blocking(move || {
-                        while let Some(job) = shape.lane.next() {
-                            hub.do_job(&shape, job);
-                        }
-                    });
-                }
+                Entered::First => self.spawn(Arc::clone(self).run_lane(shape)),
                 Entered::Full(job) => self.give_up(&job),
             }
         }
     }
 
+    /// Does what waits in a lane, a turn at a time: who wants the same user's threads, or any, gets the next.
+    async fn run_lane(self: Arc<Self>, shape: Arc<Shape>) {
+        let mut next = shape.lane.next();
+        while let Some(job) = next {
+            let threads = job.share();
+            // It is never closed; a job that nobody shares in concerns nobody.
+            let place = match &threads {
+                Some(threads) => threads.acquire().await.ok(),
+                None => None,
+            };
+            let (hub, lane) = (Arc::clone(&self), Arc::clone(&shape));
+            // It computes, perhaps for long: its thread is a lane's.
+            let turn = self.threads.handle().spawn_blocking(move || {
+                let begun = Instant::now();
+                let mut job = Some(job);
+                while let Some(now) = job {
+                    hub.do_job(&lane, now);
+                    job = lane.lane.next();
+                    if begun.elapsed() > TURN {
+                        break;
+                    }
+                }
+                job
+            });
+            // It catches what panics; otherwise the threads have ended.
+            next = turn.await.unwrap_or_default();
+            drop(place);
+        }
+    }
+
     /// Tells a commit, whatever happens: a lane that ended in a panic would keep its subscriptions waiting for ever.
     fn do_job(&self, shape: &Shape, mut job: Job) {
-        if catch_unwind(AssertUnwindSafe(|| self.tell(shape, &mut job))).is_err() {
+        // Whose client has gone, or who has ended, is told nothing, and nothing is computed for them.
+        job.leave_out_ended();
+        if job.is_empty() {
+            return;
+        }
+        let stage = Stage::lasting(BUDGET, too_slow);
+        shape.work.renew(Arc::clone(&stage));
+        let told = catch_unwind(AssertUnwindSafe(|| self.tell(shape, &mut job)));
+        if told.is_err() {
             tracing::error!("a live query panicked");
             self.give_up(&job);
+        } else if stage.goes_on().is_err() {
+            self.end_slow(&job);
+        }
+        shape.work.renew(Stage::free());
+    }
+
+    /// Ends the subscriptions of a shape that takes too long.
+    fn end_slow(&self, job: &Job) {
+        for subscription in job.subscriptions() {
+            subscription.session.fail(subscription.number, too_slow());
+            self.forget(subscription);
         }
     }
 
     /// A commit is not told to those whom it concerns.
     fn give_up(&self, job: &Job) {
-        for subscription in job.parts.iter().flat_map(|part| &part.subscriptions) {
+        for subscription in job.subscriptions() {
             subscription.session.lag(subscription.number);
             self.forget(subscription);
         }
@@ -255,6 +361,17 @@ impl Hub {
             subscription.session.lag(subscription.number);
         }
     }
+}
+
+fn too_slow() -> Error {
+    Error::new(
+        ErrorCode::QueryTimeout,
+        format!(
+            "This live query takes longer than {} second for one commit, and has ended; make its filter simpler, and \
+             subscribe again.",
+            BUDGET.as_secs()
+        ),
+    )
 }
 
 /// The subscriptions that a commit concerns, by their shapes.

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use kalamdb_store::{Commit, Event, Row, RowChange};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{hub::Subscription, rows::text_bytes};
 
@@ -57,6 +58,27 @@ impl Job {
         let events = parts.iter().flat_map(|part| &part.events).filter_map(|at| commit.events.get(*at));
         let bytes = events.map(|event| cost(event).bytes).sum();
         Self { commit, parts, bytes }
+    }
+
+    pub fn subscriptions(&self) -> impl Iterator<Item = &Arc<Subscription>> {
+        self.parts.iter().flat_map(|part| &part.subscriptions)
+    }
+
+    /// Whose threads it takes: of several users who ask the same, the first one's.
+    pub fn share(&self) -> Option<Arc<Semaphore>> {
+        self.subscriptions().next().map(|subscription| Arc::clone(subscription.session.share()))
+    }
+
+    pub fn leave_out_ended(&mut self) {
+        for part in &mut self.parts {
+            part.subscriptions.retain(|subscription| subscription.session.has(subscription.number));
+        }
+        self.parts.retain(|part| !part.subscriptions.is_empty());
+    }
+
+    /// Whether it concerns nobody.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 }
 

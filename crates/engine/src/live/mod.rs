@@ -75,8 +75,8 @@ impl Engine {
     /// `rate_limited` when the user has too many.
     pub fn live(&self, caller: &Caller) -> Result<LiveSession> {
         let hub = &self.0.live;
-        hub.enter(&caller.user)?;
-        let session = Session::new(hub.settings.queue_frames, hub.settings.queue_bytes);
+        let share = hub.enter(&caller.user)?;
+        let session = Session::new(hub.settings.queue_frames, hub.settings.queue_bytes, share);
         Ok(LiveSession { engine: self.clone(), caller: caller.clone(), session })
     }
 }
@@ -109,7 +109,7 @@ impl LiveSession {
         }
         line.stands = true;
         hub.register(Arc::clone(&subscription));
-        hub.threads.spawn(replay::begin(self.engine.clone(), self.caller.clone(), subscription, replay));
+        hub.spawn(replay::begin(self.engine.clone(), self.caller.clone(), subscription, replay));
         Ok(id.as_ref().to_owned())
     }
 

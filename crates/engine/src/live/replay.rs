@@ -17,7 +17,7 @@ use super::{
     missed::{Missed, Page, changed, page},
     session::Ended,
 };
-use crate::{Caller, Engine, Error, Result};
+use crate::{Caller, Engine, Error, Result, workers::Stage};
 
 /// Entries of the change log that are told together.
 const ENTRIES: usize = 512;
@@ -168,6 +168,7 @@ impl Teller<'_> {
             let (subscription, snapshot) = (Arc::clone(self.subscription), self.snapshot.clone());
             let reader = self.engine.0.reader.clone();
             let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
+            subscription.shape.work.renew(Stage::free());
             let told = ticket.run(async move { changed(&reader, &snapshot, &subscription, missed).await }).await?;
             for (news, position, msg_id) in &told {
                 self.put_news(news, *position, *msg_id, above).await?;
@@ -184,6 +185,7 @@ impl Teller<'_> {
             let (subscription, caller) = (Arc::clone(self.subscription), self.caller.clone());
             let (reader, snapshot) = (self.engine.0.reader.clone(), self.snapshot.clone());
             let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
+            subscription.shape.work.renew(Stage::free());
             let (rows, more) =
                 ticket.run(async move { page(&reader, &caller, snapshot, &subscription, wanted).await }).await?;
             for (msg_id, text) in rows {

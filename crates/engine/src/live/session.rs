@@ -15,7 +15,10 @@ use kalamdb_protocol::{ErrorCode, MAX_ID_CHARS, MsgId, Position};
 use kalamdb_store::Seq;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 
 use super::{LiveFrame, frame, hub::Subscription};
 use crate::{Error, Result};
@@ -30,6 +33,8 @@ pub(super) type Number = u32;
 pub(super) struct Session {
     max_frames: usize,
     max_bytes: usize,
+    /// Of the threads that compute what is told.
+    share: Arc<Semaphore>,
     state: Mutex<State>,
     readable: Notify,
     room: Notify,
@@ -90,9 +95,19 @@ pub(super) enum Ended {
 type Done = Option<std::result::Result<(), Ended>>;
 
 impl Session {
-    pub fn new(max_frames: usize, max_bytes: usize) -> Arc<Self> {
+    pub fn new(max_frames: usize, max_bytes: usize, share: Arc<Semaphore>) -> Arc<Self> {
         let (readable, room) = (Notify::new(), Notify::new());
-        Arc::new(Self { max_frames, max_bytes, state: Mutex::default(), readable, room })
+        Arc::new(Self { max_frames, max_bytes, share, state: Mutex::default(), readable, room })
+    }
+
+    pub fn share(&self) -> &Arc<Semaphore> {
+        &self.share
+    }
+
+    /// Whether a subscription is there and has not ended.
+    pub fn has(&self, number: Number) -> bool {
+        let state = self.state.lock();
+        state.find(number).is_some_and(|at| !matches!(state.lines[at].stage, Stage::Ending(_)))
     }
 
     /// The next frame, once there is one. For one reader at a time; it may give up waiting and loses nothing.
@@ -306,6 +321,13 @@ impl Session {
     /// Ends a subscription in the middle of its beginning; a replay by id goes on from `last_msg_id`.
     pub fn stall(&self, number: Number, last_msg_id: Option<MsgId>) {
         self.end_with(number, |state, at| state.end_lagging(at, last_msg_id));
+    }
+
+    /// Ends a subscription with an error, and says from where to go on.
+    pub fn fail(&self, number: Number, error: Error) {
+        self.end_with(number, |state, at| {
+            state.end(at, |line| frame::failed(&line.id, error.with("resumeAfter", json!(line.told))));
+        });
     }
 
     /// Ends a subscription with a last frame.

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     Result,
+    functions::Work,
     read::{View, client_error, objects},
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Shape {
     by_id: Option<Arc<dyn PhysicalExpr>>,
     by_conversation: Option<Arc<dyn PhysicalExpr>>,
     rows_at_a_time: usize,
+    /// What its functions may do; renewed by whoever evaluates it.
+    pub work: Arc<Work>,
     /// What waits to be told to those who have this shape.
     pub lane: Lane,
     /// Rows whose text was written.
@@ -71,6 +74,7 @@ impl Shape {
             by_id: known(&id)?,
             by_conversation: known(&conversation)?,
             rows_at_a_time: view.rows_at_a_time(&watch.plan, ROWS_AT_A_TIME)?,
+            work: Arc::clone(view.work()),
             lane: Lane::default(),
             #[cfg(test)]
             encoded: AtomicUsize::new(0),
@@ -110,6 +114,10 @@ impl Shape {
         let mut verdicts = Vec::with_capacity(batch.num_rows());
         let mut start = 0;
         while start < batch.num_rows() {
+            if self.work.check().is_err() {
+                self.give_up(batch.num_rows() - start, &mut verdicts);
+                break;
+            }
             let rows = self.rows_at_a_time.min(batch.num_rows() - start);
             self.judge_some(&batch.slice(start, rows), &asked[start..start + rows], &mut verdicts);
             start += rows;
@@ -117,10 +125,19 @@ impl Shape {
         verdicts
     }
 
+    /// Nothing can be known of so many rows any more.
+    fn give_up(&self, rows: usize, verdicts: &mut Vec<Verdict>) {
+        if let Err(error) = self.work.check() {
+            verdicts.extend((0..rows).map(|_| Err(error.clone())));
+        }
+    }
+
     fn judge_some(&self, batch: &RecordBatch, asked: &[bool], verdicts: &mut Vec<Verdict>) {
         match self.texts(batch, asked) {
             Ok(texts) => verdicts.extend(texts.into_iter().map(Ok)),
             Err(error) if batch.num_rows() == 1 => verdicts.push(Err(client_error(&error, None))),
+            // There is no time to look for the one that takes it.
+            Err(_) if self.work.check().is_err() => self.give_up(batch.num_rows(), verdicts),
             // One of them is the culprit, and the others have nothing to do with it.
             Err(_) => {
                 for row in 0..batch.num_rows() {

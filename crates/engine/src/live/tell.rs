@@ -105,7 +105,7 @@ impl Hub {
             return Ok(Found::new());
         }
         // This thread has nothing else to do.
-        self.threads.block_on(find(&self.reader, &self.store.snapshot(), shape, wanted))
+        self.wait_for(find(&self.reader, &self.store.snapshot(), shape, wanted))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: nothing waits for time to pass: what must not be told is shown by what is told next.
 
 mod begin;
+mod budget;
 mod cost;
 mod lag;
 mod races;
@@ -71,7 +72,7 @@ impl World {
     }
 
     async fn execute(&self, name: &str, sql: &str) -> Result<Outcome> {
-        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }).await
+        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None).await
     }
 
     /// A write that has to succeed.

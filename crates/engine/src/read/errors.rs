@@ -69,6 +69,10 @@ fn out_of_memory(refused: Option<Refused>) -> Error {
             ErrorCode::ResourceExhausted,
             "The statements that run now use all of the server's memory for queries; try again in a moment.",
         ),
+        Some(Refused::User) => Error::new(
+            ErrorCode::RateLimited,
+            "Your statements that run now use all of the memory that one user may have; wait until one has ended.",
+        ),
         // Spilling to disk is off, so an operator that wants it has no memory left either.
         Some(Refused::Share) | None => Error::new(
             ErrorCode::QueryTooLarge,

@@ -1,13 +1,14 @@
-//! How much memory the operators of a statement may hold: its own share, and its part of everybody's.
+//! How much memory the operators of a statement may hold: its own share, its user's, and its part of everybody's.
 //!
-//! Invariant: what a statement holds is always within both limits as far as operators ask first, and is given back
-//! in full when the statement is gone. Which of the two said no is remembered here, so that nobody has to read it
-//! out of a message.
+//! Invariant: what a statement holds is always within all three limits as far as operators ask first, and is given back
+//! in full when the statement is gone. One user holds half of everybody's at most, so that the others find some. Which
+//! limit said no is remembered here, so that nobody has to read it out of a message.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
@@ -17,10 +18,21 @@ use datafusion::{
     error::Result,
     execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservation},
 };
+use kalamdb_protocol::UserId;
+use parking_lot::Mutex;
 
 /// What all statements together hold.
 #[derive(Debug)]
 pub(super) struct TotalMemory {
+    limit: usize,
+    used: AtomicUsize,
+    /// The users whose statements run, and perhaps some who have just had one.
+    users: Mutex<HashMap<UserId, Weak<UserMemory>>>,
+}
+
+/// What all of one user's statements hold.
+#[derive(Debug)]
+struct UserMemory {
     limit: usize,
     used: AtomicUsize,
 }
@@ -30,6 +42,7 @@ pub(super) struct TotalMemory {
 pub(super) struct QueryMemory {
     limit: usize,
     used: AtomicUsize,
+    user: Arc<UserMemory>,
     total: Arc<TotalMemory>,
     refused: AtomicU8,
 }
@@ -39,21 +52,46 @@ pub(super) struct QueryMemory {
 pub(crate) enum Refused {
     /// The statement's own share.
     Share,
+    /// Its user's part.
+    User,
     /// Everybody's.
     Total,
 }
 
 const BY_SHARE: u8 = 1;
 const BY_TOTAL: u8 = 2;
+const BY_USER: u8 = 3;
+
+/// Users are looked through for ones that have nothing running when there are as many.
+const FEW_USERS: usize = 64;
 
 impl TotalMemory {
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), users: Mutex::default() })
     }
 
-    /// A statement's own pool.
-    pub fn share(self: &Arc<Self>, limit: usize) -> Arc<QueryMemory> {
-        Arc::new(QueryMemory { limit, used: AtomicUsize::new(0), total: Arc::clone(self), refused: AtomicU8::new(0) })
+    /// The pool of a statement of the user's.
+    pub fn share(self: &Arc<Self>, user: &UserId, limit: usize) -> Arc<QueryMemory> {
+        Arc::new(QueryMemory {
+            limit,
+            used: AtomicUsize::new(0),
+            user: self.user(user),
+            total: Arc::clone(self),
+            refused: AtomicU8::new(0),
+        })
+    }
+
+    fn user(&self, user: &UserId) -> Arc<UserMemory> {
+        let mut users = self.users.lock();
+        if let Some(known) = users.get(user).and_then(Weak::upgrade) {
+            return known;
+        }
+        if users.len() >= FEW_USERS {
+            users.retain(|_, memory| memory.strong_count() > 0);
+        }
+        let memory = Arc::new(UserMemory { limit: self.limit / 2, used: AtomicUsize::new(0) });
+        users.insert(user.clone(), Arc::downgrade(&memory));
+        memory
     }
 }
 
@@ -63,6 +101,7 @@ impl QueryMemory {
         match self.refused.load(Ordering::Acquire) {
             BY_SHARE => Some(Refused::Share),
             BY_TOTAL => Some(Refused::Total),
+            BY_USER => Some(Refused::User),
             _ => None,
         }
     }
@@ -91,11 +130,13 @@ impl MemoryPool for QueryMemory {
 
     fn grow(&self, _reservation: &MemoryReservation, additional: usize) {
         self.used.fetch_add(additional, Ordering::AcqRel);
+        self.user.used.fetch_add(additional, Ordering::AcqRel);
         self.total.used.fetch_add(additional, Ordering::AcqRel);
     }
 
     fn shrink(&self, _reservation: &MemoryReservation, shrink: usize) {
         give_back(&self.used, shrink);
+        give_back(&self.user.used, shrink);
         give_back(&self.total.used, shrink);
     }
 
@@ -103,8 +144,15 @@ impl MemoryPool for QueryMemory {
         if !take(&self.used, additional, self.limit) {
             return self.refuse(BY_SHARE);
         }
+        if !take(&self.user.used, additional, self.user.limit) {
+            give_back(&self.used, additional);
+            // A statement that is alone has no other to wait for.
+            let alone = self.reserved() == self.user.used.load(Ordering::Acquire);
+            return self.refuse(if alone { BY_SHARE } else { BY_USER });
+        }
         if !take(&self.total.used, additional, self.total.limit) {
             give_back(&self.used, additional);
+            give_back(&self.user.used, additional);
             return self.refuse(BY_TOTAL);
         }
         Ok(())
@@ -128,6 +176,7 @@ impl fmt::Display for QueryMemory {
 impl Drop for QueryMemory {
     /// An operator that was dropped in the middle may not have given everything back.
     fn drop(&mut self) {
+        give_back(&self.user.used, *self.used.get_mut());
         give_back(&self.total.used, *self.used.get_mut());
     }
 }
@@ -138,11 +187,39 @@ mod tests {
 
     use super::*;
 
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    #[test]
+    fn one_user_leaves_half_to_the_others() {
+        let total = TotalMemory::new(200);
+        let [first, second] = [(); 2].map(|()| total.share(&user("a"), 80));
+        let other = total.share(&user("b"), 100);
+        let consumer = |name: &str, pool: &Arc<QueryMemory>| {
+            MemoryConsumer::new(name).register(&(Arc::clone(pool) as Arc<dyn MemoryPool>))
+        };
+        let (one, two, three) = (consumer("1", &first), consumer("2", &second), consumer("3", &other));
+        one.try_grow(70).unwrap();
+        assert!(two.try_grow(40).is_err());
+        assert_eq!(second.refused(), Some(Refused::User));
+        two.try_grow(30).unwrap();
+        three.try_grow(100).unwrap();
+        drop((one, first));
+        two.try_grow(40).unwrap();
+        drop((two, second, three, other));
+        assert_eq!(total.used.load(Ordering::Acquire), 0);
+        assert!(total.users.lock().values().all(|memory| memory.strong_count() == 0));
+    }
+
     #[test]
     fn each_limit_says_no_in_its_own_name() {
-        let total = TotalMemory::new(150);
-        let one = total.share(100);
-        let other = total.share(100);
+        let total = TotalMemory::new(200);
+        let one = total.share(&user("a"), 100);
+        let other = total.share(&user("b"), 100);
+        let third = total.share(&user("c"), 100);
+        let much = MemoryConsumer::new("c").register(&(Arc::clone(&third) as Arc<dyn MemoryPool>));
+        much.try_grow(50).unwrap();
         let held = MemoryConsumer::new("a").register(&(Arc::clone(&one) as Arc<dyn MemoryPool>));
         let wanted = MemoryConsumer::new("b").register(&(Arc::clone(&other) as Arc<dyn MemoryPool>));
 
@@ -161,7 +238,7 @@ mod tests {
     #[test]
     fn a_statement_that_is_gone_holds_nothing() {
         let total = TotalMemory::new(100);
-        let pool = total.share(100);
+        let pool = total.share(&user("a"), 100);
         // Grown behind the reservation's back: as if an operator had lost count.
         let nobody = MemoryConsumer::new("a").register(&(Arc::clone(&pool) as Arc<dyn MemoryPool>));
         pool.grow(&nobody, 60);

@@ -7,6 +7,7 @@ mod cache;
 mod catalog;
 mod errors;
 mod memory;
+mod metered;
 mod order;
 mod output;
 mod pieces;

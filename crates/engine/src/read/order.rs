@@ -16,6 +16,8 @@ use datafusion::{
     },
 };
 
+use super::metered::MeterWindows;
+
 /// The rule.
 #[derive(Debug)]
 struct SortReachesTiers;
@@ -26,6 +28,7 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sy
     // After it, conditions that appear while the query runs find their way down, and the plan must not change.
     let place = rules.iter().position(|rule| rule.name() == "PushdownSort").unwrap_or(rules.len());
     rules.insert(place, Arc::new(SortReachesTiers));
+    rules.push(Arc::new(MeterWindows));
     rules
 }
 

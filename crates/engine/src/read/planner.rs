@@ -43,9 +43,10 @@ use super::{
     tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable},
 };
 use crate::{
-    Caller, Error, QuerySettings, Result, functions,
+    Caller, Error, QuerySettings, Result,
+    functions::{self, Work},
     sql::{Read, Schema},
-    workers::Ticket,
+    workers::{Stage, Ticket},
 };
 
 /// Footers and page indexes of segments that are kept in memory: those of some thousand segments.
@@ -80,6 +81,7 @@ pub(crate) struct View {
     now: Micros,
     state: SessionState,
     memory: Arc<QueryMemory>,
+    work: Arc<Work>,
     hidden: bool,
     scopes: Arc<Mutex<BTreeSet<Scope>>>,
 }
@@ -119,7 +121,8 @@ impl Reader {
             snapshot,
             now: self.0.store.now(),
             state,
-            memory: self.0.memory.share(self.0.memory_share_bytes),
+            memory: self.0.memory.share(&caller.user, self.0.memory_share_bytes),
+            work: Work::new(Stage::free()),
             hidden: false,
             scopes: Arc::default(),
         }
@@ -171,6 +174,11 @@ impl View {
         Self { hidden: true, ..self }
     }
 
+    /// The same, which ends when the statement is stopped.
+    pub fn in_stage(self, stage: Arc<Stage>) -> Self {
+        Self { work: Work::new(stage), ..self }
+    }
+
     /// The plan of a SELECT, VALUES or EXPLAIN. It went through [`functions::prepare`], and must not go again.
     ///
     /// # Errors
@@ -189,7 +197,7 @@ impl View {
             reading
                 .verify_plan(&plan)
                 .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
-            functions::prepare(plan, self.state.execution_props())
+            functions::prepare(plan, self.state.execution_props(), &self.work)
         })
     }
 
@@ -286,7 +294,11 @@ impl View {
         Arc::new(TaskContext::new(None, id, config, scalar, higher_order, aggregate, window, Arc::new(runtime)))
     }
 
-    pub(super) fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
+    /// What went wrong in `run`, for the client.
+    ///
+    /// # Errors
+    /// That.
+    pub fn checked<T>(&self, run: impl FnOnce() -> PlanResult<T>) -> Result<T> {
         run().map_err(|error| self.planning_error(&error))
     }
 
@@ -305,6 +317,11 @@ impl View {
 
     fn error(&self, error: &DataFusionError) -> Error {
         client_error(error, self.memory.refused())
+    }
+
+    /// What the statement's functions may do.
+    pub fn work(&self) -> &Arc<Work> {
+        &self.work
     }
 
     pub(super) fn caller(&self) -> &Caller {

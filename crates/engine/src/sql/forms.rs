@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use kalamdb_protocol::{ErrorCode, TABLES};
 
-use super::names::enumerated;
+use super::{grouping, names::enumerated};
 use crate::{Error, Result};
 
 /// An `unsupported`.
@@ -100,7 +100,11 @@ pub(super) fn check_select(select: &Select) -> Result<()> {
         || !select.cluster_by.is_empty()
         || !select.distribute_by.is_empty()
         || !select.sort_by.is_empty();
-    refuse_if(unusual, "This SELECT has a clause that is not offered; use FROM, WHERE, GROUP BY, HAVING and ORDER BY.")
+    refuse_if(
+        unusual,
+        "This SELECT has a clause that is not offered; use FROM, WHERE, GROUP BY, HAVING and ORDER BY.",
+    )?;
+    grouping::check(&select.group_by)
 }
 
 pub(super) fn check_table_factor(factor: &TableFactor) -> Result<()> {

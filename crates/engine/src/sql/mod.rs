@@ -6,6 +6,7 @@
 mod classify;
 mod dialect;
 mod forms;
+mod grouping;
 mod limits;
 mod names;
 mod params;

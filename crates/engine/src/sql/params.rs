@@ -1,20 +1,31 @@
 //! Puts the values of a request in the place of the placeholders.
 //!
 //! Invariant: values become literals of the parsed statement, never text, so that no value can change what the
-//! statement says; afterwards there is no placeholder left.
+//! statement says; afterwards there is no placeholder left. A value counts each time it is used, for each use is a copy.
 
 use std::{collections::BTreeSet, ops::ControlFlow};
 
-use datafusion::sql::sqlparser::ast::{Expr, Statement, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, Select, SelectItem, Statement, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+    visit_expressions,
+};
 use kalamdb_protocol::{ErrorCode, Params};
 use serde_json::Value as Json;
 
 use crate::{Error, Result};
 
+/// Bytes of all values in a statement, each as often as it is used: twice what a body may hold, so that every value can
+/// stand in one place and some in two. The planner makes a handful of copies of each.
+const MAX_BOUND_BYTES: usize = 64 << 20;
+/// A longer value is not part of a column's name…
+const LONG_BYTES: usize = 256;
+/// …which is what the statement says instead, up to this many characters.
+const MAX_NAME_CHARS: usize = 64;
+
 /// Binds the placeholders of `statement`.
 pub(super) fn bind(statement: &mut Statement, params: Option<&Params>) -> Result<()> {
     let none = Params::default();
-    let mut binder = Binder { params: params.unwrap_or(&none), used: BTreeSet::new() };
+    let mut binder = Binder { params: params.unwrap_or(&none), used: BTreeSet::new(), bytes: 0 };
     match statement.visit(&mut binder) {
         ControlFlow::Break(error) => Err(*error),
         ControlFlow::Continue(()) => binder.check_all_used(),
@@ -29,6 +40,8 @@ struct Binder<'a> {
     params: &'a Params,
     /// The positions (from 1) or the names that the statement has used.
     used: BTreeSet<Used>,
+    /// What they hold so far.
+    bytes: usize,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +57,42 @@ impl Binder<'_> {
             return Err(invalid(format!("{placeholder} is no parameter here; write $1, $2, … or $name.")));
         };
         if name.bytes().all(|byte| byte.is_ascii_digit()) { self.positional(name) } else { self.named(name) }
+    }
+
+    /// The same as a literal, counted.
+    fn literal(&mut self, placeholder: &str) -> Result<Value> {
+        let value = literal(self.value(placeholder)?);
+        self.bytes += match &value {
+            Value::SingleQuotedString(text) => text.len(),
+            _ => 0,
+        };
+        if self.bytes > MAX_BOUND_BYTES {
+            return Err(Error::new(
+                ErrorCode::QueryTooLarge,
+                format!(
+                    "The params of this statement are more than {} MiB, each counted as often as it is used; use a long \
+                     value once.",
+                    MAX_BOUND_BYTES >> 20
+                ),
+            ));
+        }
+        Ok(value)
+    }
+
+    fn has_long_value(&mut self, expr: &Expr) -> bool {
+        visit_expressions(expr, |expr| match expr {
+            Expr::Value(ValueWithSpan { value: Value::Placeholder(placeholder), .. }) => {
+                match self.value(placeholder) {
+                    Ok(Json::String(text)) if text.len() > LONG_BYTES => ControlFlow::Break(()),
+                    Ok(value @ (Json::Array(_) | Json::Object(_))) if value.to_string().len() > LONG_BYTES => {
+                        ControlFlow::Break(())
+                    }
+                    _ => ControlFlow::Continue(()),
+                }
+            }
+            _ => ControlFlow::Continue(()),
+        })
+        .is_break()
     }
 
     fn positional(&mut self, digits: &str) -> Result<&Json> {
@@ -101,6 +150,21 @@ impl Binder<'_> {
 impl VisitorMut for Binder<'_> {
     type Break = Box<Error>;
 
+    /// A column without a name is called what it is computed of, which would have the values in it: each pass of the
+    /// planner would copy them.
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) = item
+                && self.has_long_value(expr)
+            {
+                let name: String = expr.to_string().chars().take(MAX_NAME_CHARS).collect();
+                let expr = std::mem::replace(expr, Expr::Value(Value::Null.into()));
+                *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', name) };
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::Value(ValueWithSpan { value: Value::Placeholder(placeholder), .. }) = expr {
             match self.value(placeholder) {
@@ -114,8 +178,8 @@ impl VisitorMut for Binder<'_> {
 
     fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Self::Break> {
         if let Value::Placeholder(placeholder) = &value.value {
-            match self.value(placeholder) {
-                Ok(bound) => value.value = literal(bound),
+            match self.literal(placeholder) {
+                Ok(bound) => value.value = bound,
                 Err(error) => return ControlFlow::Break(Box::new(error)),
             }
         }
@@ -178,6 +242,22 @@ mod tests {
         let lowest = format!("SELECT ({})", i64::MIN);
         assert_eq!(bound("SELECT $1", json!([i64::MIN])).unwrap(), lowest);
         assert_eq!(bound("SELECT $1", json!([u64::MAX])).unwrap(), format!("SELECT {}", u64::MAX));
+    }
+
+    #[test]
+    fn a_value_counts_each_time_it_is_used() {
+        let text = "x".repeat(1 << 20);
+        let uses = |count: usize| format!("SELECT 1 WHERE 'a' IN ({})", vec!["$1"; count].join(", "));
+        assert!(bound(&uses(64), json!([text])).is_ok());
+        let error = bound(&uses(65), json!([text])).unwrap_err();
+        assert_eq!(error.code, ErrorCode::QueryTooLarge);
+    }
+
+    #[test]
+    fn a_long_value_is_no_name() {
+        let long = "x".repeat(300);
+        let sql = bound("SELECT length($1), $1, $2", json!([long, 5])).unwrap();
+        assert_eq!(sql, format!("SELECT length('{long}') AS \"length($1)\", '{long}' AS \"$1\", 5"));
     }
 
     #[test]

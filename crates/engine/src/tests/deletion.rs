@@ -254,7 +254,7 @@ async fn files_are_listed_for_admins() {
         params: Some(kalamdb_protocol::Params::Positional(vec![json!("x".repeat(threshold))])),
     };
     // A statement's text is limited, its parameters are not.
-    world.engine.execute(&caller("anna"), large).await.unwrap();
+    world.engine.execute(&caller("anna"), large, None).await.unwrap();
     let sql = "SELECT userId, conversationId, conversationType, kind, contentType, bytes, references, state, \
                path = (SELECT MAX(contentRef) FROM anna.messages) FROM system.files";
     let expected = vec![

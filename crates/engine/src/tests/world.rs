@@ -147,7 +147,7 @@ impl World {
 
     async fn execute(&self, caller: &Caller, sql: &str, params: Vec<Value>) -> Result<Outcome> {
         let params = Some(Params::Positional(params));
-        Box::pin(self.engine().execute(caller, QueryRequest { sql: sql.to_owned(), params })).await
+        Box::pin(self.engine().execute(caller, QueryRequest { sql: sql.to_owned(), params }, None)).await
     }
 
     pub(super) async fn write(&self, caller: &Caller, sql: &str, params: Vec<Value>) -> Result<WriteResponse> {
@@ -192,7 +192,7 @@ impl World {
                 extension: "png".to_owned(),
             }),
         };
-        let stored = self.store().add_file(&actor(owner), file).await;
+        let stored = self.store().add_file(&actor(owner), file).await.map(|added| added.file);
         std::fs::remove_file(&source).unwrap();
         stored
     }

@@ -116,7 +116,7 @@ async fn the_line_has_an_end() {
         tokio::task::yield_now().await;
     }
     let error = workers.admit(&user("a")).await.err().unwrap();
-    assert_eq!(error.code, ErrorCode::ResourceExhausted);
+    assert_eq!(error.code, ErrorCode::RateLimited);
     workers.admit(&user("b")).await.unwrap();
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
@@ -137,4 +137,97 @@ async fn shutdown_waits_for_those_inside_and_lets_nobody_in() {
     assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
     drop(ticket);
     closing.await.unwrap();
+}
+
+/// Statements of which some are late: each is answered by what it did.
+#[tokio::test]
+async fn an_answer_says_what_was_done() {
+    let hasty = QuerySettings { timeout: Duration::from_millis(20), max_concurrent_per_user: 2, ..settings() };
+    let workers = Arc::new(Workers::start(&hasty).unwrap());
+    let mut done = 0;
+    for round in 0..40_u64 {
+        let Ok(ticket) = workers.admit(&user("a")).await else { continue };
+        let (stage, made) = (Arc::clone(ticket.stage()), Arc::new(AtomicBool::new(false)));
+        let makes = Arc::clone(&made);
+        let write = async move {
+            // It prepares for as long as any, and commits for longer than it has.
+            tokio::time::sleep(Duration::from_millis(round)).await;
+            let committing = stage.commit()?;
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            makes.store(true, Ordering::SeqCst);
+            drop(committing);
+            Ok(())
+        };
+        match ticket.run(write).await {
+            Ok(()) => {
+                assert!(made.load(Ordering::SeqCst));
+                done += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::QueryTimeout);
+                assert!(!made.load(Ordering::SeqCst), "round {round}");
+            }
+        }
+    }
+    assert!(done > 0, "the first are in time to begin");
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waits_for_goes_to_its_end() {
+    let workers = Workers::start(&settings()).unwrap();
+    let ticket = workers.admit(&user("a")).await.unwrap();
+    let (stage, ended) = (Arc::clone(ticket.stage()), Arc::new(Notify::new()));
+    let (begun, begins) = oneshot::channel();
+    let (go, goes) = oneshot::channel::<()>();
+    let (ends, seen) = (Arc::clone(&ended), Arc::clone(&stage));
+    let work = tokio::spawn(async move {
+        ticket
+            .run(async move {
+                let committing = stage.commit()?;
+                begun.send(()).unwrap();
+                goes.await.unwrap();
+                drop(committing);
+                ends.notify_one();
+                Ok(())
+            })
+            .await
+    });
+    begins.await.unwrap();
+    work.abort();
+    assert!(work.await.unwrap_err().is_cancelled());
+    go.send(()).unwrap();
+    ended.notified().await;
+    assert!(seen.goes_on().is_err(), "it may end, and not begin again");
+    assert!(seen.commit().is_err());
+}
+
+/// Work that does not yield, on as many places as one user has, keeps nobody else from a thread.
+#[tokio::test]
+async fn work_that_does_not_yield_leaves_threads_for_others() {
+    let two = QuerySettings { max_concurrent: 4, max_concurrent_per_user: 2, ..settings() };
+    let workers = Workers::start(&two).unwrap();
+    let (go, goes) = std::sync::mpsc::channel::<()>();
+    let goes = Arc::new(Mutex::new(goes));
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let ticket = workers.admit(&user("a")).await.unwrap();
+        let goes = Arc::clone(&goes);
+        let (begun, begins) = oneshot::channel();
+        stuck.push(tokio::spawn(async move {
+            ticket
+                .run(async move {
+                    begun.send(()).unwrap();
+                    goes.lock().recv().unwrap();
+                    Ok(())
+                })
+                .await
+        }));
+        begins.await.unwrap();
+    }
+    let ticket = workers.admit(&user("b")).await.unwrap();
+    assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
+    for work in stuck {
+        go.send(()).unwrap();
+        work.await.unwrap().unwrap();
+    }
 }

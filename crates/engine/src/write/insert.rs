@@ -32,7 +32,6 @@ impl Preparing<'_> {
             prepared.changes.push(new_row(owner, &row)?);
         }
         prepared.rows_affected = prepared.changes.len() as u64;
-        prepared.inserts_messages = insert.target.table.id == TableId::Messages;
         self.check_given_ids(&mut prepared).await?;
         Ok(prepared)
     }

@@ -13,16 +13,22 @@ mod messages;
 mod rows;
 mod select;
 mod send;
+mod whole;
+
+use std::sync::Arc;
 
 pub(crate) use audit::record_read;
 use kalamdb_protocol::{ErrorCode, MsgId, Table, TableId};
-use kalamdb_store::{Actor, Change, ErrorKind, Expect, Proposal, Receipt, Snapshot, Store};
+use kalamdb_store::{Actor, Change, ErrorKind, Expect, Idempotency, Proposal, Receipt, Snapshot, Store};
 pub(crate) use send::send;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::{
     Caller, Error, Result,
     read::{Reader, View},
     sql::{Delete, Insert, Update},
+    workers::Stage,
 };
 
 /// How often a write is prepared when others keep changing the rows it read: then it is their turn that is unusual,
@@ -45,6 +51,53 @@ pub(crate) struct Written {
     pub rows_affected: u64,
     /// Ids of inserted messages.
     pub msg_ids: Option<Vec<MsgId>>,
+    /// Whether a conversation began with one of them.
+    pub conversation_created: bool,
+}
+
+/// A client's name for a request, and the request's hash.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    key: String,
+    hash: [u8; 32],
+}
+
+impl Named {
+    /// The name of a request that is JSON like that.
+    ///
+    /// # Errors
+    /// A fault of ours only.
+    pub fn new(key: String, request: &impl Serialize) -> Result<Self> {
+        let mut hash = Hash(Sha256::new());
+        serde_json::to_writer(&mut hash, request).map_err(|_| Error::fault("a request that does not serialise"))?;
+        Ok(Self { key, hash: hash.0.finalize().into() })
+    }
+
+    fn idempotency(&self, rows_affected: u64) -> Idempotency {
+        Idempotency { key: self.key.clone(), request_hash: self.hash, rows_affected }
+    }
+
+    /// The receipt of the first request of this name, if this one repeats it.
+    ///
+    /// # Errors
+    /// `conflict` when the first was another request.
+    fn earlier(&self, store: &Store, caller: &Caller) -> Result<Option<Receipt>> {
+        Ok(store.earlier_receipt(&caller.user, &self.idempotency(0))?)
+    }
+}
+
+/// A hash that is written to, so that a large request is not held twice.
+struct Hash(Sha256);
+
+impl std::io::Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a preparation works with: one snapshot, and the tables over it with their hidden columns.
@@ -57,41 +110,75 @@ struct Preparing<'a> {
 #[derive(Default)]
 struct Prepared {
     rows_affected: u64,
-    inserts_messages: bool,
     expect: Vec<Expect>,
     changes: Vec<Change>,
 }
 
-/// Prepares the statement and has it committed; prepares it again when its rows were changed meanwhile.
-pub(crate) async fn run(store: &Store, reader: &Reader, caller: &Caller, write: &Write) -> Result<Written> {
+/// Prepares the statement and has it committed; prepares it again when its rows were changed meanwhile. A repetition
+/// under the same name gets the first one's answer.
+pub(crate) async fn run(
+    store: &Store,
+    reader: &Reader,
+    caller: &Caller,
+    write: &Write,
+    name: Option<&Named>,
+    stage: &Arc<Stage>,
+) -> Result<Written> {
+    if let Some(receipt) = name.map(|name| name.earlier(store, caller)).transpose()?.flatten() {
+        return Ok(write.done(receipt.rows_affected, Some(receipt)));
+    }
     let mut attempt = 1;
     loop {
+        stage.goes_on()?;
         let snapshot = store.snapshot();
-        let view = reader.view(caller, snapshot.clone());
+        let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
         // The source of an INSERT is a read like any other, whose `*` means the columns that everybody knows.
         let view = if matches!(write, Write::Insert(_)) { view } else { view.with_hidden() };
         let mut prepared = Preparing { snapshot: &snapshot, view: &view }.prepare(write).await?;
         let entries = audit::entries(write, !prepared.changes.is_empty());
         prepared.changes.extend(entries);
-        let (rows_affected, inserts_messages) = (prepared.rows_affected, prepared.inserts_messages);
-        match prepared.commit(store, caller).await {
+        let rows_affected = prepared.rows_affected;
+        let committing = stage.commit()?;
+        match prepared.commit(store, caller, name).await {
             Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
             Ok(receipt) => {
-                let ids = receipt.iter().flat_map(|receipt| &receipt.sent).map(|sent| sent.msg_id);
-                return Ok(Written { rows_affected, msg_ids: inserts_messages.then(|| ids.collect()) });
+                let rows_affected =
+                    receipt.as_ref().filter(|_| name.is_some()).map_or(rows_affected, |r| r.rows_affected);
+                return Ok(write.done(rows_affected, receipt));
             }
+        }
+        drop(committing);
+    }
+}
+
+impl Write {
+    /// What it has done, by the receipt of its commit if there was one.
+    fn done(&self, rows_affected: u64, receipt: Option<Receipt>) -> Written {
+        let sent = receipt.map(|receipt| receipt.sent).unwrap_or_default();
+        let inserts_messages = matches!(self, Self::Insert(insert) if insert.target.table.id == TableId::Messages);
+        Written {
+            rows_affected,
+            conversation_created: sent.iter().any(|sent| sent.conversation_created),
+            msg_ids: inserts_messages.then(|| sent.iter().map(|sent| sent.msg_id).collect()),
         }
     }
 }
 
 impl Prepared {
-    /// `None` when there was nothing to do.
-    async fn commit(self, store: &Store, caller: &Caller) -> kalamdb_store::Result<Option<Receipt>> {
-        if self.changes.is_empty() {
+    /// `None` when there was nothing to do. A request with a name is noted all the same: its repetition must not find
+    /// more to do.
+    async fn commit(
+        self,
+        store: &Store,
+        caller: &Caller,
+        name: Option<&Named>,
+    ) -> kalamdb_store::Result<Option<Receipt>> {
+        if self.changes.is_empty() && name.is_none() {
             return Ok(None);
         }
-        let proposal = Proposal { actor: actor(caller), idempotency: None, expect: self.expect, changes: self.changes };
+        let idempotency = name.map(|name| name.idempotency(self.rows_affected));
+        let proposal = Proposal { actor: actor(caller), idempotency, expect: self.expect, changes: self.changes };
         store.commit(proposal).await.map(Some)
     }
 }

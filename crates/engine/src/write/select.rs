@@ -12,6 +12,7 @@ use kalamdb_protocol::Table;
 use super::{
     Preparing,
     rows::{Rows, kind_in},
+    whole,
 };
 use crate::{
     Error, Result,
@@ -47,20 +48,22 @@ impl Preparing<'_> {
             .iter()
             .map(|(column, value)| SelectItem::ExprWithAlias { expr: value.clone(), alias: quoted(&assigned(column)) });
         let query = query(existing.chain(new).collect(), from.clone(), selection.cloned())?;
-        self.rows(query, names, target.table).await
+        self.rows(query, names, columns.len(), target.table).await
     }
 
     /// The rows that an INSERT's source comes to, under the names of its columns.
     pub(super) async fn source(&self, insert: &Insert) -> Result<Rows> {
-        self.rows(insert.source.as_ref().clone(), insert.columns.clone(), insert.target.table).await
+        self.rows(insert.source.as_ref().clone(), insert.columns.clone(), 0, insert.target.table).await
     }
 
-    async fn rows(&self, query: ast::Query, names: Vec<String>, table: &Table) -> Result<Rows> {
+    /// The rows of a query under these names; from `first_value` on they are values to be written.
+    async fn rows(&self, query: ast::Query, names: Vec<String>, first_value: usize, table: &Table) -> Result<Rows> {
         let plan = self.view.plan(&ast::Statement::Query(Box::new(query)))?;
         let given = plan.schema().fields().len();
         if given != names.len() {
             return Err(super::invalid(format!("{} columns are named and {given} values given.", names.len())));
         }
+        let plan = self.view.checked(|| whole::guard(plan, &(first_value..names.len()).collect()))?;
         let batches = self.view.collect(plan).await?;
         Rows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
     }

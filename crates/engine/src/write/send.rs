@@ -2,12 +2,13 @@
 //!
 //! Invariant: the same proposal as an INSERT of the same row.
 
-use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus};
-use kalamdb_store::{Change, ErrorKind, Idempotency, NewMessage, Proposal, Receipt, Store};
-use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
-use super::{ATTEMPTS, Prepared, Preparing, actor};
-use crate::{Caller, Error, Result, read::Reader};
+use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus};
+use kalamdb_store::{Change, ErrorKind, NewMessage, Receipt, Store};
+
+use super::{ATTEMPTS, Named, Prepared, Preparing};
+use crate::{Caller, Error, Result, read::Reader, workers::Stage};
 
 /// Sends a message; a repeated `idempotency_key` gets the first answer.
 pub(crate) async fn send(
@@ -16,36 +17,29 @@ pub(crate) async fn send(
     caller: &Caller,
     message: SendMessageRequest,
     idempotency_key: Option<String>,
+    stage: &Arc<Stage>,
 ) -> Result<SendMessageResponse> {
-    let idempotency = match idempotency_key {
-        Some(key) => Some(Idempotency { key, request_hash: request_hash(&message)? }),
-        None => None,
-    };
-    if let Some(idempotency) = &idempotency
-        && let Some(receipt) = store.earlier_receipt(&caller.user, idempotency)?
-    {
+    let name = idempotency_key.map(|key| Named::new(key, &message)).transpose()?;
+    if let Some(receipt) = name.as_ref().map(|name| name.earlier(store, caller)).transpose()?.flatten() {
         return response(receipt);
     }
     let change = Change::Send(new_message(caller, message)?);
     let mut attempt = 1;
     loop {
-        let mut prepared = Prepared { changes: vec![change.clone()], ..Prepared::default() };
+        stage.goes_on()?;
+        let mut prepared = Prepared { rows_affected: 1, changes: vec![change.clone()], ..Prepared::default() };
         if matches!(&change, Change::Send(message) if message.msg_id.is_some()) {
             let snapshot = store.snapshot();
-            let view = reader.view(caller, snapshot.clone());
+            let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
             Preparing { snapshot: &snapshot, view: &view }.check_given_ids(&mut prepared).await?;
         }
-        let proposal = Proposal {
-            actor: actor(caller),
-            idempotency: idempotency.clone(),
-            expect: prepared.expect,
-            changes: prepared.changes,
-        };
-        match store.commit(proposal).await {
+        let committing = stage.commit()?;
+        match prepared.commit(store, caller, name.as_ref()).await {
             Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
-            Ok(receipt) => return response(receipt),
+            Ok(receipt) => return receipt.map_or_else(|| Err(Error::fault("a send without a commit")), response),
         }
+        drop(committing);
     }
 }
 
@@ -55,13 +49,9 @@ fn response(receipt: Receipt) -> Result<SendMessageResponse> {
         msg_id: sent.msg_id,
         conversation_id: sent.conversation.id,
         timestamp: sent.timestamp,
+        conversation_created: sent.conversation_created,
         status: SendStatus::Stored,
     })
-}
-
-fn request_hash(message: &SendMessageRequest) -> Result<[u8; 32]> {
-    let bytes = serde_json::to_vec(message).map_err(|_| Error::fault("a message that does not serialise"))?;
-    Ok(Sha256::digest(bytes).into())
 }
 
 fn new_message(caller: &Caller, message: SendMessageRequest) -> Result<NewMessage> {

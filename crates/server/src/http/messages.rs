@@ -26,7 +26,7 @@ const MAX_KEY_CHARS: usize = 255;
 failures! {
     /// How a send can fail.
     SendFailures: InvalidValue, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge,
-    ResourceExhausted, StorageUnavailable, Internal
+    QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Sends one message.
@@ -59,7 +59,8 @@ pub async fn send(
     Ok((StatusCode::CREATED, Json(sent)))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+/// The client's name for its request, if it gives one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let is_key =
         |key: &&str| (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());

@@ -17,6 +17,7 @@ use super::{
     App, accept,
     body::JsonBody,
     error::{ApiError, failures},
+    messages::idempotency_key,
     metrics,
 };
 
@@ -37,8 +38,8 @@ pub enum QueryAnswer {
 failures! {
     /// How a statement can fail.
     QueryFailures: SyntaxError, UnknownTable, UnknownColumn, InvalidValue, Unsupported, Unauthorized, ScopeViolation,
-    Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge, QueryTooLarge, QueryTimeout, ResourceExhausted,
-    StorageUnavailable, Internal
+    Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge, QueryTooLarge, RateLimited, QueryTimeout,
+    ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Runs one SQL statement.
@@ -49,6 +50,15 @@ failures! {
     post,
     path = "/api/v1/query",
     tag = "data",
+    params((
+        "Idempotency-Key" = Option<String>,
+        Header,
+        min_length = 1,
+        max_length = 255,
+        description = "The client's own name for a statement that writes: for 24 hours a repetition gets the first \
+                       answer, and another statement or other params under the same key are `conflict`. Reads do not \
+                       look at it",
+    )),
     request_body = QueryRequest,
     responses(
         (
@@ -71,7 +81,7 @@ pub async fn query(
     headers: HeaderMap,
     JsonBody(request): JsonBody<QueryRequest>,
 ) -> Result<Response, ApiError> {
-    match app.engine().execute(&caller, request).await? {
+    match app.engine().execute(&caller, request, idempotency_key(&headers)?).await? {
         Outcome::Written(written) => {
             metrics::count_write(written.msg_ids.as_ref().map_or(0, Vec::len));
             Ok(Json(written).into_response())

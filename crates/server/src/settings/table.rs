@@ -178,7 +178,7 @@ settings! {
         cache_size_mb: u64 = number(64, 1, 65_536);
         /// Memory that one query may use, in MiB.
         max_memory_mb: usize = number(256, 1, 1_048_576);
-        /// Memory that all queries together may use, in MiB.
+        /// Memory that all queries together may use, in MiB; one user's together have half of it at most.
         total_memory_mb: usize = number(1_024, 1, 1_048_576);
         /// The longest statement, in bytes.
         max_statement_bytes: usize = number(1_048_576, 128, 16_777_216);

@@ -13,7 +13,7 @@ use crate::{
     due::{AT_ONCE, Due},
     error::Result,
     keys::{self, Family},
-    model::{ConversationKey, FileKind, StoredFile},
+    model::{ConversationKey, FileKind, Uploaded},
     paths,
     records::{FileRecord, Record, ReferenceRecord, RemovalRecord, Unsent},
     rows,
@@ -21,12 +21,15 @@ use crate::{
 
 impl Apply<'_, '_> {
     /// Takes an upload in: creates its conversation if there is none, and gives the file its name.
-    pub(crate) fn add_file(&mut self, actor: &Actor, upload: &Upload) -> Result<StoredFile> {
+    pub(crate) fn add_file(&mut self, actor: &Actor, upload: &Upload) -> Result<Uploaded> {
         let kind = self.kind_of(&upload.owner, &upload.conversation, upload.conversation_type)?;
         let key = ConversationKey { id: upload.conversation.clone(), kind };
-        if kind == ConversationType::Group {
-            self.recipients(actor, &upload.owner, &key)?;
-        } else if rows::conversation(self.overlay, &upload.owner, &key)?.is_none() {
+        let conversation_created = if kind == ConversationType::Group {
+            self.recipients(actor, &upload.owner, &key)?.1
+        } else {
+            rows::conversation(self.overlay, &upload.owner, &key)?.is_none()
+        };
+        if conversation_created && kind == ConversationType::Ai {
             self.create_conversation(&upload.owner, &key.id, Some(kind), None, None)?;
         }
         // One line of numbers for messages and uploads: none is given twice.
@@ -64,7 +67,7 @@ impl Apply<'_, '_> {
         self.overlay.put(Family::Holdings, keys::message(&upload.owner, &key, number), path.clone().into_bytes());
         let stored = rows::public_file(path.clone(), record.clone(), 0);
         self.adopt(&path, record, &upload.file)?;
-        Ok(stored)
+        Ok(Uploaded { file: stored, conversation_created })
     }
 
     /// Takes a large message's text in; gives its path.

@@ -27,8 +27,10 @@ impl Apply<'_, '_> {
         let kind = self.kind_of(&new.owner, &new.conversation, new.kind)?;
         let key = ConversationKey { id: new.conversation.clone(), kind };
         let from = new.from.clone().unwrap_or_else(|| new.owner.as_str().to_owned());
-        let recipients = match key.kind {
-            ConversationType::Ai => vec![new.owner.clone()],
+        let (recipients, conversation_created) = match key.kind {
+            ConversationType::Ai => {
+                (vec![new.owner.clone()], rows::conversation(self.overlay, &new.owner, &key)?.is_none())
+            }
             ConversationType::Group => {
                 check_sender(actor, new, &from)?;
                 self.recipients(actor, &new.owner, &key)?
@@ -66,7 +68,7 @@ impl Apply<'_, '_> {
             }
             self.log(owner, ChangeKind::MessageSent, &key, Some(msg_id))?;
         }
-        Ok(Sent { msg_id, conversation: key, timestamp: record.timestamp })
+        Ok(Sent { msg_id, conversation: key, timestamp: record.timestamp, conversation_created })
     }
 
     /// The type of the conversation that a message or upload goes to: as given, else the group of that id that the
@@ -90,16 +92,22 @@ impl Apply<'_, '_> {
         Ok(self.rules.default_type)
     }
 
-    /// Everybody who gets what the owner sends to a group; founds the group if there is none.
-    pub(super) fn recipients(&mut self, actor: &Actor, owner: &UserId, key: &ConversationKey) -> Result<Vec<UserId>> {
-        if rows::group(self.overlay, &key.id)?.is_none() {
+    /// Everybody who gets what the owner sends to a group, which is founded if there is none; and whether it was.
+    pub(super) fn recipients(
+        &mut self,
+        actor: &Actor,
+        owner: &UserId,
+        key: &ConversationKey,
+    ) -> Result<(Vec<UserId>, bool)> {
+        let founded = rows::group(self.overlay, &key.id)?.is_none();
+        if founded {
             self.found_group(owner, key, self.now, None)?;
         }
         let members = rows::members(self.overlay, &key.id)?;
         if !actor.admin && !members.iter().any(|(user, _)| user == owner) {
             return Err(not_a_participant());
         }
-        Ok(members.into_iter().map(|(user, _)| user).collect())
+        Ok((members.into_iter().map(|(user, _)| user).collect(), founded))
     }
 
     /// The message's id: the next one, or the one given if it is free for every recipient.

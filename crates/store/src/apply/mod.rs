@@ -137,7 +137,8 @@ impl<'a, 'db> Apply<'a, 'db> {
             }
         }
         self.settle_ends(proposal)?;
-        Ok(Receipt { seq: self.seq, sent })
+        let rows_affected = proposal.idempotency.as_ref().map_or(0, |request| request.rows_affected);
+        Ok(Receipt { seq: self.seq, sent, rows_affected })
     }
 
     fn change(&mut self, actor: &Actor, change: &Change) -> Result<()> {

@@ -118,7 +118,7 @@ impl Child {
                 extension: "png".to_owned(),
             }),
         };
-        let stored = self.store.add_file(&Actor { user: id("ann"), admin: false }, file).await.unwrap();
+        let stored = self.store.add_file(&Actor { user: id("ann"), admin: false }, file).await.unwrap().file;
         fs::remove_file(source).unwrap();
         stored.path
     }

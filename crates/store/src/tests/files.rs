@@ -32,7 +32,7 @@ impl Fixture {
         };
         let added = self.store.add_file(&Actor { user: id(owner), admin: false }, file).await;
         std::fs::remove_file(source).unwrap();
-        added
+        added.map(|added| added.file)
     }
 
     async fn send_file(&self, user: &str, to: &crate::ConversationKey, path: &str) -> crate::Result<i64> {
@@ -201,7 +201,7 @@ async fn what_is_refused_or_repeated_leaves_no_file() {
     assert_eq!(code(&fixture.upload("bob", &g, b"picture").await.unwrap_err()), ErrorCode::Forbidden);
     let proposal = Proposal {
         actor: Actor { user: id("ann"), admin: false },
-        idempotency: Some(Idempotency { key: "k".to_owned(), request_hash: [1; 32] }),
+        idempotency: Some(Idempotency { key: "k".to_owned(), request_hash: [1; 32], rows_affected: 1 }),
         expect: Vec::new(),
         changes: vec![Change::Send(message("ann", &ai("c"), &large("x")))],
     };

@@ -118,7 +118,7 @@ async fn a_repeated_request_gets_the_first_answer() {
     let fixture = Fixture::new();
     let ask = |text: &str, hash: u8, user: &str| Proposal {
         actor: Actor { user: id(user), admin: false },
-        idempotency: Some(Idempotency { key: "k".to_owned(), request_hash: [hash; 32] }),
+        idempotency: Some(Idempotency { key: "k".to_owned(), request_hash: [hash; 32], rows_affected: 1 }),
         expect: Vec::new(),
         changes: vec![Change::Send(message(user, &ai("c"), text))],
     };

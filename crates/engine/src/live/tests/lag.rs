@@ -126,6 +126,10 @@ async fn ids_sessions_and_subscriptions_are_bounded() {
     subscribe(Some("s1")).await.unwrap();
 }
 
+fn share() -> Arc<tokio::sync::Semaphore> {
+    Arc::new(tokio::sync::Semaphore::new(1))
+}
+
 fn at(seq: u64) -> Position {
     Position { epoch: 1, seq, n: 0 }
 }
@@ -144,7 +148,7 @@ async fn texts(session: &Session, count: usize) -> Vec<u64> {
 
 #[tokio::test]
 async fn what_comes_during_a_beginning_waits_for_its_end() {
-    let session = Session::new(8, 1_000);
+    let session = Session::new(8, 1_000, share());
     let (number, _) = session.open(None, 1).unwrap();
     for seq in 5..=7 {
         assert!(session.deliver(number, seq, [Ok(frame(seq))].into_iter()));
@@ -160,7 +164,7 @@ async fn what_comes_during_a_beginning_waits_for_its_end() {
 
 #[tokio::test]
 async fn what_can_wait_leaves_room_for_what_cannot() {
-    let session = Session::new(8, 1_000);
+    let session = Session::new(8, 1_000, share());
     let (number, _) = session.open(None, 2).unwrap();
     let (other, _) = session.open(None, 2).unwrap();
     session.begin(other, 0, at(0));
@@ -181,7 +185,7 @@ async fn what_can_wait_leaves_room_for_what_cannot() {
 
 #[tokio::test]
 async fn who_waits_for_room_learns_that_nobody_wants_it() {
-    let session = Session::new(2, 1_000);
+    let session = Session::new(2, 1_000, share());
     let (number, id) = session.open(None, 1).unwrap();
     session.put(number, frame(1), at(0)).await.unwrap();
     let waiting = session.put(number, frame(2), at(0));
@@ -198,7 +202,7 @@ async fn who_waits_for_room_learns_that_nobody_wants_it() {
 
 #[tokio::test]
 async fn a_reader_may_give_up_waiting() {
-    let session = Session::new(8, 1_000);
+    let session = Session::new(8, 1_000, share());
     let (number, _) = session.open(None, 1).unwrap();
     {
         let reading = session.next();

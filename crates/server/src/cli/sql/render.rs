@@ -91,7 +91,8 @@ fn outcome(written: &WriteResponse) -> String {
         names.push(format!("… {} more", thousands((ids.len() - SHOWN_IDS) as u64)));
     }
     let ids = if names.is_empty() { String::new() } else { format!(", msgId {}", names.join(", ")) };
-    format!("({rows} affected{ids}, {})", milliseconds(written.execution_time_ms))
+    let created = if written.conversation_created { ", in a new conversation" } else { "" };
+    format!("({rows} affected{ids}{created}, {})", milliseconds(written.execution_time_ms))
 }
 
 fn milliseconds(time: f64) -> String {
@@ -219,10 +220,18 @@ mod tests {
 
     #[test]
     fn a_write_says_what_it_did() {
-        let written = |ids: Vec<i64>| WriteResponse { rows_affected: 1, msg_ids: Some(ids), execution_time_ms: 0.75 };
+        let written = |ids: Vec<i64>| WriteResponse {
+            rows_affected: 1,
+            msg_ids: Some(ids),
+            conversation_created: false,
+            execution_time_ms: 0.75,
+        };
         assert_eq!(outcome(&written(vec![7])), "(1 row affected, msgId 7, 0.8 ms)");
         assert_eq!(outcome(&written((1..=7).collect())), "(1 row affected, msgId 1, 2, 3, 4, 5, … 2 more, 0.8 ms)");
-        let deleted = WriteResponse { rows_affected: 0, msg_ids: None, execution_time_ms: 12_345.0 };
+        let begun = WriteResponse { conversation_created: true, ..written(vec![7]) };
+        assert_eq!(outcome(&begun), "(1 row affected, msgId 7, in a new conversation, 0.8 ms)");
+        let deleted =
+            WriteResponse { rows_affected: 0, msg_ids: None, conversation_created: false, execution_time_ms: 12_345.0 };
         assert_eq!(outcome(&deleted), "(0 rows affected, 12.3 s)");
         assert_eq!(rendered(&Answer::Written(written(vec![7])), Format::Csv).0, "");
     }

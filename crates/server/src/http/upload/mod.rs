@@ -13,7 +13,7 @@ use axum::{
 };
 use kalamdb_engine::Caller;
 use kalamdb_protocol::{ConversationId, ConversationType, MediaMetadata, UploadResponse};
-use kalamdb_store::{Actor, NewFile, StoredFile, Thumbnail};
+use kalamdb_store::{Actor, NewFile, Thumbnail, Uploaded};
 pub use places::Places;
 use utoipa::ToSchema;
 
@@ -71,12 +71,7 @@ pub async fn upload(
 }
 
 /// Gives the file to the store. The spool's name for it goes when this is over, either way.
-async fn hand_over(
-    app: &App,
-    caller: &Caller,
-    form: Form,
-    thumbnail: Option<Thumbnail>,
-) -> Result<StoredFile, ApiError> {
+async fn hand_over(app: &App, caller: &Caller, form: Form, thumbnail: Option<Thumbnail>) -> Result<Uploaded, ApiError> {
     let Upload { path, media_type, .. } = form.upload;
     let file = NewFile {
         owner: caller.user.clone(),
@@ -91,7 +86,8 @@ async fn hand_over(
     Ok(app.store().add_file(&actor, file).await?)
 }
 
-fn answer(stored: StoredFile, facts: &Facts) -> UploadResponse {
+fn answer(uploaded: Uploaded, facts: &Facts) -> UploadResponse {
+    let Uploaded { file: stored, conversation_created } = uploaded;
     let metadata = MediaMetadata {
         media_type: stored.content_type,
         file_size: stored.bytes,
@@ -100,5 +96,5 @@ fn answer(stored: StoredFile, facts: &Facts) -> UploadResponse {
         thumbnail_ref: stored.thumbnail,
         duration_seconds: facts.duration.map(|duration| duration.as_secs_f64()),
     };
-    UploadResponse { content_ref: stored.path, metadata }
+    UploadResponse { content_ref: stored.path, conversation_created, metadata }
 }

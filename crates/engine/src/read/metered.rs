@@ -1,0 +1,283 @@
+//! What DataFusion's operators hold or make without asking: windows keep all that they read, and UNNEST makes one batch
+//! of however many values a list has.
+//!
+//! Invariant: below each window stands an operator that asks the statement's memory for what the window keeps and makes;
+//! above each UNNEST one that hands on no more rows at a time than other operators make. Neither changes a row.
+
+use std::{fmt, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array},
+        compute::take_record_batch,
+        datatypes::DataType,
+    },
+    common::{
+        ScalarValue, internal_err,
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+    },
+    config::ConfigOptions,
+    error::Result,
+    execution::{
+        SendableRecordBatchStream, TaskContext,
+        memory_pool::{MemoryConsumer, MemoryReservation},
+    },
+    physical_expr::{
+        PhysicalExpr,
+        expressions::Literal,
+        window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr},
+    },
+    physical_optimizer::PhysicalOptimizerRule,
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+        execution_plan::CardinalityEffect,
+        stream::RecordBatchStreamAdapter,
+        unnest::UnnestExec,
+        windows::{BoundedWindowAggExec, WindowAggExec},
+    },
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::functions::MAX_FRAME_ROWS;
+
+/// Puts the operators where they belong; the last rule, so that no other moves or drops them.
+#[derive(Debug)]
+pub(super) struct MeterWindows;
+
+impl PhysicalOptimizerRule for MeterWindows {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            if node.is::<UnnestExec>() {
+                return Ok(Transformed::yes(Arc::new(Metered::new(node, Use::Slices)) as _));
+            }
+            let Some(window) = Window::of(&node) else { return Ok(Transformed::no(node)) };
+            let inputs = node.children().into_iter().cloned();
+            let inputs = inputs.map(|input| Arc::new(Metered::new(input, Use::Window(window.clone()))) as _).collect();
+            #[expect(deprecated, reason = "its replacement wants to be told what this finds out for itself")]
+            Ok(Transformed::yes(node.with_new_children(inputs)?))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "MeterWindows"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// What a window makes of what it reads.
+#[derive(Debug, Clone)]
+struct Window {
+    /// How often it holds what it reads: one that looks at all of it copies it into one batch first.
+    copies: usize,
+    /// Whether what it makes leaves with each batch, or with the last.
+    streams: bool,
+    /// Bytes of constants that it writes into each row.
+    constant_bytes: usize,
+    /// How many values of its input it writes into each row.
+    values: usize,
+}
+
+impl Window {
+    fn of(node: &Arc<dyn ExecutionPlan>) -> Option<Self> {
+        let (exprs, copies, streams) = if let Some(window) = node.downcast_ref::<WindowAggExec>() {
+            (window.window_expr(), 2, false)
+        } else {
+            (node.downcast_ref::<BoundedWindowAggExec>()?.window_expr(), 1, true)
+        };
+        let constant_bytes = exprs.iter().flat_map(|expr| expr.expressions()).map(|expr| constant_bytes(&expr)).sum();
+        Some(Self { copies, streams, constant_bytes, values: exprs.iter().map(values_in_a_row).sum() })
+    }
+
+    /// What it holds after rows of so many bytes, in batches whose largest value has so many.
+    fn bytes(&self, read: &Read) -> usize {
+        let rows = if self.streams { read.batch_rows } else { read.rows };
+        let row = self.constant_bytes.saturating_add(self.values.saturating_mul(read.largest));
+        read.bytes.saturating_mul(self.copies).saturating_add(rows.saturating_mul(row))
+    }
+}
+
+/// How many values of its input a window function writes into each row, beside numbers.
+fn values_in_a_row(expr: &Arc<dyn WindowExpr>) -> usize {
+    let fixed = expr.field().is_ok_and(|field| field.data_type().primitive_width().is_some());
+    if fixed {
+        return 0;
+    }
+    let any = expr.as_any();
+    let plain = any.downcast_ref::<PlainAggregateWindowExpr>().map(PlainAggregateWindowExpr::get_aggregate_expr);
+    let sliding = any.downcast_ref::<SlidingAggregateWindowExpr>().map(SlidingAggregateWindowExpr::get_aggregate_expr);
+    match plain.or(sliding).map(|aggregate| aggregate.fun().name()) {
+        Some("array_agg" | "string_agg") => frame_rows(expr),
+        _ => 1,
+    }
+}
+
+/// The rows of a frame of ROWS; what passed the planner has no other here.
+fn frame_rows(expr: &Arc<dyn WindowExpr>) -> usize {
+    use datafusion::logical_expr::WindowFrameBound::{CurrentRow, Following, Preceding};
+    let frame = expr.get_window_frame();
+    let most = usize::try_from(MAX_FRAME_ROWS).unwrap_or(usize::MAX);
+    let reach = |bound: &_| match bound {
+        CurrentRow => 0,
+        Preceding(ScalarValue::UInt64(Some(rows))) | Following(ScalarValue::UInt64(Some(rows))) => {
+            usize::try_from(*rows).unwrap_or(most).min(most)
+        }
+        Preceding(_) | Following(_) => most,
+    };
+    reach(&frame.start_bound) + reach(&frame.end_bound) + 1
+}
+
+fn constant_bytes(expr: &Arc<dyn PhysicalExpr>) -> usize {
+    let own = expr.downcast_ref::<Literal>().map_or(0, |literal| literal.value().size());
+    own + expr.children().into_iter().map(constant_bytes).sum::<usize>()
+}
+
+/// What an operator does with what passes it.
+#[derive(Debug, Clone)]
+enum Use {
+    /// It is for a window.
+    Window(Window),
+    /// It is cut.
+    Slices,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+struct Metered {
+    input: Arc<dyn ExecutionPlan>,
+    is_for: Use,
+}
+
+impl Metered {
+    fn new(input: Arc<dyn ExecutionPlan>, is_for: Use) -> Self {
+        Self { input, is_for }
+    }
+}
+
+impl DisplayAs for Metered {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.is_for {
+            Use::Window(_) => "MeteredExec: memory of the window",
+            Use::Slices => "MeteredExec: slices",
+        })
+    }
+}
+
+impl ExecutionPlan for Metered {
+    fn name(&self) -> &'static str {
+        "MeteredExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        if let (Some(input), true) = (children.pop(), children.is_empty()) {
+            Ok(Arc::new(Self { input, is_for: self.is_for.clone() }))
+        } else {
+            internal_err!("MeteredExec has one input")
+        }
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let schema = self.input.schema();
+        match &self.is_for {
+            Use::Window(window) => {
+                let held = MemoryConsumer::new("rows of a window").register(context.memory_pool());
+                let mut meter = Meter { window: window.clone(), read: Read::default(), held };
+                // The window keeps this stream until it has answered, and with it what is held.
+                let batches = input.map(move |batch| batch.and_then(|batch| meter.pass(batch)));
+                Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+            }
+            Use::Slices => {
+                let rows = context.session_config().batch_size().max(1);
+                let batches = input.map_ok(move |batch| stream::iter(slices(batch, rows))).try_flatten();
+                Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+            }
+        }
+    }
+}
+
+/// What has passed so far.
+#[derive(Debug, Default)]
+struct Read {
+    rows: usize,
+    batch_rows: usize,
+    bytes: usize,
+    /// Of the largest value.
+    largest: usize,
+}
+
+struct Meter {
+    window: Window,
+    read: Read,
+    held: MemoryReservation,
+}
+
+impl Meter {
+    fn pass(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        self.read.rows += batch.num_rows();
+        self.read.batch_rows = self.read.batch_rows.max(batch.num_rows());
+        self.read.bytes = self.read.bytes.saturating_add(batch.get_array_memory_size());
+        let largest = batch.columns().iter().map(largest_value).max().unwrap_or(0);
+        self.read.largest = self.read.largest.max(largest);
+        self.held.try_resize(self.window.bytes(&self.read))?;
+        Ok(batch)
+    }
+}
+
+/// The bytes of the largest value of a column; of a nested one those of the whole column.
+fn largest_value(column: &ArrayRef) -> usize {
+    let lengths = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+    match column.data_type() {
+        DataType::Utf8 => lengths(&mut column.as_string::<i32>().offsets().lengths()),
+        DataType::LargeUtf8 => lengths(&mut column.as_string::<i64>().offsets().lengths()),
+        DataType::Binary => lengths(&mut column.as_binary::<i32>().offsets().lengths()),
+        DataType::LargeBinary => lengths(&mut column.as_binary::<i64>().offsets().lengths()),
+        DataType::Utf8View => lengths(&mut column.as_string_view().lengths().map(|length| length as usize)),
+        DataType::BinaryView => lengths(&mut column.as_binary_view().lengths().map(|length| length as usize)),
+        fixed => fixed.primitive_width().unwrap_or_else(|| column.get_array_memory_size()),
+    }
+}
+
+/// A batch in parts of so many rows, each with memory of its own: who keeps a part asks for that of the whole otherwise.
+fn slices(batch: RecordBatch, rows: usize) -> Vec<Result<RecordBatch>> {
+    if batch.num_rows() <= rows {
+        return vec![Ok(batch)];
+    }
+    let starts = (0..batch.num_rows()).step_by(rows);
+    let part = |start: usize| {
+        let end = batch.num_rows().min(start + rows);
+        let places = UInt64Array::from_iter_values(start as u64..end as u64);
+        Ok(take_record_batch(&batch, &places)?)
+    };
+    starts.map(part).collect()
+}
