@@ -6,6 +6,7 @@
 mod data;
 mod http;
 mod live;
+mod neighbours;
 mod reads;
 mod report;
 mod sends;
@@ -112,6 +113,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     reads::measure_pages(&program, scale, &mut report).await?;
     reads::measure_aggregates(&program, scale, arguments.python.as_deref(), &mut report).await?;
     live::measure(&program, scale, &mut report).await?;
+    neighbours::measure(&program, scale, &mut report).await?;
     match RealData::find(&arguments.test_data)? {
         Some(data) => {
             sizes::measure(&program, &data, &mut report).await?;

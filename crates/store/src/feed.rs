@@ -1,10 +1,11 @@
 //! What commits did, for whoever watches: each row before and after, in commit order.
 //!
 //! Invariant: only commits that are written are told of, in their order, and none is left out silently: where the
-//! listener does not keep up it is told so, and the sequencer never waits for it.
+//! listener does not keep up it is told so, and the sequencer never waits for it. One owner's rows take half of the room
+//! at most; what is beyond that is missed by them alone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use kalamdb_protocol::{ConversationId, MsgId, UserId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 
 use crate::model::{Conversation, ConversationKey, Member, Message, Seq};
@@ -100,6 +101,8 @@ pub enum Told {
     /// Commits were left out, because the listener did not keep up: whoever watches must start again from what they
     /// saw last.
     Missed,
+    /// The same, of these owners' rows only.
+    MissedOf(BTreeSet<UserId>),
 }
 
 /// The commits from some moment on.
@@ -115,22 +118,90 @@ struct Behind {
     /// Commits are being left out, until the listener has been told so.
     missing: AtomicBool,
     missed: Notify,
+    owners: Mutex<Owners>,
+}
+
+/// What waits, by whose rows it is about.
+#[derive(Debug, Default)]
+struct Owners {
+    queued: HashMap<UserId, Queued>,
+    /// Whose rows are being left out, until the listener has been told so.
+    missing: BTreeSet<UserId>,
+}
+
+#[derive(Debug, Default)]
+struct Queued {
+    commits: usize,
+    bytes: usize,
+}
+
+impl Owners {
+    /// Takes a commit in, without the rows of those who have too much waiting already; whether somebody's were left out.
+    fn enter(&mut self, commit: &mut Commit) -> bool {
+        let before = self.missing.len();
+        for owner in commit.owners() {
+            let queued = self.queued.get(owner);
+            if queued.is_some_and(|queued| queued.commits >= QUEUE / 2 || queued.bytes > QUEUE_BYTES / 2) {
+                self.missing.insert(owner.clone());
+            }
+        }
+        if !self.missing.is_empty() {
+            commit.events.retain(|event| !self.missing.contains(&event.owner));
+        }
+        for owner in commit.owners() {
+            let Queued { commits, bytes } = match self.queued.get_mut(owner) {
+                Some(queued) => queued,
+                None => self.queued.entry(owner.clone()).or_default(),
+            };
+            *commits += 1;
+            *bytes += commit.bytes;
+        }
+        self.missing.len() > before
+    }
+
+    /// The other way.
+    fn leave(&mut self, commit: &Commit) {
+        for owner in commit.owners() {
+            if let Some(queued) = self.queued.get_mut(owner) {
+                queued.commits -= 1;
+                queued.bytes -= commit.bytes;
+                if queued.commits == 0 {
+                    self.queued.remove(owner);
+                }
+            }
+        }
+    }
+}
+
+impl Commit {
+    /// Whose rows it is about.
+    fn owners(&self) -> BTreeSet<&UserId> {
+        self.events.iter().map(|event| &event.owner).collect()
+    }
 }
 
 impl Feed {
     /// The next; `None` when the store has closed. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Told> {
-        tokio::select! {
-            biased;
-            // What came before the gap is told before it.
-            commit = self.commits.recv() => {
-                let commit = commit?;
-                self.behind.queued_bytes.fetch_sub(commit.bytes, Ordering::Relaxed);
-                Some(Told::Commit(commit))
-            }
-            () = self.behind.missed.notified() => {
-                self.behind.missing.store(false, Ordering::SeqCst);
-                Some(Told::Missed)
+        loop {
+            tokio::select! {
+                biased;
+                // What came before the gap is told before it.
+                commit = self.commits.recv() => {
+                    let commit = commit?;
+                    self.behind.queued_bytes.fetch_sub(commit.bytes, Ordering::Relaxed);
+                    self.behind.owners.lock().leave(&commit);
+                    return Some(Told::Commit(commit));
+                }
+                () = self.behind.missed.notified() => {
+                    let missed = std::mem::take(&mut self.behind.owners.lock().missing);
+                    if self.behind.missing.swap(false, Ordering::SeqCst) {
+                        return Some(Told::Missed);
+                    }
+                    if !missed.is_empty() {
+                        return Some(Told::MissedOf(missed));
+                    }
+                }
             }
         }
     }
@@ -211,17 +282,24 @@ pub(crate) fn channel() -> (Teller, Feed) {
 
 impl Teller {
     /// Tells of a commit that is written. Never waits.
-    pub(crate) fn tell(&self, commit: Commit) {
+    pub(crate) fn tell(&self, mut commit: Commit) {
         if commit.events.is_empty() || self.behind.missing.load(Ordering::SeqCst) {
             return;
         }
-        let bytes = commit.bytes;
+        if self.behind.owners.lock().enter(&mut commit) {
+            self.behind.missed.notify_one();
+        }
+        if commit.events.is_empty() {
+            return;
+        }
+        let (bytes, commit) = (commit.bytes, Arc::new(commit));
         let queued_bytes = &self.behind.queued_bytes;
         let fits = queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUE_BYTES;
-        let sent = if fits { self.commits.try_send(Arc::new(commit)).is_ok() } else { false };
+        let sent = fits && self.commits.try_send(Arc::clone(&commit)).is_ok();
         if !sent {
             // A listener that has gone is not told this either.
             queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.behind.owners.lock().leave(&commit);
             self.behind.missing.store(true, Ordering::SeqCst);
             self.behind.missed.notify_one();
         }

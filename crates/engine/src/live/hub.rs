@@ -6,7 +6,7 @@
 //! long for one commit ends with an error.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -156,6 +156,7 @@ impl Hub {
             match told {
                 Some(Told::Commit(commit)) => self.hand_out(&commit),
                 Some(Told::Missed) => self.everybody_lags(),
+                Some(Told::MissedOf(owners)) => self.these_lag(&owners),
                 None => return,
             }
         }
@@ -352,6 +353,18 @@ impl Hub {
     #[cfg(test)]
     pub(super) fn shapes(&self) -> Vec<Arc<Shape>> {
         self.shapes.lock().known.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The rows of these owners were left out: who watches them, or everybody's, begins again.
+    fn these_lag(&self, owners: &BTreeSet<UserId>) {
+        let mut registry = self.registry.write();
+        let mut lagging = std::mem::take(&mut registry.everybody);
+        lagging.extend(owners.iter().filter_map(|owner| registry.owners.remove(owner)).flatten());
+        drop(registry);
+        tracing::warn!(owners = owners.len(), "live queries did not keep up with somebody's commits, and begin again");
+        for subscription in lagging {
+            subscription.session.lag(subscription.number);
+        }
     }
 
     fn everybody_lags(&self) {

@@ -13,7 +13,7 @@ use std::{
 use kalamdb_protocol::ErrorCode;
 use serde_json::json;
 
-use crate::harness::{Client, Server, eventually};
+use crate::harness::{Client, Failure, Live, Server, eventually};
 
 /// More than any of these statements may make the server hold, and far less than they would take.
 const MEMORY_LIMIT_KIB: u64 = 2 << 20;
@@ -275,5 +275,123 @@ fn many_runaway_queries_at_once_are_no_worse_than_one() {
                 });
             }
         });
+    });
+}
+
+#[test]
+fn what_the_planner_would_multiply_is_refused() {
+    let server = server();
+    let created: Vec<String> = (0..22).map(|number| format!("created + {number}")).collect();
+    let cube = format!("SELECT count(*) FROM conversations GROUP BY CUBE ({})", created.join(", "));
+    let uses = vec!["$1"; 400].join(", ");
+    while_another_user_asks(&server, |mallory| {
+        refused_at_once(mallory.query(&cube), &cube);
+        let text = "x".repeat(5 << 20);
+        let sql = format!("SELECT 1 WHERE 'a' IN ({uses})");
+        refused_at_once(mallory.query_params(&sql, json!([text])), &sql);
+        // Once it is only long.
+        let answer = mallory.query_params("SELECT length($1)", json!([text])).expect("it fits");
+        assert_eq!(answer.rows[0][0], 5 << 20);
+    });
+}
+
+#[track_caller]
+fn refused_at_once<T>(answer: Result<T, Failure>, sql: &str) {
+    let shown: String = sql.chars().take(100).collect();
+    let Err(refused) = answer else { panic!("it was answered: {shown}") };
+    assert_eq!(refused.code(), Some(ErrorCode::QueryTooLarge), "{refused}\nin: {shown}");
+}
+
+#[test]
+fn work_that_outgrows_its_bytes_ends() {
+    let server = server();
+    while_another_user_asks(&server, |mallory| {
+        for sql in [
+            "SELECT SUM(levenshtein(repeat('a', 4000), repeat('b', 4000 + v % 2))) FROM UNNEST(generate_series(1, 8000)) AS n(v)",
+            r"SELECT SUM(regexp_count('a', '\w{100}' || v)) FROM UNNEST(generate_series(1, 1500)) AS n(v)",
+            r"SELECT COUNT(*) FROM UNNEST(generate_series(1, 8000)) AS n(v) WHERE 'a' ~ ('\w{100}' || v)",
+            "SELECT count(*) FROM (SELECT string_agg(repeat('y', 2000), ' ') OVER (ORDER BY v) AS z FROM UNNEST(generate_series(1, 6000)) AS n(v)) AS q WHERE length(z) > 0",
+            "SELECT a.value, count(*) OVER () FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value)",
+            "SELECT max(length(x)) FROM (SELECT first_value(repeat('y', 10000000)) OVER (ORDER BY v) AS x FROM UNNEST(generate_series(1, 100000)) AS n(v)) AS q",
+            "SELECT max(length(x)) FROM (SELECT max(repeat('y', CASE WHEN v = 1 THEN 10000000 ELSE 1 END)) OVER () AS x FROM UNNEST(generate_series(1, 100000)) AS n(v)) AS q",
+            "SELECT array_has_all(range(1000000), range(v, 1000000)) FROM UNNEST(generate_series(1, 100)) AS n(v)",
+        ] {
+            ends(mallory, sql);
+        }
+    });
+}
+
+/// As many as one user may run at the same time, each of another kind.
+#[test]
+fn one_user_s_endless_statements_leave_the_others_their_threads() {
+    let server = server();
+    let endless = [
+        ENDLESS,
+        "SELECT count(*) FROM UNNEST(range(1000)) a(x), UNNEST(range(1000)) b(x), UNNEST(range(1000)) c(x), UNNEST(range(1000)) d(x), UNNEST(range(1000)) e(x), UNNEST(range(1000)) f(x) WHERE a.x + b.x + c.x + d.x + e.x + f.x = 1",
+        "SELECT array_agg(a.value) FROM UNNEST(generate_series(1, 1000000)) AS a(value), UNNEST(generate_series(1, 1000)) AS b(value)",
+        "SELECT SUM(levenshtein(repeat('a', 4000), repeat('b', 4000 + v % 2))) FROM UNNEST(generate_series(1, 200)) AS n(v)",
+    ];
+    while_another_user_asks(&server, |mallory| {
+        thread::scope(|scope| {
+            for sql in endless.iter().cycle().take(8) {
+                scope.spawn(move || match mallory.query(sql) {
+                    Ok(_) => {}
+                    Err(failure) => {
+                        let code = failure.code().expect("an answer");
+                        let expected = [ErrorCode::QueryTooLarge, ErrorCode::QueryTimeout, ErrorCode::RateLimited];
+                        assert!(expected.contains(&code), "{failure}\nin: {sql}");
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn a_costly_live_filter_ends_and_nobody_else_waits() {
+    let server = server();
+    let term = |number: usize| format!("levenshtein(repeat(content, 400), repeat('x', 4000)) < -{number}");
+    let terms: Vec<String> = (0..300).map(term).collect();
+    let costly = format!("SELECT msgId FROM messages WHERE {}", terms.join(" OR "));
+    while_another_user_asks(&server, |mallory| {
+        let mut live = Live::connect(mallory);
+        for number in 0..8 {
+            live.subscribe(json!({ "id": format!("s{number}"), "sql": format!("{costly} OR msgId = {number}") }));
+        }
+        let (other, john) = (server.client("user_john"), server.client("user_john"));
+        let mut watching = Live::connect(&other);
+        watching.subscribe(json!({ "id": "mine", "conversationId": "d" }));
+        mallory.say("c", "hello");
+        john.say("d", "are you there?");
+        assert_eq!(watching.expect("message")["message"]["content"], "are you there?");
+        for _ in 0..8 {
+            let error = live.expect("error");
+            assert!(
+                ["query_timeout", "query_too_large"].contains(&error["code"].as_str().unwrap_or_default()),
+                "{error}"
+            );
+        }
+    });
+}
+
+/// Statements that wait cost little, and only one's own are told to come back.
+#[test]
+fn too_many_waiting_statements_are_told_to_come_back() {
+    let server = Server::with(&[("query.timeout_seconds", "5"), ("query.max_concurrent_per_user", "1")]);
+    while_another_user_asks(&server, |mallory| {
+        let limited = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..300 {
+                scope.spawn(|| {
+                    let refused = mallory.query(ENDLESS).expect_err("it has no end");
+                    match refused.code() {
+                        Some(ErrorCode::RateLimited) => limited.store(true, Ordering::Relaxed),
+                        Some(ErrorCode::QueryTimeout) => {}
+                        _ => panic!("{refused}"),
+                    }
+                });
+            }
+        });
+        assert!(limited.into_inner());
     });
 }

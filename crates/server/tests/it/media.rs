@@ -11,7 +11,7 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use kalamdb_protocol::{ErrorCode, MediaMetadata};
 use serde_json::{Value, json};
 
-use crate::harness::{BOUNDARY, Client, Failure, Server, eventually, form};
+use crate::harness::{BOUNDARY, Client, Failure, Server, eventually, form, message};
 
 /// A picture of that size.
 fn picture(width: u32, height: u32) -> Vec<u8> {
@@ -47,6 +47,19 @@ fn refused(server: &Server, client: &Client, fields: &[(&str, &[u8])]) -> (Error
 }
 
 // --- what is taken
+
+#[test]
+fn an_upload_says_whether_its_conversation_began_with_it() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    john.make_group("g", &[]);
+    for (conversation, created) in [("c", true), ("c", false), ("g", false), ("G", true)] {
+        let taken = john.upload(b"some text\n", conversation).expect("it is taken");
+        assert_eq!(taken.conversation_created, created, "{conversation}");
+    }
+    assert!(!john.send(&message("G", "hi")).expect("it is there").conversation_created);
+    assert!(john.send(&message("H", "hi")).expect("it is new").conversation_created);
+}
 
 #[test]
 fn a_picture_has_a_size_and_a_thumbnail() {

@@ -385,6 +385,48 @@ fn the_same_key_with_another_body_is_a_conflict() {
     assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 1);
 }
 
+/// A statement that writes, under a key.
+fn write_with_key(client: &Client, key: &str, sql: &str, params: &Value) -> Answer {
+    let (headers, body) = ([("idempotency-key", key)], json!({ "sql": sql, "params": params }).to_string());
+    client.request(Method::POST, "/api/v1/query", &headers, Some(&body)).expect("an answer")
+}
+
+#[test]
+fn a_repeated_statement_is_done_once() {
+    let mut server = Server::start();
+    let john = server.client("user_john");
+    let insert = "INSERT INTO messages (conversationId, content) VALUES ('c', $1), ('c', 'two')";
+    let answered = |answer: Answer| {
+        let body = answer.json();
+        (answer.status, body["rowsAffected"].clone(), body["msgIds"].clone(), body["conversationCreated"].clone())
+    };
+    let first = answered(write_with_key(&john, "k", insert, &json!(["one"])));
+    assert_eq!((first.0, &first.1, &first.3), (200, &json!(2), &json!(true)));
+    server.kill9();
+    server.spawn();
+    assert_eq!(answered(write_with_key(&john, "k", insert, &json!(["one"]))), first);
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 2);
+    for (sql, params) in [(insert, json!(["three"])), ("DELETE FROM messages WHERE content = $1", json!(["one"]))] {
+        let refused = write_with_key(&john, "k", sql, &params).refusal().error.error;
+        assert_eq!(refused, ErrorCode::Conflict, "{sql}");
+    }
+    let send = json!({ "conversationId": "c", "content": "one" });
+    assert_eq!(send_with_key(&john, "k", &send).refusal().error.error, ErrorCode::Conflict, "keys are of all writes");
+    let append = "UPDATE messages SET content = content || $1";
+    for _ in 0..2 {
+        assert_eq!(write_with_key(&john, "l", append, &json!(["!"])).json()["rowsAffected"], 2);
+    }
+    assert_eq!(john.texts("SELECT content FROM messages ORDER BY msgId"), ["one!", "two!"]);
+    // A read is read each time, and a key that is none is refused whatever it names.
+    let count = "SELECT COUNT(*) FROM messages";
+    for rows in [2, 3] {
+        assert_eq!(write_with_key(&john, "r", count, &json!([])).json()["rows"], json!([[rows]]));
+        john.say("c", "more");
+    }
+    let refused = write_with_key(&john, "no key", count, &json!([])).refusal().error.error;
+    assert_eq!(refused, ErrorCode::InvalidValue);
+}
+
 #[test]
 fn keys_are_each_users_own() {
     let server = Server::start();

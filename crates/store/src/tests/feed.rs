@@ -11,7 +11,7 @@ fn told(feed: &mut Feed) -> Vec<(u64, Event)> {
     while let Some(told) = feed.next().now_or_never().flatten() {
         match told {
             Told::Commit(commit) => events.extend(commit.events.iter().map(|event| (commit.seq, event.clone()))),
-            Told::Missed => panic!("nothing was missed"),
+            Told::Missed | Told::MissedOf(_) => panic!("nothing was missed"),
         }
     }
     events
@@ -120,6 +120,35 @@ async fn who_does_not_listen_is_told_so_and_holds_nobody_up() {
     assert!(commits < 40, "and the gap is told without another commit");
     fixture.commit("ann", changes(1)).await.unwrap();
     assert!(matches!(feed.next().await, Some(Told::Commit(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owner_s_flood_is_missed_by_that_owner_alone() {
+    let fixture = Fixture::new();
+    let mut feed = fixture.store.feed().unwrap();
+    let (_one, _other) =
+        (fixture.store.watch(Some(id("ann"))).await.unwrap(), fixture.store.watch(Some(id("bob"))).await.unwrap());
+    let text = "x".repeat(1_000);
+    // More bytes than one owner's may wait, and together with what comes then less than all that may.
+    for _ in 0..40 {
+        let changes = vec![Change::Send(super::message("ann", &ai("c"), &text)); 2_000];
+        fixture.commit("ann", changes).await.unwrap();
+    }
+    for _ in 0..10 {
+        fixture.send("bob", &ai("c"), "hi").await.unwrap();
+    }
+    let mut of_bob = 0;
+    let missed = loop {
+        match feed.next().await.unwrap() {
+            Told::Commit(commit) => of_bob += usize::from(commit.events[0].owner == id("bob")),
+            Told::MissedOf(owners) => break owners,
+            Told::Missed => panic!("bob has missed nothing"),
+        }
+    };
+    assert_eq!(of_bob, 10);
+    assert_eq!(missed, [id("ann")].into());
+    fixture.send("ann", &ai("c"), "again").await.unwrap();
+    assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.events[0].owner == id("ann")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
