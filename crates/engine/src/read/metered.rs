@@ -1,16 +1,14 @@
-//! What DataFusion's operators hold or make without asking: windows keep all that they read, and UNNEST makes one batch
-//! of however many values a list has.
+//! What DataFusion's operators hold or make without asking: windows keep all that they read, and UNNEST copies a row for
+//! each value of its list, all at once.
 //!
-//! Invariant: below each window stands an operator that asks the statement's memory for what the window keeps and makes;
-//! above each UNNEST one that hands on no more rows at a time than other operators make. Neither changes a row.
+//! Invariant: below each of them stands an operator that asks the statement's memory for that first, and changes no row.
 
 use std::{fmt, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array},
-        compute::take_record_batch,
-        datatypes::DataType,
+        array::{Array, ArrayRef, AsArray, RecordBatch},
+        datatypes::{ArrowNativeType, DataType},
     },
     common::{
         ScalarValue, internal_err,
@@ -32,27 +30,27 @@ use datafusion::{
         DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
         execution_plan::CardinalityEffect,
         stream::RecordBatchStreamAdapter,
-        unnest::UnnestExec,
+        unnest::{ListUnnest, UnnestExec},
         windows::{BoundedWindowAggExec, WindowAggExec},
     },
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::StreamExt;
 
 use crate::functions::MAX_FRAME_ROWS;
 
+/// What an UNNEST may make of a batch without a closer look.
+const SMALL_EXPANSION_BYTES: usize = 8 << 20;
+
 /// Puts the operators where they belong; the last rule, so that no other moves or drops them.
 #[derive(Debug)]
-pub(super) struct MeterWindows;
+pub(super) struct MeterOperators;
 
-impl PhysicalOptimizerRule for MeterWindows {
+impl PhysicalOptimizerRule for MeterOperators {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            if node.is::<UnnestExec>() {
-                return Ok(Transformed::yes(Arc::new(Metered::new(node, Use::Slices)) as _));
-            }
-            let Some(window) = Window::of(&node) else { return Ok(Transformed::no(node)) };
+            let Some(is_for) = Use::of(&node) else { return Ok(Transformed::no(node)) };
             let inputs = node.children().into_iter().cloned();
-            let inputs = inputs.map(|input| Arc::new(Metered::new(input, Use::Window(window.clone()))) as _).collect();
+            let inputs = inputs.map(|input| Arc::new(Metered { input, is_for: is_for.clone() }) as _).collect();
             #[expect(deprecated, reason = "its replacement wants to be told what this finds out for itself")]
             Ok(Transformed::yes(node.with_new_children(inputs)?))
         })
@@ -60,7 +58,7 @@ impl PhysicalOptimizerRule for MeterWindows {
     }
 
     fn name(&self) -> &'static str {
-        "MeterWindows"
+        "MeterOperators"
     }
 
     fn schema_check(&self) -> bool {
@@ -140,8 +138,18 @@ fn constant_bytes(expr: &Arc<dyn PhysicalExpr>) -> usize {
 enum Use {
     /// It is for a window.
     Window(Window),
-    /// It is cut.
-    Slices,
+    /// It is for an UNNEST of these columns.
+    Unnest(Lists),
+}
+
+impl Use {
+    fn of(node: &Arc<dyn ExecutionPlan>) -> Option<Self> {
+        match node.downcast_ref::<UnnestExec>() {
+            Some(unnest) if unnest.list_column_indices().is_empty() => None,
+            Some(unnest) => Some(Self::Unnest(Lists(unnest.list_column_indices().to_vec()))),
+            None => Window::of(node).map(Self::Window),
+        }
+    }
 }
 
 /// See the module.
@@ -151,17 +159,11 @@ struct Metered {
     is_for: Use,
 }
 
-impl Metered {
-    fn new(input: Arc<dyn ExecutionPlan>, is_for: Use) -> Self {
-        Self { input, is_for }
-    }
-}
-
 impl DisplayAs for Metered {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.is_for {
             Use::Window(_) => "MeteredExec: memory of the window",
-            Use::Slices => "MeteredExec: slices",
+            Use::Unnest(_) => "MeteredExec: memory of UNNEST",
         })
     }
 }
@@ -208,21 +210,11 @@ impl ExecutionPlan for Metered {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let schema = self.input.schema();
-        match &self.is_for {
-            Use::Window(window) => {
-                let held = MemoryConsumer::new("rows of a window").register(context.memory_pool());
-                let mut meter = Meter { window: window.clone(), read: Read::default(), held };
-                // The window keeps this stream until it has answered, and with it what is held.
-                let batches = input.map(move |batch| batch.and_then(|batch| meter.pass(batch)));
-                Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
-            }
-            Use::Slices => {
-                let rows = context.session_config().batch_size().max(1);
-                let batches = input.map_ok(move |batch| stream::iter(slices(batch, rows))).try_flatten();
-                Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
-            }
-        }
+        let held = MemoryConsumer::new("rows of a window or UNNEST").register(context.memory_pool());
+        let mut meter = Meter { is_for: self.is_for.clone(), read: Read::default(), held };
+        // A window keeps this stream until it has answered, and with it what is held.
+        let batches = input.map(move |batch| batch.and_then(|batch| meter.pass(batch)));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), batches)))
     }
 }
 
@@ -237,20 +229,92 @@ struct Read {
 }
 
 struct Meter {
-    window: Window,
+    is_for: Use,
     read: Read,
     held: MemoryReservation,
 }
 
 impl Meter {
     fn pass(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        self.read.rows += batch.num_rows();
-        self.read.batch_rows = self.read.batch_rows.max(batch.num_rows());
-        self.read.bytes = self.read.bytes.saturating_add(batch.get_array_memory_size());
-        let largest = batch.columns().iter().map(largest_value).max().unwrap_or(0);
-        self.read.largest = self.read.largest.max(largest);
-        self.held.try_resize(self.window.bytes(&self.read))?;
+        let bytes = match &self.is_for {
+            Use::Unnest(lists) => lists.expansion(&batch),
+            Use::Window(window) => {
+                self.read.add(&batch);
+                window.bytes(&self.read)
+            }
+        };
+        self.held.try_resize(bytes)?;
         Ok(batch)
+    }
+}
+
+impl Read {
+    fn add(&mut self, batch: &RecordBatch) {
+        self.rows += batch.num_rows();
+        self.batch_rows = self.batch_rows.max(batch.num_rows());
+        self.bytes = self.bytes.saturating_add(batch.get_array_memory_size());
+        let largest = batch.columns().iter().map(largest_value).max().unwrap_or(0);
+        self.largest = self.largest.max(largest);
+    }
+}
+
+/// The columns that an UNNEST takes apart.
+#[derive(Debug, Clone)]
+struct Lists(Vec<ListUnnest>);
+
+impl Lists {
+    /// What the rows of a batch become at most at a time: DataFusion takes as many rows together as make a batch of usual
+    /// size, but one row at least; and lists of lists all at once.
+    fn expansion(&self, batch: &RecordBatch) -> usize {
+        let nested = self.0.iter().any(|list| list.depth > 1);
+        let whole = self.copies(batch).saturating_mul(self.row_bytes(batch));
+        if nested || whole <= SMALL_EXPANSION_BYTES {
+            return whole;
+        }
+        let mut largest = 0;
+        for row in 0..batch.num_rows() {
+            let row = batch.slice(row, 1);
+            largest = largest.max(self.copies(&row).saturating_mul(self.row_bytes(&row)));
+        }
+        largest
+    }
+
+    /// How many rows are made of these.
+    fn copies(&self, batch: &RecordBatch) -> usize {
+        let mut most = batch.num_rows();
+        for list in &self.0 {
+            let mut values = Arc::clone(batch.column(list.index_in_input_schema));
+            for _ in 0..list.depth {
+                values = flattened(&values);
+            }
+            most = most.max(values.len());
+        }
+        most
+    }
+
+    /// The bytes of the largest row, without what is taken apart.
+    fn row_bytes(&self, batch: &RecordBatch) -> usize {
+        let is_list = |column: usize| self.0.iter().any(|list| list.index_in_input_schema == column);
+        let others = batch.columns().iter().enumerate().filter(|(column, _)| !is_list(*column));
+        others.map(|(_, column)| largest_value(column)).sum()
+    }
+}
+
+/// The values of lists, one after the other; what is no list is its own.
+fn flattened(lists: &ArrayRef) -> ArrayRef {
+    match lists.data_type() {
+        DataType::List(_) => {
+            let lists = lists.as_list::<i32>();
+            let (first, last) = (lists.value_offsets()[0], lists.value_offsets()[lists.len()]);
+            lists.values().slice(first.as_usize(), (last - first).as_usize())
+        }
+        DataType::LargeList(_) => {
+            let lists = lists.as_list::<i64>();
+            let (first, last) = (lists.value_offsets()[0], lists.value_offsets()[lists.len()]);
+            lists.values().slice(first.as_usize(), (last - first).as_usize())
+        }
+        DataType::FixedSizeList(..) => Arc::clone(lists.as_fixed_size_list().values()),
+        _ => Arc::clone(lists),
     }
 }
 
@@ -266,18 +330,4 @@ fn largest_value(column: &ArrayRef) -> usize {
         DataType::BinaryView => lengths(&mut column.as_binary_view().lengths().map(|length| length as usize)),
         fixed => fixed.primitive_width().unwrap_or_else(|| column.get_array_memory_size()),
     }
-}
-
-/// A batch in parts of so many rows, each with memory of its own: who keeps a part asks for that of the whole otherwise.
-fn slices(batch: RecordBatch, rows: usize) -> Vec<Result<RecordBatch>> {
-    if batch.num_rows() <= rows {
-        return vec![Ok(batch)];
-    }
-    let starts = (0..batch.num_rows()).step_by(rows);
-    let part = |start: usize| {
-        let end = batch.num_rows().min(start + rows);
-        let places = UInt64Array::from_iter_values(start as u64..end as u64);
-        Ok(take_record_batch(&batch, &places)?)
-    };
-    starts.map(part).collect()
 }

@@ -79,7 +79,10 @@ impl Input {
 fn contents(plan: &LogicalPlan) -> Columns {
     match plan {
         LogicalPlan::TableScan(scan) if matches!(scan.table_name.table(), "messages" | "deletedMessages") => {
-            scan.projected_schema.index_of_column_by_name(None, "content").into_iter().collect()
+            // A recursive WITH may be called so too, and reads what was guarded where it was written.
+            let place = |name| scan.projected_schema.index_of_column_by_name(None, name);
+            let is_whole = place("contentRef").is_some() && place("msgId").is_some();
+            place("content").filter(|_| is_whole).into_iter().collect()
         }
         LogicalPlan::Filter(_)
         | LogicalPlan::Sort(_)

@@ -314,6 +314,7 @@ fn work_that_outgrows_its_bytes_ends() {
             "SELECT a.value, count(*) OVER () FROM UNNEST(generate_series(1, 100000)) AS a(value) CROSS JOIN UNNEST(generate_series(1, 100000)) AS b(value)",
             "SELECT max(length(x)) FROM (SELECT first_value(repeat('y', 10000000)) OVER (ORDER BY v) AS x FROM UNNEST(generate_series(1, 100000)) AS n(v)) AS q",
             "SELECT max(length(x)) FROM (SELECT max(repeat('y', CASE WHEN v = 1 THEN 10000000 ELSE 1 END)) OVER () AS x FROM UNNEST(generate_series(1, 100000)) AS n(v)) AS q",
+            "SELECT max(length(c)) FROM (SELECT repeat('x', 15000000) || v AS c, UNNEST(range(1000)) AS u FROM UNNEST(range(3)) AS n(v)) AS q",
             "SELECT array_has_all(range(1000000), range(v, 1000000)) FROM UNNEST(generate_series(1, 100)) AS n(v)",
         ] {
             ends(mallory, sql);
