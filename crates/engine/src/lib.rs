@@ -12,6 +12,7 @@ mod settings;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod workers;
 mod write;
 

@@ -105,8 +105,9 @@ pub struct NewMessage {
     pub from: Option<String>,
     /// Generated when absent.
     pub msg_id: Option<MsgId>,
-    /// The time of the commit when absent; seconds, milliseconds or microseconds.
-    pub timestamp: Option<i64>,
+    /// The time of the commit when absent. What a client gives in seconds or milliseconds is microseconds by now: only
+    /// whoever reads the request knows that it was given.
+    pub timestamp: Option<Micros>,
     /// The text. From [`crate::Rules::large_message_threshold_bytes`] on it goes to a file, and its beginning stays.
     pub content: String,
     /// A file of the conversation that the owner may read.
@@ -201,8 +202,8 @@ pub enum Change {
         id: ConversationId,
         /// See `id`.
         kind: Option<ConversationType>,
-        /// Now when absent; seconds, milliseconds or microseconds.
-        created: Option<i64>,
+        /// Now when absent; as [`NewMessage::timestamp`].
+        created: Option<Micros>,
         /// JSON text of an object.
         metadata: Option<String>,
     },

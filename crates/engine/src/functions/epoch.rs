@@ -1,14 +1,14 @@
 //! `UNIX_TIMESTAMP`, `HOUR` and `DATE` on times as they are stored here: numbers since the epoch.
 //!
 //! Invariant: a number means seconds, milliseconds or microseconds by its size, everywhere by the same rule
-//! (`kalamdb_protocol::to_micros`); days and hours are UTC.
+//! (`kalamdb_protocol::to_micros`), and a timestamp means itself; days and hours are UTC.
 
 use std::sync::Arc;
 
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, Date32Array, Int64Array},
-        compute::cast,
+        compute::{CastOptions, cast, cast_with_options},
         datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType},
     },
     common::{Result, ScalarValue, exec_err, plan_err},
@@ -17,9 +17,10 @@ use datafusion::{
         simplify::{ExprSimplifyResult, SimplifyContext},
     },
 };
-use kalamdb_protocol::to_micros;
 
 pub(super) const UNIX_TIMESTAMP: &str = "unix_timestamp";
+/// The function that [`to_micros`] calls.
+pub(super) const TO_MICROS: &str = "to_micros";
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_HOUR: i64 = 3_600 * MICROS_PER_SECOND;
 const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
@@ -29,12 +30,35 @@ pub(super) fn functions() -> [ScalarUDF; 3] {
     [Part::UnixTimestamp, Part::Hour, Part::Date].map(|part| ScalarUDF::new_from_impl(EpochPart::new(part)))
 }
 
+/// Whether a function of that name is one of [`functions`].
+pub(super) fn is_part(name: &str) -> bool {
+    [Part::UnixTimestamp, Part::Hour, Part::Date].iter().any(|part| part.name() == name)
+}
+
+/// A given time in microseconds; not offered by name.
+pub(super) fn to_micros(given: Expr) -> Expr {
+    ScalarUDF::new_from_impl(EpochPart::new(Part::Micros)).call(vec![given])
+}
+
 /// What is taken of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Part {
     UnixTimestamp,
     Hour,
     Date,
+    /// All of it.
+    Micros,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::UnixTimestamp => UNIX_TIMESTAMP,
+            Self::Hour => "hour",
+            Self::Date => "date",
+            Self::Micros => TO_MICROS,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -53,11 +77,7 @@ impl EpochPart {
 
 impl ScalarUDFImpl for EpochPart {
     fn name(&self) -> &str {
-        match self.part {
-            Part::UnixTimestamp => UNIX_TIMESTAMP,
-            Part::Hour => "hour",
-            Part::Date => "date",
-        }
+        self.part.name()
     }
 
     fn signature(&self) -> &Signature {
@@ -68,7 +88,9 @@ impl ScalarUDFImpl for EpochPart {
         match types {
             [] if self.part == Part::UnixTimestamp => Ok(vec![]),
             [given] => {
-                let Some(readable) = readable(given) else {
+                // A text is a number or a date, which only its value tells.
+                let as_given = self.part == Part::Micros && given.is_string();
+                let Some(readable) = (if as_given { Some(given.clone()) } else { readable(given) }) else {
                     return plan_err!("{}(x) takes a time: a number, a timestamp, a date or its text", self.name());
                 };
                 Ok(vec![readable])
@@ -98,6 +120,7 @@ impl ScalarUDFImpl for EpochPart {
         let is_scalar = matches!(time, ColumnarValue::Scalar(_));
         let micros = micros(&time.to_array(if is_scalar { 1 } else { args.number_rows })?)?;
         let part: ArrayRef = match self.part {
+            Part::Micros => Arc::new(micros),
             Part::UnixTimestamp => Arc::new(micros.unary::<_, Int64Type>(|time| time.div_euclid(MICROS_PER_SECOND))),
             Part::Hour => {
                 Arc::new(micros.unary::<_, Int64Type>(|time| time.div_euclid(MICROS_PER_HOUR).rem_euclid(24)))
@@ -132,10 +155,17 @@ fn readable(given: &DataType) -> Option<DataType> {
 /// The microseconds of times of a [`readable`] type.
 pub(super) fn micros(times: &ArrayRef) -> Result<Int64Array> {
     match times.data_type() {
-        DataType::Int64 => Ok(times.as_primitive::<Int64Type>().unary(to_micros)),
+        DataType::Int64 => Ok(times.as_primitive::<Int64Type>().unary(kalamdb_protocol::to_micros)),
         DataType::Float64 => Ok(times.as_primitive::<Float64Type>().unary_opt(float_micros)),
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
             Ok(times.as_primitive::<TimestampMicrosecondType>().reinterpret_cast::<Int64Type>())
+        }
+        text if text.is_string() => {
+            let numbers = cast(times, &DataType::Int64)?;
+            let all = numbers.null_count() == times.null_count();
+            let strict = CastOptions { safe: false, ..CastOptions::default() };
+            let moment = DataType::Timestamp(TimeUnit::Microsecond, None);
+            micros(&if all { numbers } else { cast_with_options(times, &moment, &strict)? })
         }
         other => {
             let Some(readable) = readable(other) else {
@@ -156,6 +186,6 @@ fn float_micros(given: f64) -> Option<i64> {
     }
     // How much a whole number of that size is scaled by.
     let whole = given.trunc() as i64;
-    let scale = if whole == 0 { MICROS_PER_SECOND } else { to_micros(whole) / whole };
+    let scale = if whole == 0 { MICROS_PER_SECOND } else { kalamdb_protocol::to_micros(whole) / whole };
     Some((given * scale as f64).round() as i64)
 }

@@ -1,16 +1,18 @@
 //! What a statement may compute, and how much: the functions of our own, bounds on those that can grow their input,
-//! and the units of time.
+//! arithmetic that overflows with an error, and the units of time.
 //!
 //! Invariant: a plan that went through [`prepare`] holds no function that makes more bytes of its input without
 //! counting them first, also where the planner evaluates it; and no expression that the optimizer would multiply
 //! beyond bounds.
 
+mod arithmetic;
 mod epoch;
 mod frames;
 mod growth;
 mod guard;
 mod pattern;
-mod time_units;
+mod regexes;
+mod times;
 mod weight;
 mod work;
 
@@ -26,7 +28,12 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, Volatility},
 };
 
-pub(crate) use self::{frames::MAX_FRAME_ROWS, guard::batch_rows, time_units::TIME_UNIT_KEY, work::Work};
+pub(crate) use self::{
+    frames::MAX_FRAME_ROWS,
+    guard::batch_rows,
+    times::{TIME_UNIT_KEY, kinds},
+    work::Work,
+};
 
 /// Functions that show the machine (its version, its files); that make a value of any size of a type's name
 /// (`arrow_cast(NULL, 'FixedSizeBinary(2000000000)')`; CAST does what is needed); and that escape text as JSON, which
@@ -53,16 +60,18 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     Ok(())
 }
 
-/// Makes a plan, as it comes from the statement, safe to optimize and run: bounds what its expressions may grow to,
-/// reads times by their size, and refuses what the optimizer would multiply.
+/// Makes a plan, as it comes from the statement, safe to optimize and run: bounds what its expressions may grow to, has
+/// whole numbers overflow with an error, reads times by their size, and refuses what the optimizer would multiply and
+/// patterns that are no regular expressions.
 ///
 /// To be called once for each plan: a time that has been read is microseconds, and reading it again would scale it
 /// again. What the plan's functions do is taken from `work`.
 pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps, work: &Arc<Work>) -> Result<LogicalPlan> {
     weight::check(&plan)?;
     frames::check(&plan)?;
-    let plan = guard::guard(plan, work)?;
-    time_units::normalise_times(plan, props)
+    let plan = arithmetic::check(guard::guard(plan, work)?)?;
+    regexes::check(&plan, props)?;
+    times::normalise(plan, props)
 }
 
 /// Whether a plan calls anything that answers differently another time (now, random, `unix_timestamp()`, …), so that
@@ -89,7 +98,7 @@ fn is_volatile_call(expr: &Expr) -> bool {
         }
         Expr::AggregateFunction(call) => call.func.signature().volatility != Volatility::Immutable,
         Expr::WindowFunction(call) => call.fun.signature().volatility != Volatility::Immutable,
-        Expr::Literal(_, metadata) => time_units::varies(metadata.as_ref()),
+        Expr::Literal(_, metadata) => times::varies(metadata.as_ref()),
         Expr::ScalarVariable(..) => true,
         _ => false,
     }

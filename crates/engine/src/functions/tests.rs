@@ -115,6 +115,82 @@ async fn times_have_parts() {
 }
 
 #[tokio::test]
+async fn whole_numbers_overflow_with_an_error() {
+    const MAX: &str = "9223372036854775807";
+    for sql in [
+        "SELECT 9223372036854775807 + 1",
+        "SELECT -9223372036854775807 - 2",
+        "SELECT 9223372036854775807 * 2",
+        "SELECT -(-9223372036854775807 - 1)",
+        "SELECT abs(-9223372036854775807 - 1)",
+        "SELECT CAST(127 AS TINYINT) * CAST(2 AS TINYINT)",
+        "SELECT msgId + 9223372036854775807 FROM messages",
+        "SELECT msgId FROM messages WHERE msgId * 9223372036854775807 > 0",
+        "SELECT timestamp FROM messages WHERE timestamp > 9223372036854775807 + 1",
+        "SELECT -x FROM (VALUES (-9223372036854775807 - 1)) AS v(x)",
+        "SELECT SUM(x) FROM (VALUES (9223372036854775807), (1)) AS v(x)",
+        "SELECT SUM(DISTINCT x) FROM (VALUES (9223372036854775807), (1)) AS v(x)",
+        "SELECT k, SUM(x) FROM (VALUES (1, 9223372036854775807), (1, 1)) AS v(k, x) GROUP BY k",
+        "SELECT SUM(x) OVER () FROM (VALUES (9223372036854775807), (1)) AS v(x)",
+        "SELECT SUM(x) OVER (ORDER BY x) FROM (VALUES (9223372036854775807), (1)) AS v(x)",
+        "SELECT SUM(x + 1) FROM (VALUES (9223372036854775806), (1)) AS v(x)",
+    ] {
+        let error = run_in(&session(), sql).await.expect_err(sql);
+        let shown = crate::read::client_error(&error, None);
+        assert!(shown.message.contains("overflow"), "{sql}: {error} {shown}");
+    }
+    assert_eq!(
+        one(&format!("SELECT {MAX} + 0, {MAX} - 1 - 1, 3 * -4, -(-5), 2 - 3.5")).await,
+        format!("{MAX} 9223372036854775805 -12 5 -1.5")
+    );
+    assert_eq!(
+        one("SELECT SUM(msgId), SUM(DISTINCT msgId), SUM(msgId) + 1, AVG(msgId), SUM(2.5) FROM messages").await,
+        "10 10 11 2.5 10.0"
+    );
+    assert_eq!(one("SELECT SUM(x) FROM (VALUES (9223372036854775807), (1), (-1)) AS v(x)").await, MAX);
+    assert_eq!(one("SELECT SUM(msgId), arrow_typeof(SUM(msgId)) FROM messages WHERE msgId > 9").await, "NULL Int64");
+    assert_eq!(
+        rows("SELECT SUM(msgId) OVER (ORDER BY msgId ROWS 1 PRECEDING) FROM messages ORDER BY msgId").await,
+        ["1", "3", "5", "7"]
+    );
+    assert_eq!(rows("SELECT msgId % 2 AS k, SUM(msgId) AS s FROM messages GROUP BY k HAVING SUM(msgId) > 4 ORDER BY SUM(msgId) DESC").await, ["0 6"]);
+    assert_eq!(
+        one("SELECT DATE '2024-01-31' + INTERVAL '1 day', DATE '2024-01-31' - DATE '2024-01-01'").await,
+        "2024-02-01 30"
+    );
+}
+
+#[tokio::test]
+async fn a_bad_pattern_is_named() {
+    for pattern in ["(", "[a", "*", "(?P<x", "(?<=a)b", "a{1000}{1000}{1000}"] {
+        for call in [
+            "regexp_replace(content, $, '')",
+            "regexp_like(content, $)",
+            "regexp_match(content, $)",
+            "regexp_count(content, $)",
+            "regexp_instr(content, $)",
+            "content ~ $",
+            "content !~* $",
+            "content SIMILAR TO $",
+            "content ~ ($ || '')",
+        ] {
+            let sql = format!("SELECT {} FROM messages", call.replace('$', &format!("'{pattern}'")));
+            let shown = crate::read::client_error(&run_in(&session(), &sql).await.expect_err(&sql), None);
+            assert_eq!(shown.code, kalamdb_protocol::ErrorCode::InvalidValue, "{sql}");
+            assert!(shown.message.contains(&format!("'{pattern}'")), "{sql}: {shown}");
+        }
+    }
+    assert_eq!(
+        one("SELECT count(*) FROM messages WHERE content ~ '^h.l+o$' AND regexp_like(content, 'HELLO', 'i')").await,
+        "4"
+    );
+    assert_eq!(one("SELECT DISTINCT regexp_replace(content, '[le]', '', 'g') FROM messages").await, "ho");
+    let many: Vec<String> = (0..100).map(|n| format!("content ~ 'x{n}'")).collect();
+    let sql = format!("SELECT 1 FROM messages WHERE {}", many.join(" OR "));
+    assert!(crate::read::client_error(&run_in(&session(), &sql).await.unwrap_err(), None).message.contains("64"));
+}
+
+#[tokio::test]
 async fn metadata_is_json() {
     assert_eq!(one("SELECT DISTINCT metadata->>'role', metadata->'n'->>'a' FROM messages").await, "user 3");
     assert_eq!(
@@ -182,6 +258,70 @@ async fn the_mark_of_a_time_survives_what_a_query_does_with_it() {
         assert_eq!(one(sql).await, count, "{sql}");
     }
     assert_eq!(rows("SELECT timestamp > 1699000002 FROM messages").await.join(" "), "false false false true");
+}
+
+#[tokio::test]
+async fn what_stands_for_a_time_is_one() {
+    for (sql, count) in [
+        ("SELECT count(*) FROM (SELECT msgId FROM messages GROUP BY msgId HAVING MAX(timestamp) > 1699000001)", "2"),
+        ("SELECT count(*) FROM (SELECT msgId FROM messages GROUP BY msgId HAVING MAX(timestamp) > 4102444800)", "0"),
+        ("SELECT count(*) FROM messages WHERE (SELECT MAX(timestamp) FROM messages) > 4102444800", "0"),
+        (
+            "SELECT count(*) FROM (SELECT AVG(timestamp) AS a FROM messages) WHERE a BETWEEN 1699000001 AND 1699000002",
+            "1",
+        ),
+        ("SELECT count(*) FROM messages WHERE 1699000001 BETWEEN timestamp AND timestamp", "1"),
+        ("SELECT count(*) FROM messages WHERE 1699000001 IN (timestamp, 5)", "1"),
+        ("SELECT count(*) FROM messages WHERE CASE timestamp WHEN 1699000001 THEN 'a' END = 'a'", "1"),
+        (
+            "SELECT count(*) FROM messages WHERE CASE WHEN msgId > 2 THEN timestamp ELSE 1699000009 END > 1699000002",
+            "3",
+        ),
+        ("SELECT count(*) FROM messages WHERE NULLIF(timestamp, 1699000001) IS NULL", "1"),
+        ("SELECT count(*) FROM messages WHERE COALESCE(NULLIF(timestamp, 1699000001), 1699000000) > 1699000000", "2"),
+        ("SELECT count(*) FROM messages WHERE GREATEST(timestamp, 1699000002) > 1699000002", "1"),
+        ("SELECT count(*) FROM messages WHERE LEAST(timestamp, 1699000001) = 1699000001", "3"),
+        ("SELECT count(*) FROM messages WHERE (timestamp, msgId) IN ((1699000001, 2), (1699000002000, 9))", "1"),
+        ("SELECT count(*) FROM messages WHERE (timestamp, msgId) = (1699000001, 2)", "1"),
+        ("SELECT count(*) FROM messages WHERE array_has([1699000001, 1699000002000], timestamp)", "2"),
+        (
+            "SELECT count(*) FROM messages m JOIN (VALUES (1699000001), (1699000002000)) AS v(t) ON m.timestamp = v.t",
+            "2",
+        ),
+        ("SELECT count(*) FROM messages JOIN (VALUES (1699000001)) AS v(timestamp) USING (timestamp)", "1"),
+        ("SELECT count(*) FROM messages WHERE timestamp IN (SELECT t FROM (VALUES (1699000001), (7)) AS v(t))", "1"),
+        ("SELECT count(*) FROM messages WHERE timestamp > (SELECT 1699000001)", "2"),
+        ("SELECT count(*) FROM messages WHERE 1699000001 IN (SELECT timestamp FROM messages)", "4"),
+        (
+            "SELECT count(*) FROM (SELECT timestamp AS t FROM messages UNION ALL SELECT 1699000009) WHERE t > 1699000002",
+            "2",
+        ),
+        ("SELECT count(*) FROM (SELECT timestamp FROM messages INTERSECT SELECT 1699000001)", "1"),
+        ("SELECT count(*) FROM (SELECT MIN(timestamp) OVER () AS m FROM messages) WHERE m = 1699000000", "4"),
+        (
+            "SELECT count(*) FROM (SELECT lag(timestamp, 1, 1699000000) OVER (ORDER BY msgId) AS p, timestamp AS t FROM messages) WHERE p = t",
+            "1",
+        ),
+        (
+            "SELECT count(*) FROM (SELECT lead(timestamp) OVER (ORDER BY msgId) AS n FROM messages) WHERE n > 1699000002",
+            "1",
+        ),
+        (
+            "SELECT count(*) FROM (SELECT msgId, MAX(timestamp) AS t FROM messages GROUP BY msgId) x WHERE EXISTS (SELECT 1 FROM messages m WHERE m.msgId = x.msgId AND x.t > 1699000001)",
+            "2",
+        ),
+    ] {
+        assert_eq!(one(sql).await, count, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn microseconds_of_a_column_are_not_guessed_at() {
+    // A day after 1970, which as a number that somebody gives would be seconds.
+    let day = "timestamp - 1699000000000000 + 86400000000";
+    let sql = format!("SELECT DATE({day}), HOUR({day}), UNIX_TIMESTAMP({day}) FROM messages WHERE msgId = 1");
+    assert_eq!(one(&sql).await, "1970-01-02 0 86400");
+    assert_eq!(one("SELECT DATE(86400000000) AS given").await, "4707-11-29");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use datafusion::{
     logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator},
 };
 
-use super::{TooLarge, time_units::is_comparison};
+use super::{TooLarge, times::is_comparison};
 
 /// Nodes of one expression with everything put in.
 const MAX_NODES: u64 = 200_000;

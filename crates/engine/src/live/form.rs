@@ -18,7 +18,7 @@ use kalamdb_protocol::{ErrorCode, OWNER_COLUMN, UserId};
 use super::rows::LiveTable;
 use crate::{
     Error, Result,
-    read::View,
+    read::{View, check_keys},
     sql::{Read, Schema},
 };
 
@@ -57,6 +57,8 @@ pub(super) fn understand(view: &View, read: &Read) -> Result<Watch> {
              like.",
         ));
     }
+    let shown = view.column_names(&plan);
+    check_keys(&shown)?;
     let parts = Parts::of(view.analysed(plan.clone())?)?;
     let (scope, table) = (parts.scope()?, parts.table()?);
     let everybody = scope == Schema::All;
@@ -64,7 +66,7 @@ pub(super) fn understand(view: &View, read: &Read) -> Result<Watch> {
     let settled = |expr: Expr| view.simplified(bare(expr)?, &schema);
     let filter = parts.filter.map(settled).transpose()?;
     let mut columns = Vec::with_capacity(parts.columns.len());
-    for (name, expr) in parts.columns {
+    for (name, expr) in shown.into_iter().zip(parts.columns) {
         columns.push((name, settled(expr)?));
     }
     let (names, columns) = with_key(table, everybody, columns)?.into_iter().unzip();
@@ -83,7 +85,7 @@ impl Form {
 
 /// A projection over a filter over a table, taken apart.
 struct Parts {
-    columns: Vec<(String, Expr)>,
+    columns: Vec<Expr>,
     filter: Option<Expr>,
     scan: TableScan,
 }
@@ -91,13 +93,12 @@ struct Parts {
 impl Parts {
     fn of(plan: LogicalPlan) -> Result<Self> {
         let LogicalPlan::Projection(projection) = plan else { return Err(refused(&plan)) };
-        let names = projection.schema.fields().iter().map(|field| field.name().clone());
-        let columns: Vec<_> = names.zip(projection.expr).collect();
+        let columns = projection.expr;
         let (filter, input) = match Arc::unwrap_or_clone(projection.input) {
             LogicalPlan::Filter(filter) => (Some(filter.predicate), Arc::unwrap_or_clone(filter.input)),
             input => (None, input),
         };
-        if columns.iter().map(|(_, expr)| expr).chain(&filter).any(has_subquery) {
+        if columns.iter().chain(&filter).any(has_subquery) {
             return Err(not_live("A subquery", "give its result as a parameter"));
         }
         Ok(Self { columns, filter, scan: scan(input)? })

@@ -8,18 +8,16 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
-    catalog::{TableFunctionArgs, TableProvider},
-    common::{DFSchema, TableReference},
+    catalog::TableProvider,
+    common::TableReference,
     config::ConfigOptions,
     datasource::{cte_worktable::CteWorkTable, provider_as_source},
     error::{DataFusionError, Result},
     execution::SessionState,
     logical_expr::{
-        AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
+        AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
         planner::{ContextProvider, ExprPlanner},
-        simplify::SimplifyContext,
     },
-    optimizer::simplify_expressions::ExprSimplifier,
     sql::sqlparser::ast,
 };
 use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, TableId, UserId};
@@ -146,23 +144,6 @@ impl ContextProvider for Names<'_> {
         Ok(provider_as_source(self.table(&name)?))
     }
 
-    /// `FROM generate_series(1, 10)`.
-    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
-        let state = self.state();
-        let Some(function) = state.table_functions().get(name) else {
-            let known = state.table_functions().keys().map(String::as_str);
-            return Err(ours(unknown_function(name, known)));
-        };
-        let context = SimplifyContext::builder()
-            .with_config_options(Arc::clone(state.config_options()))
-            .with_query_execution_start_time(state.execution_props().query_execution_start_time)
-            .build();
-        let simplifier = ExprSimplifier::new(context);
-        let value = |arg| simplifier.simplify(simplifier.coerce(arg, &DFSchema::empty())?);
-        let args = args.into_iter().map(value).collect::<Result<Vec<_>>>()?;
-        Ok(provider_as_source(function.create_table_provider_with_args(TableFunctionArgs::new(&args, state))?))
-    }
-
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
         Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
     }
@@ -175,8 +156,9 @@ impl ContextProvider for Names<'_> {
         self.state().scalar_functions().get(name).cloned()
     }
 
-    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
-        self.state().higher_order_functions().get(name).cloned()
+    /// Lambdas are refused before.
+    fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {
+        None
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
@@ -200,7 +182,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
-        self.state().higher_order_functions().keys().cloned().collect()
+        Vec::new()
     }
 
     fn udaf_names(&self) -> Vec<String> {
@@ -217,7 +199,6 @@ pub(super) fn check_functions(statement: &ast::Statement, state: &SessionState) 
     let known = |name: &str| {
         PLANNED_FUNCTIONS.contains(&name)
             || state.scalar_functions().contains_key(name)
-            || state.higher_order_functions().contains_key(name)
             || state.aggregate_functions().contains_key(name)
             || state.window_functions().contains_key(name)
     };

@@ -1,7 +1,8 @@
 //! DataFusion's errors as the client sees them.
 //!
-//! Invariant: told apart by their type, never by their text. No error of storage or of ours shows what it says
-//! inside; the log gets its kind only, because its text may hold a row's content.
+//! Invariant: told apart by their type, never by their text. What DataFusion says is shown only where no row can be in
+//! it: while a statement is planned, or when it reads no table. Once rows are read, and for errors of storage and of
+//! ours always, there is a sentence for the kind; the log gets the kind only.
 
 use std::error::Error as StdError;
 
@@ -15,11 +16,30 @@ use kalamdb_protocol::ErrorCode;
 use super::memory::Refused;
 use crate::{Error, functions::TooLarge, sql::suggestions};
 
+/// What is said of a row's value that its function or operator does not take: its text may be in what they say.
+const NOT_COMPUTED: &str = "The statement cannot be computed for one of its rows: a function or operator does not take \
+                            the value that is there, or a subquery has several rows where one value is needed.";
+/// The same of a value that is not of its type.
+const NOT_CAST: &str = "A value of one of the rows cannot be read as the type that it is cast to or compared with; \
+                        TRY_CAST gives NULL for such values.";
+const OVERFLOW: &str = "A number of the statement overflows: it grows beyond what its type can hold; CAST to DOUBLE or \
+                        DECIMAL(38,0) before computing, or choose fewer rows.";
+
 /// The longest sentence taken over from DataFusion, in characters: some list a whole signature.
 const MAX_SENTENCE_CHARS: usize = 400;
 
-/// The error for the client. `refused` is what the statement's memory said last.
+/// What went wrong while rows were read, for the client. `refused` is what the statement's memory said last.
 pub(crate) fn client_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
+    classified(error, refused, false)
+}
+
+/// What went wrong before any row was read, for the client.
+pub(super) fn rowless_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
+    classified(error, refused, true)
+}
+
+/// `shows` says whether the text may be shown.
+fn classified(error: &DataFusionError, refused: Option<Refused>, shows: bool) -> Error {
     // Ours travel inside of theirs, as they are.
     if let Some(ours) = inside::<Error>(error) {
         return ours.clone();
@@ -27,15 +47,23 @@ pub(crate) fn client_error(error: &DataFusionError, refused: Option<Refused>) ->
     if let Some(too_large) = TooLarge::of(error) {
         return Error::new(ErrorCode::QueryTooLarge, too_large.to_string());
     }
+    if inside::<regex::Error>(error).is_some() {
+        return invalid(
+            "A pattern here is no regular expression, or too large a one; look for an open bracket or a \
+                        high repetition in it.",
+        );
+    }
     match root(error) {
         DataFusionError::SchemaError(error, _) => schema_error(error),
         DataFusionError::ResourcesExhausted(_) => out_of_memory(refused),
         DataFusionError::NotImplemented(text) => Error::new(ErrorCode::Unsupported, sentence(text)),
-        DataFusionError::Plan(text) | DataFusionError::Configuration(text) | DataFusionError::Execution(text) => {
+        DataFusionError::Plan(text) | DataFusionError::Configuration(text) => {
             Error::new(ErrorCode::InvalidValue, sentence(text))
         }
+        DataFusionError::Execution(text) if shows => invalid(sentence(text)),
+        DataFusionError::Execution(_) => invalid(NOT_COMPUTED),
         DataFusionError::SQL(error, _) => Error::new(ErrorCode::SyntaxError, sentence(&error.to_string())),
-        DataFusionError::ArrowError(error, _) => value_error(error),
+        DataFusionError::ArrowError(error, _) => value_error(error, shows),
         DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => storage(),
         DataFusionError::External(_) => internal("external"),
         DataFusionError::ExecutionJoin(_) => internal("join"),
@@ -107,10 +135,15 @@ fn unknown_column(field: &Column, valid_fields: &[Column]) -> Error {
     Error::new(ErrorCode::UnknownColumn, message).with("suggestions", suggestions)
 }
 
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::InvalidValue, message)
+}
+
 /// What a value did to an operator.
-fn value_error(error: &ArrowError) -> Error {
+fn value_error(error: &ArrowError, shows: bool) -> Error {
     match error {
-        ArrowError::DivideByZero => Error::new(ErrorCode::InvalidValue, "The statement divides by zero."),
+        ArrowError::DivideByZero => invalid("The statement divides by zero."),
+        ArrowError::ArithmeticOverflow(_) => invalid(OVERFLOW),
         ArrowError::NotYetImplemented(text) => Error::new(ErrorCode::Unsupported, sentence(text)),
         ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => {
             Error::new(ErrorCode::QueryTooLarge, "A value of the statement grows larger than a column can hold.")
@@ -119,8 +152,15 @@ fn value_error(error: &ArrowError) -> Error {
         | ArrowError::ParseError(text)
         | ArrowError::SchemaError(text)
         | ArrowError::ComputeError(text)
-        | ArrowError::ArithmeticOverflow(text)
-        | ArrowError::InvalidArgumentError(text) => Error::new(ErrorCode::InvalidValue, sentence(text)),
+        | ArrowError::InvalidArgumentError(text)
+            if shows =>
+        {
+            invalid(sentence(text))
+        }
+        ArrowError::CastError(_) | ArrowError::ParseError(_) => invalid(NOT_CAST),
+        ArrowError::SchemaError(_) | ArrowError::ComputeError(_) | ArrowError::InvalidArgumentError(_) => {
+            invalid(NOT_COMPUTED)
+        }
         ArrowError::IoError(..) | ArrowError::ParquetError(_) => storage(),
         _ => internal("arrow"),
     }
@@ -185,6 +225,32 @@ mod tests {
         let full = E::ResourcesExhausted("x".into());
         assert_eq!(client_error(&full, Some(Refused::Total)).code, ErrorCode::ResourceExhausted);
         assert_eq!(client_error(&full, Some(Refused::Share)).code, ErrorCode::QueryTooLarge);
+    }
+
+    #[test]
+    fn the_text_of_an_error_is_shown_only_while_no_row_is_read() {
+        let secret = || "about 'my secret'".to_owned();
+        let of_rows = [
+            E::Execution(secret()),
+            E::ArrowError(Box::new(ArrowError::CastError(secret())), None),
+            E::ArrowError(Box::new(ArrowError::ParseError(secret())), None).context("while reading"),
+            E::ArrowError(Box::new(ArrowError::ComputeError(secret())), None),
+            E::ArrowError(Box::new(ArrowError::InvalidArgumentError(secret())), None),
+        ];
+        for error in of_rows {
+            let shown = client_error(&error, None);
+            assert_eq!(shown.code, ErrorCode::InvalidValue);
+            assert!(!shown.message.contains("secret"), "{shown}");
+            assert!(rowless_error(&error, None).message.contains("secret"));
+        }
+        let overflow = E::ArrowError(Box::new(ArrowError::ArithmeticOverflow("7 + 1".to_owned())), None);
+        for shown in [client_error(&overflow, None), rowless_error(&overflow, None)] {
+            assert!(shown.message.contains("overflow") && !shown.message.contains('7'), "{shown}");
+        }
+        let pattern = regex::Regex::new(&["(", "secret"].concat()).unwrap_err();
+        let shown = client_error(&E::External(Box::new(pattern)), None);
+        assert_eq!(shown.code, ErrorCode::InvalidValue);
+        assert!(shown.message.contains("regular expression") && !shown.message.contains("secret"), "{shown}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use datafusion::{
 };
 
 use super::metered::MeterOperators;
+use crate::upstream::DetachFetch;
 
 /// The rule.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sy
     // After it, conditions that appear while the query runs find their way down, and the plan must not change.
     let place = rules.iter().position(|rule| rule.name() == "PushdownSort").unwrap_or(rules.len());
     rules.insert(place, Arc::new(SortReachesTiers));
+    DetachFetch::insert(&mut rules);
     rules.push(Arc::new(MeterOperators));
     rules
 }

@@ -3,12 +3,22 @@
 //! Invariant: no catalog, no file, no table but those of [`super::catalog`]. A statement's memory is its own; what
 //! statements share (functions, the metadata of segments, the total of memory) holds nobody's rows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use datafusion::{
-    arrow::array::RecordBatch,
+    arrow::{
+        array::{RecordBatch, RecordBatchOptions},
+        datatypes::Schema,
+    },
     catalog::TableProvider,
-    common::{Result as PlanResult, error::DataFusionError},
+    common::{
+        Result as PlanResult,
+        error::DataFusionError,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     dataframe::DataFrame,
     datasource::provider_as_source,
     execution::{
@@ -19,15 +29,15 @@ use datafusion::{
         object_store::ObjectStoreUrl,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    logical_expr::{LogicalPlan, LogicalPlanBuilder},
-    physical_plan::execute_stream,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+    physical_plan::{execute_stream, stream::RecordBatchStreamAdapter},
     prelude::SessionConfig,
     sql::{
         planner::{ParserOptions, SqlToRel},
         sqlparser::ast,
     },
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TableId};
 use kalamdb_store::{Snapshot, Store};
 use parking_lot::Mutex;
@@ -36,7 +46,7 @@ use super::{
     SEGMENTS_URL,
     cache::{Cache, Key, versions},
     catalog::{Names, Scope, check_functions},
-    errors::client_error,
+    errors::{client_error, rowless_error},
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
     output::{Held, Limits, Rows},
@@ -45,7 +55,8 @@ use super::{
 use crate::{
     Caller, Error, QuerySettings, Result,
     functions::{self, Work},
-    sql::{Read, Schema},
+    sql::{self, Read, shown},
+    upstream,
     workers::{Stage, Ticket},
 };
 
@@ -84,6 +95,8 @@ pub(crate) struct View {
     work: Arc<Work>,
     hidden: bool,
     scopes: Arc<Mutex<BTreeSet<Scope>>>,
+    /// What columns are called in the answer, by the planner's names, where that is not the same.
+    shown: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Reader {
@@ -92,7 +105,7 @@ impl Reader {
     /// # Errors
     /// A fault of ours only.
     pub fn new(store: Store, settings: &QuerySettings) -> Result<Self> {
-        let state = base_state(&store, settings).map_err(|error| client_error(&error, None))?;
+        let state = base_state(&store, settings).map_err(|error| rowless_error(&error, None))?;
         Ok(Self(Arc::new(Shared {
             store,
             state,
@@ -125,6 +138,7 @@ impl Reader {
             work: Work::new(Stage::free()),
             hidden: false,
             scopes: Arc::default(),
+            shown: Arc::default(),
         }
     }
 }
@@ -143,10 +157,8 @@ fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionStat
         .with_runtime_env(Arc::new(runtime))
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
-        .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
-        .with_table_function_list(SessionStateDefaults::default_table_functions())
         .with_physical_optimizer_rules(optimizer_rules())
         .build();
     functions::register(&mut state)?;
@@ -161,11 +173,29 @@ fn config(settings: &QuerySettings) -> SessionConfig {
     let options = config.options_mut();
     // Names keep their spelling; the statement's were brought to the canonical one before.
     options.sql_parser.enable_ident_normalization = false;
+    upstream::settle(&mut options.optimizer);
     options.optimizer.repartition_file_min_size = SPLIT_FILES_BYTES;
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
     options.execution.parquet.max_predicate_cache_size = Some(PREDICATE_CACHE_BYTES);
     config
+}
+
+/// The rows with these names for their columns.
+fn renamed(stream: SendableRecordBatchStream, names: &[String]) -> SendableRecordBatchStream {
+    let schema = stream.schema();
+    if schema.fields().iter().map(|field| field.name()).eq(names) {
+        return stream;
+    }
+    let fields = schema.fields().iter().zip(names).map(|(field, name)| field.as_ref().clone().with_name(name));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let of = Arc::clone(&schema);
+    let batches = stream.map(move |batch| {
+        let batch = batch?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&of), batch.columns().to_vec(), &rows)?)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
 impl View {
@@ -179,7 +209,8 @@ impl View {
         Self { work: Work::new(stage), ..self }
     }
 
-    /// The plan of a SELECT, VALUES or EXPLAIN. It went through [`functions::prepare`], and must not go again.
+    /// The plan of a SELECT, VALUES or EXPLAIN. It went through [`functions::prepare`] and [`upstream::rewrite`], and
+    /// must not go again.
     ///
     /// # Errors
     /// What is wrong with the statement.
@@ -197,8 +228,31 @@ impl View {
             reading
                 .verify_plan(&plan)
                 .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
-            functions::prepare(plan, self.state.execution_props(), &self.work)
+            self.remember_names(&plan)?;
+            upstream::rewrite(functions::prepare(plan, self.state.execution_props(), &self.work)?)
         })
+    }
+
+    /// What the columns of a plan of [`Self::plan`] are called in an answer. Names may repeat.
+    pub fn column_names(&self, plan: &LogicalPlan) -> Vec<String> {
+        let shown = self.shown.lock();
+        let names = plan.schema().fields().iter().map(|field| field.name());
+        names.map(|name| shown.get(name).unwrap_or(name).clone()).collect()
+    }
+
+    fn remember_names(&self, plan: &LogicalPlan) -> PlanResult<()> {
+        plan.apply(|node| {
+            node.apply_expressions(|expr| {
+                if let Expr::Alias(alias) = expr
+                    && let Some(shown) = shown(&alias.name, &alias.expr)
+                {
+                    // The outermost comes first.
+                    self.shown.lock().entry(alias.name.clone()).or_insert(shown);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(())
     }
 
     /// Starts a read; its rows are computed as they are asked for.
@@ -218,14 +272,14 @@ impl View {
             plan =
                 self.checked(|| LogicalPlanBuilder::from(plan).limit(0, Some(limits.rows.saturating_add(1)))?.build())?;
         }
-        let stream = self.stream(&plan).await?;
+        let stream = renamed(self.stream(&plan).await?, &self.column_names(&plan));
         // After planning, which is when the tables are named.
         let scopes = self.scopes.lock().clone();
         let keep = match cache.zip(Key::new(&self.caller, request)) {
             Some((cache, key)) => versions(&self.snapshot, scopes)?.map(|versions| cache.keep(key, versions)),
             None => None,
         };
-        let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone());
+        let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone(), self.reads_rows());
         Ok(Rows::live(stream, ticket.clone(), limits, held, keep))
     }
 
@@ -246,12 +300,12 @@ impl View {
     }
 
     /// Messages as the options say, for the write path; the caller's right to them was checked before.
-    pub fn messages(&self, owners: &Schema, options: MessageOptions) -> Arc<dyn TableProvider> {
+    pub fn messages(&self, owners: &sql::Schema, options: MessageOptions) -> Arc<dyn TableProvider> {
         Arc::new(MessagesTable::new(TableId::Messages.table(), self.snapshot.clone(), owners.clone(), options))
     }
 
     /// All deleted messages in segments, expired ones too, for the write path; as in [`Self::messages`].
-    pub fn cold_trash(&self, owners: &Schema) -> Arc<dyn TableProvider> {
+    pub fn cold_trash(&self, owners: &sql::Schema) -> Arc<dyn TableProvider> {
         let options = DeletedOptions { hidden: true, hot: false, after: Micros::MIN };
         Arc::new(DeletedMessages::new(TableId::DeletedMessages.table(), self.snapshot.clone(), owners.clone(), options))
     }
@@ -305,7 +359,7 @@ impl View {
     /// What went wrong before anything ran. DataFusion calls a form of statement that its planner does not know (a
     /// correlated subquery in an unusual place, say) an internal error; to the client it is one to write otherwise.
     fn planning_error(&self, error: &DataFusionError) -> Error {
-        match self.error(error) {
+        match rowless_error(error, self.memory.refused()) {
             Error { code: ErrorCode::Internal, .. } => Error::new(
                 ErrorCode::Unsupported,
                 "The planner cannot take a statement of this form; write it in another way, for instance with a join \
@@ -316,7 +370,13 @@ impl View {
     }
 
     fn error(&self, error: &DataFusionError) -> Error {
-        client_error(error, self.memory.refused())
+        let of = if self.reads_rows() { client_error } else { rowless_error };
+        of(error, self.memory.refused())
+    }
+
+    /// Whether the statement names a table; to be asked once it is planned.
+    fn reads_rows(&self) -> bool {
+        !self.scopes.lock().is_empty()
     }
 
     /// What the statement's functions may do.

@@ -12,6 +12,7 @@ use super::{
     Delete, Insert, Read, Schema, Statement, Target, Update,
     forms::{self, refuse_if, unsupported},
     names::suggestions,
+    outputs,
     scope::{self, Scope},
 };
 use crate::{Error, Result};
@@ -37,7 +38,8 @@ pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statem
             let ast::Statement::Query(query) = *statement else {
                 return Err(unsupported("Only a SELECT can be explained."));
             };
-            read(*query, scope, analyze, |query| ast::Statement::Explain {
+            // VERBOSE prints statistics: how many rows there are, and the first and last id of each segment.
+            read(*query, scope, analyze || verbose, |query| ast::Statement::Explain {
                 statement: Box::new(ast::Statement::Query(query)),
                 describe_alias,
                 analyze,
@@ -55,16 +57,17 @@ pub(super) fn classify(statement: ast::Statement, scope: Scope) -> Result<Statem
     }
 }
 
-/// A read; `runs` says whether it is more than explained.
+/// A read; `tells` says whether its answer tells of rows, and not of its plan alone.
 fn read(
     mut query: ast::Query,
     mut scope: Scope,
-    runs: bool,
+    tells: bool,
     statement: impl FnOnce(Box<ast::Query>) -> ast::Statement,
 ) -> Result<Statement> {
+    outputs::tell_apart(&mut query);
     scope.resolve(&mut query)?;
     scope::shorten(&scope, &mut query);
-    let foreign = if runs { scope.foreign() } else { Vec::new() };
+    let foreign = if tells { scope.foreign() } else { Vec::new() };
     Ok(Statement::Read(Read { statement: statement(Box::new(query)), foreign }))
 }
 
@@ -82,6 +85,7 @@ fn classify_insert(insert: ast::Insert, mut scope: Scope) -> Result<Insert> {
         return Err(Error::new(ErrorCode::Unsupported, message));
     };
     refuse_defaults(&source.body)?;
+    outputs::tell_apart(&mut source);
     scope.resolve(&mut source)?;
     scope::shorten(&scope, &mut source);
     Ok(Insert { target, columns, source, foreign: scope.foreign() })

@@ -9,6 +9,7 @@ mod forms;
 mod grouping;
 mod limits;
 mod names;
+mod outputs;
 mod params;
 mod position;
 mod qualify;
@@ -20,7 +21,7 @@ mod values;
 use datafusion::sql::sqlparser::ast;
 use kalamdb_protocol::{QueryRequest, Table, UserId};
 
-pub(crate) use self::names::suggestions;
+pub(crate) use self::{names::suggestions, outputs::shown};
 use crate::{Caller, Result};
 
 /// A statement that may be run.
@@ -42,7 +43,7 @@ pub(crate) enum Statement {
 pub(crate) struct Read {
     /// The statement, its table names resolved to `"schema"."table"` (CTE names stay as they are).
     pub statement: ast::Statement,
-    /// What it reads of others: nothing when it is only explained.
+    /// What it tells of others' rows: nothing when only its plan is explained.
     pub foreign: Vec<Foreign>,
 }
 

@@ -1,7 +1,7 @@
 //! Reading tokens from left to right: whether an operand is due or has just ended.
 //!
-//! Invariant: one step per token, looking ahead only in `TRIM(BOTH from FROM x)`; it knows no table and no
-//! column but `from`.
+//! Invariant: one step per token, looking ahead only in `TRIM(BOTH from FROM x)` and `TRIM(FROM x)`; it knows no table and
+//! no column but `from`.
 
 use datafusion::sql::sqlparser::{
     keywords::Keyword,
@@ -15,6 +15,44 @@ pub(super) fn keyword(token: &Token) -> Keyword {
         _ => Keyword::NoKeyword,
     }
 }
+
+/// `TRIM(`
+pub(super) fn begins_trim(tokens: &[TokenWithSpan]) -> bool {
+    matches!(tokens, [trim, open] if keyword(&trim.token) == Keyword::TRIM && open.token == Token::LParen)
+}
+
+/// Whether an operand begins with these tokens, after `TRIM(FROM`; otherwise that `FROM` was one.
+fn is_operand(tokens: &[TokenWithSpan]) -> bool {
+    match tokens {
+        // `TRIM(FROM from)` against `TRIM(from FROM x)`.
+        [from, after, ..] if keyword(&from.token) == Keyword::FROM => after.token == Token::RParen,
+        [first, ..] => match &first.token {
+            Token::Word(_) => !AFTER_AN_OPERAND.contains(&keyword(&first.token)),
+            Token::LParen => true,
+            token => is_literal(token),
+        },
+        [] => false,
+    }
+}
+
+/// Words that go on with an operand: `TRIM(from COLLATE …)`.
+const AFTER_AN_OPERAND: &[Keyword] = &[
+    Keyword::AND,
+    Keyword::AT,
+    Keyword::BETWEEN,
+    Keyword::COLLATE,
+    Keyword::DIV,
+    Keyword::ILIKE,
+    Keyword::IN,
+    Keyword::IS,
+    Keyword::LIKE,
+    Keyword::NOT,
+    Keyword::OR,
+    Keyword::REGEXP,
+    Keyword::RLIKE,
+    Keyword::SIMILAR,
+    Keyword::XOR,
+];
 
 /// After these an operand comes, so that a `FROM` right after them is the column.
 const BEFORE_AN_OPERAND: &[Keyword] = &[
@@ -74,9 +112,10 @@ impl Default for Position {
 }
 
 impl Position {
-    /// Whether a `FROM` here, before the tokens `next`, is the column.
-    pub(super) fn is_from_column(&self, next: &[TokenWithSpan]) -> bool {
-        self.name_due || self.operand_due || self.is_trimmed(next)
+    /// Whether a `FROM` here, between the tokens `before` and `next`, is the column.
+    pub(super) fn is_from_column(&self, before: &[TokenWithSpan], next: &[TokenWithSpan]) -> bool {
+        let keyword = before.len() >= 2 && begins_trim(&before[before.len() - 2..]) && is_operand(next);
+        (self.name_due || self.operand_due || self.is_trimmed(next)) && !keyword
     }
 
     /// `TRIM(BOTH from FROM x)`, but not `TRIM(BOTH FROM from)`.

@@ -7,7 +7,7 @@ use std::{collections::HashMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, Statement, TableFactor, VisitMut, VisitorMut, With,
+    SelectItem, SelectItemQualifiedWildcardKind, Statement, TableAlias, TableFactor, VisitMut, VisitorMut, With,
 };
 use kalamdb_protocol::{ErrorCode, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, UserId};
 
@@ -59,13 +59,20 @@ struct Named {
     written: bool,
 }
 
+/// A query of a WITH.
+struct WithName {
+    /// The tables that it stands for.
+    tables: usize,
+    /// What the planner knows it by: a WITH within a WITH may use a name again, which the planner does not take.
+    called: String,
+}
+
 /// Resolves the names of one statement.
 pub(super) struct Scope<'a> {
     caller: &'a Caller,
     spellings: &'a Spellings,
-    /// For each query around the present place, the WITH names that are in scope there and the tables that each
-    /// stands for.
-    frames: Vec<HashMap<String, usize>>,
+    /// For each query around the present place, the WITH names that are in scope there.
+    frames: Vec<HashMap<String, WithName>>,
     /// The WITH clauses of the queries around, taken out while their bodies are visited.
     withs: Vec<Option<With>>,
     /// How many tables there are to read so far.
@@ -118,9 +125,28 @@ impl<'a> Scope<'a> {
         foreign.collect()
     }
 
-    /// Whether a name of one part is a WITH name here, and how many tables it stands for.
-    fn with_name(&self, name: &str) -> Option<usize> {
-        self.frames.iter().rev().find_map(|frame| frame.get(name)).copied()
+    /// The query of a WITH that a name of one part means here.
+    fn with_name(&self, name: &str) -> Option<&WithName> {
+        self.frames.iter().rev().find_map(|frame| frame.get(name))
+    }
+
+    /// The same, by what the planner knows it by.
+    fn with_called(&self, called: &str) -> Option<&WithName> {
+        self.frames.iter().rev().flat_map(HashMap::values).find(|with| with.called == called)
+    }
+
+    /// Has a table that is a query of a WITH go by the name that the planner knows.
+    fn call_with(&self, factor: &mut TableFactor) {
+        if let TableFactor::Table { name, alias, .. } = factor
+            && let [ObjectNamePart::Identifier(only)] = name.0.as_mut_slice()
+            && only.quote_style != Some('\'')
+            && let Some(with) = self.with_name(&only.value)
+            && with.called != only.value
+        {
+            let written = only.clone();
+            *only = Ident::with_quote_and_span('"', only.span, &with.called);
+            alias.get_or_insert(TableAlias { explicit: true, name: written, columns: Vec::new(), at: None });
+        }
     }
 
     /// Resolves a relation's name to `"schema"."table"`; a WITH name is left alone by whoever calls.
@@ -201,21 +227,27 @@ impl<'a> Scope<'a> {
         for cte in &mut with.cte_tables {
             let name = cte.alias.name.value.clone();
             forms::check_with_name(&name)?;
+            let around = self.frames.len().saturating_sub(1);
+            let mut called = name.clone();
+            if self.frames[..around].iter().any(|frame| frame.contains_key(&name)) {
+                called = format!("{name} ({})", self.frames.len());
+                cte.alias.name = Ident::with_quote_and_span('"', cte.alias.name.span, &called);
+            }
             if with.recursive {
-                self.name_query(&name, 1);
+                self.name_query(&name, &called, 1);
             }
             let outside = std::mem::take(&mut self.tables);
             self.resolve(&mut cte.query)?;
             let inside = std::mem::replace(&mut self.tables, outside);
             // One more than it reads, so that a chain of them counts as deep as it is.
-            self.name_query(&name, inside.saturating_add(1));
+            self.name_query(&name, &called, inside.saturating_add(1));
         }
         Ok(())
     }
 
-    fn name_query(&mut self, name: &str, tables: usize) {
+    fn name_query(&mut self, name: &str, called: &str, tables: usize) {
         if let Some(frame) = self.frames.last_mut() {
-            frame.insert(name.to_owned(), tables);
+            frame.insert(name.to_owned(), WithName { tables, called: called.to_owned() });
         }
     }
 
@@ -329,14 +361,16 @@ impl VisitorMut for Scope<'_> {
     fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<Self::Break> {
         if let [ObjectNamePart::Identifier(only)] = name.0.as_slice()
             && only.quote_style != Some('\'')
-            && let Some(tables) = self.with_name(&only.value)
+            && let Some(with) = self.with_called(&only.value)
         {
+            let tables = with.tables;
             return flow(self.count(tables));
         }
         flow(self.relation(name, false).and_then(|_| self.count(1)))
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        self.call_with(factor);
         flow(forms::check_table_factor(factor))
     }
 

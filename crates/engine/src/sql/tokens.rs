@@ -1,5 +1,5 @@
-//! What stands in a statement, as tokens: the column `from`, the schema `*`, and names without regard to case are
-//! settled here, between the tokenizer and the parser.
+//! What stands in a statement, as tokens: the column `from`, the schema `*`, the operator `?`, and names without regard
+//! to case are settled here, between the tokenizer and the parser.
 //!
 //! Invariant: tokens change, positions never do, and the text is never touched: an error points at what the client
 //! wrote. What is no name keeps its meaning: `SUBSTRING(x FROM 2)` is not a column.
@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::{
 use super::{
     dialect::KalamDialect,
     names::canonical,
-    position::{Position, keyword},
+    position::{Position, begins_trim, keyword},
     syntax::syntax_error,
 };
 use crate::Result;
@@ -29,10 +29,10 @@ pub(super) fn read(sql: &str) -> Result<Vec<TokenWithSpan>> {
     Ok(tokens)
 }
 
-/// Settles `*.messages`, the column `from` and the spelling of names.
+/// Settles `*.messages`, the column `from`, the operator `?` and the spelling of names.
 pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Spellings {
     quote_star_schemas(tokens);
-    quote_from_columns(tokens);
+    settle_operands(tokens);
     spell_trims_out(tokens);
     respell(tokens)
 }
@@ -54,22 +54,38 @@ fn quote_star_schemas(tokens: &mut [TokenWithSpan]) {
     }
 }
 
-fn quote_from_columns(tokens: &mut [TokenWithSpan]) {
+/// `from` where an operand is due is the column; `metadata ? 'key'`, where none is, asks for a key and is no placeholder.
+fn settle_operands(tokens: &mut [TokenWithSpan]) {
     let mut position = Position::default();
     for at in 0..tokens.len() {
-        if keyword(&tokens[at].token) == Keyword::FROM && position.is_from_column(&tokens[at + 1..]) {
-            tokens[at].token = quoted("from");
+        let (before, rest) = tokens.split_at_mut(at);
+        let Some((here, next)) = rest.split_first_mut() else { break };
+        if keyword(&here.token) == Keyword::FROM && position.is_from_column(before, next) {
+            here.token = quoted("from");
+        } else if matches!(&here.token, Token::Placeholder(sign) if sign == "?")
+            && !position.is_name()
+            && before.last().is_some_and(|last| !matches!(keyword(&last.token), Keyword::LIMIT | Keyword::OFFSET))
+        {
+            here.token = Token::Question;
         }
-        position.pass(&tokens[at].token);
+        position.pass(&here.token);
     }
 }
 
-/// `TRIM(BOTH FROM x)` trims spaces; the parser wants to be told what to trim.
+/// `TRIM(BOTH FROM x)` and `TRIM(FROM x)` trim spaces; the parser wants to be told where and what to trim.
 fn spell_trims_out(tokens: &mut Vec<TokenWithSpan>) {
     let is_short = |pair: &[TokenWithSpan]| {
         matches!(keyword(&pair[0].token), Keyword::BOTH | Keyword::LEADING | Keyword::TRAILING)
             && keyword(&pair[1].token) == Keyword::FROM
     };
+    let is_bare = |three: &[TokenWithSpan]| begins_trim(&three[..2]) && keyword(&three[2].token) == Keyword::FROM;
+    let bare: Vec<usize> =
+        tokens.windows(3).enumerate().filter(|(_, three)| is_bare(three)).map(|(at, _)| at + 2).collect();
+    for (inserted, at) in bare.into_iter().enumerate() {
+        let both = Word { value: "BOTH".to_owned(), quote_style: None, keyword: Keyword::BOTH };
+        let span = tokens[at + inserted].span;
+        tokens.insert(at + inserted, TokenWithSpan::new(Token::Word(both), span));
+    }
     let froms: Vec<usize> =
         tokens.windows(2).enumerate().filter(|(_, pair)| is_short(pair)).map(|(at, _)| at + 1).collect();
     if froms.is_empty() {

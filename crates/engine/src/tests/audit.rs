@@ -31,17 +31,21 @@ async fn each_read_of_an_admin_is_recorded_where_it_read() {
     world.rows("root", "EXPLAIN ANALYZE SELECT content FROM anna.messages").await;
     assert_eq!(log(&world, "anna").await.len(), 3);
 
+    // It prints how many rows there are, and the ids of the first and last.
+    world.rows("root", "EXPLAIN VERBOSE SELECT content FROM anna.messages").await;
+    assert_eq!(log(&world, "anna").await.len(), 4);
+
     let both =
         "SELECT COUNT(*) FROM anna.messages a JOIN ben.messages b ON a.msgId = b.msgId JOIN anna.messages c ON true";
     world.rows("root", both).await;
-    assert_eq!(log(&world, "anna").await.len(), 4, "once, however often it is named");
+    assert_eq!(log(&world, "anna").await.len(), 5, "once, however often it is named");
     assert!(log(&world, "ben").await.is_empty(), "who is not there has no log");
     let of_ben = entry("root", "admin.select", "ben.messages");
     assert_eq!(log(&world, "root").await, std::slice::from_ref(&of_ben), "one's own does not count");
 
     world.rows("root", "SELECT COUNT(*) FROM *.messages").await;
     assert_eq!(log(&world, "root").await, [of_ben, entry("root", "admin.select", "*.messages")]);
-    assert_eq!(log(&world, "anna").await.len(), 4);
+    assert_eq!(log(&world, "anna").await.len(), 5);
 }
 
 #[tokio::test]
@@ -75,6 +79,28 @@ async fn each_write_of_an_admin_is_recorded_with_what_it_changed() {
     world.run("root", "UPDATE *.messages SET metadata = '{}' WHERE msgId = 1").await;
     assert_eq!(world.rows("root", admins).await, [[json!("admin.update"), json!("*.messages")]]);
     assert_eq!(world.rows("anna", admins).await, expected);
+}
+
+#[tokio::test]
+async fn a_write_of_an_admin_that_fails_tells_nothing_and_is_recorded_as_a_read() {
+    for tier in TIERS {
+        let world = World::with(tier, "anna", &ONE).await;
+        for sql in [
+            "DELETE FROM anna.messages WHERE msgId = 1 AND CAST(content AS BIGINT) = 1",
+            "UPDATE anna.messages SET content = CAST(CAST(content AS BIGINT) AS VARCHAR)",
+            "INSERT INTO messages (conversationId, content, timestamp) SELECT 'c', 'x', content FROM anna.messages",
+        ] {
+            let Err(error) = world.execute("root", sql).await else { panic!("it was not refused: {sql}") };
+            assert_eq!(error.code, ErrorCode::InvalidValue, "{tier:?} {sql}: {error}");
+            assert!(!error.message.contains("qzx"), "{tier:?} {sql}: {error}");
+        }
+        let read = entry("root", "admin.select", "anna.messages");
+        assert_eq!(log(&world, "anna").await, [read.clone(), read.clone(), read.clone()], "{tier:?}");
+        assert_eq!(world.code("root", "UPDATE anna.messages SET content = nothing").await, ErrorCode::UnknownColumn);
+        let number = "INSERT INTO anna.messages (conversationId, content, timestamp) VALUES ('c', 'x', 'soon')";
+        assert_eq!(world.code("root", number).await, ErrorCode::InvalidValue);
+        assert_eq!(log(&world, "anna").await.len(), 3, "neither has read a row of hers");
+    }
 }
 
 #[tokio::test]

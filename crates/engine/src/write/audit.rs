@@ -1,7 +1,7 @@
 //! What the audit log gets of an admin's statement that names others' tables.
 //!
-//! Invariant: a write is recorded in the commit that it is; a read is recorded before its first row is given out, or
-//! gives out none.
+//! Invariant: a write is recorded in the commit that it is; a read, and a write that fails, is recorded before its first
+//! row or its error is given out, or gives out none.
 
 use kalamdb_protocol::AuditAction;
 use kalamdb_store::{Change, Proposal, Store};
@@ -24,12 +24,12 @@ pub(crate) async fn record_read(store: &Store, caller: &Caller, foreign: &[Forei
 
 /// The entries of a write, which changes something or not: what it only read is recorded in either case.
 pub(super) fn entries(write: &Write, changes: bool) -> impl Iterator<Item = Change> {
-    let (foreign, action) = match write {
-        Write::Insert(insert) => (&insert.foreign, AuditAction::AdminInsert),
-        Write::Update(update) => (&update.foreign, AuditAction::AdminUpdate),
-        Write::Delete(delete) => (&delete.foreign, AuditAction::AdminDelete),
+    let action = match write {
+        Write::Insert(_) => AuditAction::AdminInsert,
+        Write::Update(_) => AuditAction::AdminUpdate,
+        Write::Delete(_) => AuditAction::AdminDelete,
     };
-    let entries = foreign.iter().filter(move |foreign| changes || !foreign.written);
+    let entries = write.foreign().iter().filter(move |foreign| changes || !foreign.written);
     entries.map(move |foreign| entry(foreign, if foreign.written { action } else { AuditAction::AdminSelect }))
 }
 

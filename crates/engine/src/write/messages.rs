@@ -94,7 +94,7 @@ impl Preparing<'_> {
         let columns: Vec<&str> = columns.into_iter().chain(HIDDEN).collect();
         let rows = self.select(&delete.target, &delete.from, &columns, &[], delete.selection.as_ref()).await?;
         let mut prepared = Prepared::default();
-        let mut deleted = Deleted::new();
+        let mut deleted: BTreeMap<UserId, Deleted> = BTreeMap::new();
         let mut lost: BTreeMap<UserId, BTreeMap<ConversationKey, BTreeSet<MsgId>>> = BTreeMap::new();
         for row in rows.iter() {
             prepared.rows_affected += 1;
@@ -102,6 +102,7 @@ impl Preparing<'_> {
             let (msg_id, place) = row.place()?;
             let conversation = row.conversation()?;
             if let Place::Cold { segment, position } = place {
+                let deleted = deleted.entry(owner.clone()).or_default();
                 deleted.entry((owner.clone(), segment)).or_default().insert(position);
             }
             lost.entry(owner.clone()).or_default().entry(conversation.clone()).or_default().insert(msg_id);
@@ -111,7 +112,8 @@ impl Preparing<'_> {
         for (owner, conversations) in lost {
             let shortened = self.shortened(&owner, conversations)?;
             if !shortened.is_empty() {
-                prepared.changes.extend(self.cold_summaries(&owner, &shortened, deleted.clone()).await?);
+                let deleted = deleted.remove(&owner).unwrap_or_default();
+                prepared.changes.extend(self.cold_summaries(&owner, &shortened, deleted).await?);
                 prepared.expect.push(self.expect_cold(&owner)?);
             }
         }

@@ -15,7 +15,10 @@ mod select;
 mod send;
 mod whole;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub(crate) use audit::record_read;
 use kalamdb_protocol::{ErrorCode, MsgId, Table, TableId};
@@ -27,7 +30,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Caller, Error, Result,
     read::{Reader, View},
-    sql::{Delete, Insert, Update},
+    sql::{Delete, Foreign, Insert, Update},
     workers::Stage,
 };
 
@@ -43,6 +46,34 @@ pub(crate) enum Write {
     Update(Update),
     /// DELETE.
     Delete(Delete),
+}
+
+impl Write {
+    /// What it names of others.
+    fn foreign(&self) -> &[Foreign] {
+        match self {
+            Self::Insert(insert) => &insert.foreign,
+            Self::Update(update) => &update.foreign,
+            Self::Delete(delete) => &delete.foreign,
+        }
+    }
+
+    /// What it has done, by the receipt of its commit if there was one.
+    fn done(&self, rows_affected: u64, receipt: Option<Receipt>) -> Written {
+        let sent = receipt.map(|receipt| receipt.sent).unwrap_or_default();
+        let inserts_messages = matches!(self, Self::Insert(insert) if insert.target.table.id == TableId::Messages);
+        Written {
+            rows_affected,
+            conversation_created: sent.iter().any(|sent| sent.conversation_created),
+            msg_ids: inserts_messages.then(|| sent.iter().map(|sent| sent.msg_id).collect()),
+        }
+    }
+
+    /// What it reads of others: an INSERT does not read the table that it writes.
+    fn reads(&self) -> Vec<Foreign> {
+        let is_read = |foreign: &&Foreign| !(foreign.written && matches!(self, Self::Insert(_)));
+        self.foreign().iter().filter(is_read).cloned().collect()
+    }
 }
 
 /// What a write did.
@@ -104,6 +135,18 @@ impl std::io::Write for Hash {
 struct Preparing<'a> {
     snapshot: &'a Snapshot,
     view: &'a View,
+    /// Whether it has begun to read what the statement selects.
+    has_read: AtomicBool,
+}
+
+impl<'a> Preparing<'a> {
+    fn new(snapshot: &'a Snapshot, view: &'a View) -> Self {
+        Self { snapshot, view, has_read: AtomicBool::new(false) }
+    }
+
+    fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::Relaxed)
+    }
 }
 
 /// What a preparation comes to.
@@ -134,7 +177,17 @@ pub(crate) async fn run(
         let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
         // The source of an INSERT is a read like any other, whose `*` means the columns that everybody knows.
         let view = if matches!(write, Write::Insert(_)) { view } else { view.with_hidden() };
-        let mut prepared = Preparing { snapshot: &snapshot, view: &view }.prepare(write).await?;
+        let preparing = Preparing::new(&snapshot, &view);
+        let mut prepared = match preparing.prepare(write).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // It changes nothing, but what it has read of others its error may tell of.
+                if preparing.has_read() {
+                    record_read(store, caller, &write.reads()).await?;
+                }
+                return Err(error);
+            }
+        };
         let entries = audit::entries(write, !prepared.changes.is_empty());
         prepared.changes.extend(entries);
         let rows_affected = prepared.rows_affected;
@@ -149,19 +202,6 @@ pub(crate) async fn run(
             }
         }
         drop(committing);
-    }
-}
-
-impl Write {
-    /// What it has done, by the receipt of its commit if there was one.
-    fn done(&self, rows_affected: u64, receipt: Option<Receipt>) -> Written {
-        let sent = receipt.map(|receipt| receipt.sent).unwrap_or_default();
-        let inserts_messages = matches!(self, Self::Insert(insert) if insert.target.table.id == TableId::Messages);
-        Written {
-            rows_affected,
-            conversation_created: sent.iter().any(|sent| sent.conversation_created),
-            msg_ids: inserts_messages.then(|| sent.iter().map(|sent| sent.msg_id).collect()),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a value that does not fit its column is an error, never silently another value.
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
 
 use datafusion::arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
@@ -11,7 +11,7 @@ use datafusion::arrow::{
     error::ArrowError,
     util::display::FormatOptions,
 };
-use kalamdb_protocol::{ColumnType, ConversationId, ConversationType, MsgId, Table, UserId};
+use kalamdb_protocol::{ColumnType, ConversationId, ConversationType, MsgId, Table, UserId, to_micros};
 use kalamdb_store::{ConversationKey, Place};
 
 use super::invalid;
@@ -48,6 +48,19 @@ impl Rows {
         Ok(Self { names, batches })
     }
 
+    /// The same rows with the times in microseconds of those columns of which `is_given`.
+    pub(super) fn in_micros(mut self, is_given: impl Fn(usize, &str) -> bool) -> Self {
+        let (names, batches) = (&self.names, &mut self.batches);
+        for columns in batches {
+            for (at, (column, name)) in columns.iter_mut().zip(names).enumerate() {
+                if is_given(at, name) {
+                    *column = Arc::new(column.as_primitive::<Int64Type>().unary::<_, Int64Type>(to_micros));
+                }
+            }
+        }
+        self
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.batches.iter().flat_map(move |columns| {
             let rows = columns.first().map_or(0, Array::len);
@@ -74,6 +87,8 @@ fn converted(name: &str, column: &ArrayRef, kind: ColumnType) -> Result<ArrayRef
         }
         (ColumnType::Text | ColumnType::Json, _) => cast(column, &DataType::Utf8),
         (_, DataType::Timestamp(_, zone)) => cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
+            .and_then(|column| cast(&column, &DataType::Int64)),
+        (_, DataType::Date32 | DataType::Date64) => cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))
             .and_then(|column| cast(&column, &DataType::Int64)),
         (_, DataType::Float16 | DataType::Float32 | DataType::Float64) => cast(column, &DataType::Float64)
             .and_then(|column| whole(&column))

@@ -2,12 +2,17 @@
 //!
 //! Invariant: the statement's own parts are moved, never rendered to text and parsed again.
 
-use datafusion::sql::sqlparser::{
-    ast::{self, Expr, Ident, SelectItem, SetExpr},
-    dialect::GenericDialect,
-    parser::Parser,
+use std::sync::atomic::Ordering;
+
+use datafusion::{
+    logical_expr::LogicalPlan,
+    sql::sqlparser::{
+        ast::{self, Expr, Ident, SelectItem, SetExpr},
+        dialect::GenericDialect,
+        parser::Parser,
+    },
 };
-use kalamdb_protocol::Table;
+use kalamdb_protocol::{ColumnType, Table};
 
 use super::{
     Preparing,
@@ -16,6 +21,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    functions::kinds,
     sql::{Insert, Schema, Target},
 };
 
@@ -51,19 +57,33 @@ impl Preparing<'_> {
         self.rows(query, names, columns.len(), target.table).await
     }
 
-    /// The rows that an INSERT's source comes to, under the names of its columns.
+    /// The rows that an INSERT's source comes to, under the names of its columns. Times that the client gives are told
+    /// apart by their size; what comes from a time column is not guessed at again.
     pub(super) async fn source(&self, insert: &Insert) -> Result<Rows> {
-        self.rows(insert.source.as_ref().clone(), insert.columns.clone(), 0, insert.target.table).await
+        let plan = self.planned(insert.source.as_ref().clone(), 0, insert.columns.len())?;
+        let fields = plan.schema().fields().iter();
+        let exact = kinds(&plan).into_iter().zip(fields);
+        let exact: Vec<bool> = exact.map(|(kind, field)| kind.is_exact() || field.data_type().is_temporal()).collect();
+        let rows = self.collected(plan, insert.columns.clone(), insert.target.table).await?;
+        Ok(rows.in_micros(|column, name| !exact[column] && kind_in(insert.target.table, name) == ColumnType::Time))
     }
 
     /// The rows of a query under these names; from `first_value` on they are values to be written.
     async fn rows(&self, query: ast::Query, names: Vec<String>, first_value: usize, table: &Table) -> Result<Rows> {
+        self.collected(self.planned(query, first_value, names.len())?, names, table).await
+    }
+
+    fn planned(&self, query: ast::Query, first_value: usize, columns: usize) -> Result<LogicalPlan> {
         let plan = self.view.plan(&ast::Statement::Query(Box::new(query)))?;
         let given = plan.schema().fields().len();
-        if given != names.len() {
-            return Err(super::invalid(format!("{} columns are named and {given} values given.", names.len())));
+        if given != columns {
+            return Err(super::invalid(format!("{columns} columns are named and {given} values given.")));
         }
-        let plan = self.view.checked(|| whole::guard(plan, &(first_value..names.len()).collect()))?;
+        self.view.checked(|| whole::guard(plan, &(first_value..columns).collect()))
+    }
+
+    async fn collected(&self, plan: LogicalPlan, names: Vec<String>, table: &Table) -> Result<Rows> {
+        self.has_read.store(true, Ordering::Relaxed);
         let batches = self.view.collect(plan).await?;
         Rows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
     }

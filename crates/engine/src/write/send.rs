@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus};
+use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus, to_micros};
 use kalamdb_store::{Change, ErrorKind, NewMessage, Receipt, Store};
 
 use super::{ATTEMPTS, Named, Prepared, Preparing};
@@ -31,7 +31,7 @@ pub(crate) async fn send(
         if matches!(&change, Change::Send(message) if message.msg_id.is_some()) {
             let snapshot = store.snapshot();
             let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
-            Preparing { snapshot: &snapshot, view: &view }.check_given_ids(&mut prepared).await?;
+            Preparing::new(&snapshot, &view).check_given_ids(&mut prepared).await?;
         }
         let committing = stage.commit()?;
         match prepared.commit(store, caller, name.as_ref()).await {
@@ -62,7 +62,7 @@ fn new_message(caller: &Caller, message: SendMessageRequest) -> Result<NewMessag
         kind: message.conversation_type,
         from: message.from,
         msg_id: message.msg_id,
-        timestamp: message.timestamp,
+        timestamp: message.timestamp.map(to_micros),
         content: message.content,
         content_ref: message.content_ref,
         metadata: metadata.map_err(|_| Error::fault("metadata that does not serialise"))?,

@@ -314,6 +314,31 @@ fn arrow_is_a_stream_of_batches() {
 }
 
 #[test]
+fn columns_may_have_the_same_name_where_rows_are_no_objects() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    awkward_messages(&john);
+    let twice = "SELECT content, content, CAST(msgId AS VARCHAR), m.* FROM messages m WHERE msgId = 1";
+    let names = ["content", "content", "msgId"];
+    let json = john.query(twice).expect("a read");
+    assert_eq!(json.columns[..3], names);
+    assert_eq!(json.rows[0][..3], [json!("plain"), json!("plain"), json!("1")]);
+    let again = john.query(twice).expect("the same from the cache");
+    assert_eq!(again.columns, json.columns);
+    let answer = formatted(&john, "text/csv", twice);
+    let mut reader = csv::Reader::from_reader(answer.body.as_slice());
+    assert_eq!(reader.headers().expect("a header").iter().take(3).collect::<Vec<_>>(), names);
+    let answer = formatted(&john, "application/vnd.apache.arrow.stream", twice);
+    let reader = arrow_ipc::reader::StreamReader::try_new(answer.body.as_slice(), None).expect("an Arrow stream");
+    let fields: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(fields[..3], names);
+    assert_eq!(reader.map(|batch| batch.expect("a batch").num_rows()).sum::<usize>(), 1);
+    let refused = formatted(&john, "application/x-ndjson", twice).refusal();
+    assert_eq!(refused.error.error, ErrorCode::InvalidValue);
+    assert!(refused.error.message.contains("`content`"), "{}", refused.error.message);
+}
+
+#[test]
 fn writes_and_errors_are_json_in_every_format() {
     let server = Server::start();
     let john = server.client("user_john");

@@ -14,7 +14,7 @@ mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId, to_micros};
+use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId};
 use roaring::RoaringBitmap;
 
 use self::{audit::Notes, trash::ColdTrashRows};
@@ -310,9 +310,9 @@ impl<'a, 'db> Apply<'a, 'db> {
         if self.deletions(owner, number)?.remove(position) { Ok(()) } else { Err(Error::changed()) }
     }
 
-    /// A time as given by a client, in microseconds; the commit's when absent.
-    fn time(&self, given: Option<i64>) -> Result<Micros> {
-        let micros = given.map_or(self.now, to_micros);
+    /// A time of a proposal; the commit's when absent.
+    fn time(&self, given: Option<Micros>) -> Result<Micros> {
+        let micros = given.unwrap_or(self.now);
         if micros.unsigned_abs() > MAX_MICROS.unsigned_abs() {
             return Err(invalid("A time must lie between the years 1684 and 2255."));
         }

@@ -79,7 +79,7 @@ async fn a_conversation_comes_back_with_its_first_message() {
         owner: id("ann"),
         id: ai("c").id,
         kind: Some(ai("c").kind),
-        created: Some(1_700_000_000),
+        created: Some(1_700_000_000_000_000),
         metadata: Some(r#"{"title":"Trip"}"#.to_owned()),
     };
     fixture.commit("ann", vec![create]).await.unwrap();

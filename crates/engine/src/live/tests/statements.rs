@@ -124,6 +124,11 @@ async fn a_request_that_makes_no_sense_is_refused() {
     let params = Some(Params::Positional(vec![json!(1)]));
     for (request, code) in [
         (sql("SELECT content AS msgId FROM messages"), ErrorCode::InvalidValue),
+        // A row is an object, which has each key once.
+        (sql("SELECT content, content FROM messages"), ErrorCode::InvalidValue),
+        (sql("SELECT content AS x, metadata AS x FROM messages"), ErrorCode::InvalidValue),
+        (sql("SELECT *, content FROM messages"), ErrorCode::InvalidValue),
+        (sql("SELECT content FROM messages WHERE content ~ '('"), ErrorCode::InvalidValue),
         (sql("SELECT nothing FROM messages"), ErrorCode::UnknownColumn),
         (sql("SELECT * FROM nothing"), ErrorCode::UnknownTable),
         (sql("SELECT content FRM messages WHERE"), ErrorCode::SyntaxError),

@@ -23,7 +23,7 @@ const ERROR_LINE: &[u8] = b"#error,";
 pub(super) enum Encoder {
     Csv,
     NdJson(Vec<String>),
-    Arrow(Box<StreamWriter<Vec<u8>>>),
+    Arrow(Box<StreamWriter<Vec<u8>>>, SchemaRef),
 }
 
 impl Encoder {
@@ -38,17 +38,18 @@ impl Encoder {
             }
             Format::NdJson => Ok((Self::NdJson(names().map(ToOwned::to_owned).collect()), Vec::new())),
             Format::Arrow => {
-                let mut writer = StreamWriter::try_new(Vec::new(), &portable_schema(schema))?;
+                let schema = portable_schema(schema);
+                let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
                 let head = std::mem::take(writer.get_mut());
-                Ok((Self::Arrow(Box::new(writer)), head))
+                Ok((Self::Arrow(Box::new(writer), schema), head))
             }
         }
     }
 
     /// A batch of rows.
     pub fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-        if let Self::Arrow(writer) = self {
-            writer.write(&portable(batch)?)?;
+        if let Self::Arrow(writer, schema) = self {
+            writer.write(&portable(batch, schema)?)?;
             return Ok(std::mem::take(writer.get_mut()));
         }
         let cells = batch.columns().iter().map(Cells::new).collect::<Result<Vec<_>, _>>()?;
@@ -68,7 +69,7 @@ impl Encoder {
     pub fn end(self) -> Result<Vec<u8>, ArrowError> {
         match self {
             Self::Csv | Self::NdJson(_) => Ok(Vec::new()),
-            Self::Arrow(mut writer) => {
+            Self::Arrow(mut writer, _) => {
                 writer.finish()?;
                 Ok(std::mem::take(writer.get_mut()))
             }
@@ -161,9 +162,9 @@ fn portable_schema(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(portable).collect::<Vec<_>>()))
 }
 
-fn portable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+fn portable(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().map(|column| cast(column, &portable_type(column.data_type())));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
-    RecordBatch::try_new_with_options(portable_schema(&batch.schema()), columns, &options)
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }

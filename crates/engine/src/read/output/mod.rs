@@ -10,7 +10,7 @@ mod streamed;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use datafusion::{
@@ -19,12 +19,13 @@ use datafusion::{
     physical_plan::stream::RecordBatchStreamAdapter,
 };
 use futures::{StreamExt, stream};
+use kalamdb_protocol::ErrorCode;
 use kalamdb_store::Snapshot;
 
 pub(crate) use self::encode::objects;
 use super::{
     cache::{Answer, Keep},
-    errors::client_error,
+    errors::{client_error, rowless_error},
     memory::QueryMemory,
 };
 use crate::{Error, Format, Result, RowStream, workers::Ticket};
@@ -43,11 +44,13 @@ pub(super) struct Held {
     memory: Arc<QueryMemory>,
     /// Its plan may read segments, whose files stay as long as a snapshot that names them is held by somebody.
     _snapshot: Snapshot,
+    /// Whether it reads a table, so that an error may hold what lies there.
+    reads_rows: bool,
 }
 
 impl Held {
-    pub fn new(memory: Arc<QueryMemory>, snapshot: Snapshot) -> Self {
-        Self { memory, _snapshot: snapshot }
+    pub fn new(memory: Arc<QueryMemory>, snapshot: Snapshot, reads_rows: bool) -> Self {
+        Self { memory, _snapshot: snapshot, reads_rows }
     }
 }
 
@@ -109,9 +112,27 @@ impl Rows {
     /// The answer in parts; an error before the first part is an error here.
     ///
     /// # Errors
-    /// What the statement runs into.
+    /// What the statement runs into; for objects, columns of one name.
     pub async fn into_stream(self, format: Format) -> Result<RowStream> {
+        if format == Format::NdJson {
+            check_keys(&self.columns)?;
+        }
         streamed::start(self, format).await
+    }
+}
+
+/// Refuses columns of one name, of which an object could hold one only.
+pub(crate) fn check_keys(names: &[String]) -> Result<()> {
+    let mut seen = HashSet::with_capacity(names.len());
+    match names.iter().find(|name| !seen.insert(name.as_str())) {
+        Some(name) => Err(Error::new(
+            ErrorCode::InvalidValue,
+            format!(
+                "Two columns here are called `{name}`, and an object has each key once; give one of them another name \
+                 with AS."
+            ),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -146,6 +167,9 @@ impl Batches {
     }
 
     fn error(&self, error: &datafusion::error::DataFusionError) -> Error {
-        client_error(error, self.held.as_ref().and_then(|held| held.memory.refused()))
+        match &self.held {
+            Some(held) if !held.reads_rows => rowless_error(error, held.memory.refused()),
+            held => client_error(error, held.as_ref().and_then(|held| held.memory.refused())),
+        }
     }
 }

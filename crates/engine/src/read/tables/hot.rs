@@ -296,13 +296,20 @@ impl ExecutionPlan for HotExec {
         Ok(Some(self.with(|hot| hot.projection = columns)?))
     }
 
-    /// Accepts every condition: they are checked row by row here, where a key range does not do it already.
+    /// Accepts every condition: they are checked row by row here, where a key range does not do it already. Not so once
+    /// a limit is here: what comes from above it (a join's, say) chooses among the rows that the limit has let through.
     fn handle_child_pushdown_result(
         &self,
         _phase: FilterPushdownPhase,
         asked: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        if self.fetch.is_some() {
+            return Ok(FilterPushdownPropagation::with_parent_pushdown_result(vec![
+                PushedDown::No;
+                asked.parent_filters.len()
+            ]));
+        }
         let conditions = asked.parent_filters.into_iter().map(|asked| asked.filter);
         let conditions =
             conditions.map(|filter| reassign_expr_columns(filter, &self.source.schema)).collect::<Result<Vec<_>>>()?;

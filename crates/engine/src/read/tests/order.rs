@@ -108,3 +108,32 @@ async fn segments_that_cannot_match_are_not_in_the_plan() {
     let plan = world.explained(&admin(), r#"SELECT * FROM "*"."messages" WHERE owner = 'nobody'"#).await;
     assert!(!plan.contains(".parquet") && plan.contains("EmptyExec"), "{plan}");
 }
+
+/// The rules of ours stand beside DataFusion's by their names.
+#[test]
+fn our_rules_have_found_their_places() {
+    let rules = crate::read::order::optimizer_rules();
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name()).collect();
+    for pair in [["SortReachesTiers", "PushdownSort"], ["DetachFetch", "EnsureRequirements"]] {
+        assert!(names.windows(2).any(|two| two == pair), "{pair:?} in {names:?}");
+    }
+}
+
+/// What comes from above a limit chooses among the rows that it lets through.
+#[tokio::test]
+async fn a_joins_condition_stays_above_a_limit() {
+    for (tier, world) in tiers((0..10).map(|n| message("anna", "c", n.to_string())).collect()).await {
+        let anna = caller("anna");
+        let newest = r#"(SELECT "msgId", content FROM "anna"."messages" WHERE "conversationId" = 'c' ORDER BY "msgId" DESC LIMIT 2) AS m"#;
+        let oldest = r#"(SELECT min("msgId") AS id FROM "anna"."messages") AS o"#;
+        let join = format!(r#"SELECT m.content FROM {oldest} JOIN {newest} ON m."msgId" = o.id"#);
+        assert!(world.answer(&anna, &join).await.is_empty(), "{tier}");
+        let listed = format!(
+            "SELECT m.content FROM (VALUES ('0'), ('9'), ('3')) AS v(text) JOIN {newest} ON m.content = v.text"
+        );
+        assert_eq!(world.answer(&anna, &listed).await, [["9"]], "{tier}");
+        let among =
+            format!("SELECT content FROM {newest} WHERE content IN (SELECT x FROM (VALUES ('0'), ('8')) AS v(x))");
+        assert_eq!(world.answer(&anna, &among).await, [["8"]], "{tier}");
+    }
+}

@@ -64,12 +64,12 @@ async fn each_format_streams() {
 async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
     let world = World::with(&QuerySettings { max_rows: 1_000_000, ..settings() });
     let anna = caller("anna");
-    let sql = "SELECT value, 'some text to fill the line' AS text FROM generate_series(1, 200000)";
+    let sql = "SELECT value, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, 200000)) AS n(value)";
     let (truncated, bytes) = body(world.rows(&anna, sql).await.unwrap(), Format::NdJson).await;
     assert_eq!(truncated, None);
     assert_eq!(String::from_utf8(bytes).unwrap().lines().count(), 200_000);
 
-    let sql = "SELECT 1 / (150000 - value) AS x, 'some text to fill the line' AS text FROM generate_series(1, 200000)";
+    let sql = "SELECT 1 / (150000 - value) AS x, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, 200000)) AS n(value)";
     let (_, bytes) = body(world.rows(&anna, sql).await.unwrap(), Format::NdJson).await;
     let text = String::from_utf8(bytes).unwrap();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
@@ -78,7 +78,7 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
     let text = String::from_utf8(bytes).unwrap();
     assert!(text.lines().last().unwrap().starts_with("#error,invalid_value,"));
     // Before the first byte it is an error like any other.
-    let sql = "SELECT 1 / (value - 5) FROM generate_series(1, 10)";
+    let sql = "SELECT 1 / (value - 5) FROM UNNEST(generate_series(1, 10)) AS n(value)";
     let error = world.rows(&anna, sql).await.unwrap().into_stream(Format::Csv).await.err().unwrap();
     assert_eq!(error.code, ErrorCode::InvalidValue);
 }
@@ -87,14 +87,14 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
 async fn limits_cut_rows_and_refuse_bytes() {
     let world = World::with(&QuerySettings { max_rows: 10, max_response_bytes: 10_000, ..settings() });
     let anna = caller("anna");
-    let sql = "SELECT value FROM generate_series(1, 11) ORDER BY value";
+    let sql = "SELECT value FROM UNNEST(generate_series(1, 11)) AS n(value) ORDER BY value";
     let answer = world.query(&anna, sql).await.unwrap();
     assert_eq!((answer.row_count, answer.truncated, &answer.rows[9]), (10, true, &vec![json!(10)]));
-    let answer = world.query(&anna, "SELECT value FROM generate_series(1, 10)").await.unwrap();
+    let answer = world.query(&anna, "SELECT value FROM UNNEST(generate_series(1, 10)) AS n(value)").await.unwrap();
     assert_eq!((answer.row_count, answer.truncated), (10, false));
     let (truncated, _) = body(world.rows(&anna, sql).await.unwrap(), Format::Csv).await;
     assert_eq!(truncated, Some(true));
-    let wide = "SELECT repeat('x', 2000) FROM generate_series(1, 10)";
+    let wide = "SELECT repeat('x', 2000) FROM UNNEST(generate_series(1, 10)) AS n(value)";
     assert_eq!(world.code(&anna, wide).await, ErrorCode::PayloadTooLarge);
     let (_, csv) = body(world.rows(&anna, wide).await.unwrap(), Format::Csv).await;
     assert!(csv.len() > 20_000);

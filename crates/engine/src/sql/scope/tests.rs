@@ -234,6 +234,14 @@ fn a_with_name_is_seen_in_its_own_query_only() {
     refused("WITH x AS (SELECT * FROM x) SELECT 1", ErrorCode::UnknownTable);
     john("WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x WHERE n < 5) SELECT * FROM x");
     john("WITH x AS (SELECT 1) SELECT * FROM messages WHERE EXISTS (SELECT 1 FROM x WHERE (SELECT true FROM x))");
+    // A name used again within gets another for the planner, which takes each once.
+    let sql =
+        "WITH a AS (SELECT 1 AS x) SELECT a.x FROM (WITH a AS (SELECT a.x + 1 AS x FROM a) SELECT a.x FROM a) AS a";
+    let inner = r#"WITH "a (2)" AS (SELECT a.x + 1 AS x FROM a) SELECT a.x FROM "a (2)" AS a"#;
+    assert_eq!(john(sql), format!("WITH a AS (SELECT 1 AS x) SELECT a.x FROM ({inner}) AS a"));
+    let sql = "WITH a AS (SELECT 1) SELECT * FROM a WHERE EXISTS (WITH a AS (SELECT 2) SELECT 1 FROM a b, a)";
+    assert!(john(sql).contains(r#"FROM "a (2)" b, "a (2)" AS a"#));
+    refused("WITH a AS (SELECT 1) SELECT * FROM (WITH a AS (SELECT * FROM x) SELECT 1)", ErrorCode::UnknownTable);
     // A name with a schema is never a WITH name.
     refused("WITH alice AS (SELECT 1) SELECT * FROM alice.messages", ErrorCode::ScopeViolation);
     refused("WITH \"alice.messages\" AS (SELECT 1) SELECT * FROM alice.messages", ErrorCode::Unsupported);

@@ -87,10 +87,38 @@ fn from_keeps_its_other_meanings() {
         "SELECT TRIM(BOTH FROM y), TRIM(LEADING FROM from) FROM t",
         r#"SELECT TRIM(BOTH ' ' FROM y), TRIM(LEADING ' ' FROM "from") FROM t"#,
     );
+    same(
+        "SELECT TRIM(FROM y), TRIM(FROM from), TRIM(FROM 'x' || from), TRIM(FROM (y)) FROM t",
+        r#"SELECT TRIM(BOTH ' ' FROM y), TRIM(BOTH ' ' FROM "from"), TRIM(BOTH ' ' FROM 'x' || "from"), TRIM(BOTH ' ' FROM (y)) FROM t"#,
+    );
+    same(
+        "SELECT TRIM(from), TRIM(from FROM x), TRIM(from || 'x'), TRIM(from COLLATE c), TRIM(from, 'x') FROM t",
+        r#"SELECT TRIM("from"), TRIM("from" FROM x), TRIM("from" || 'x'), TRIM("from" COLLATE c), TRIM("from", 'x') FROM t"#,
+    );
     same("SELECT SUBSTRING(from FROM 2) FROM t", r#"SELECT SUBSTRING("from" FROM 2) FROM t"#);
     same("SELECT EXTRACT(HOUR FROM from) FROM t", r#"SELECT EXTRACT(HOUR FROM "from") FROM t"#);
     same("SELECT TRIM(BOTH from FROM from) FROM t", r#"SELECT TRIM(BOTH "from" FROM "from") FROM t"#);
     same("SELECT from IS DISTINCT FROM from FROM t", r#"SELECT "from" IS DISTINCT FROM "from" FROM t"#);
+}
+
+#[test]
+fn a_question_mark_after_an_operand_asks_for_a_key() {
+    for sql in [
+        "SELECT metadata ? 'n' FROM t",
+        "SELECT * FROM t WHERE m.metadata ? $1 AND NOT (metadata->'a') ? 'b'",
+        "SELECT CASE WHEN metadata ? lower('N') THEN 1 END FROM t",
+    ] {
+        same(sql, sql);
+        let mut tokens = read(sql).unwrap();
+        rewrite(&mut tokens);
+        assert!(tokens.iter().any(|token| token.token == Token::Question), "{sql}");
+    }
+    // Where an operand is due it is a placeholder, of a kind that has a good answer elsewhere.
+    for sql in ["SELECT ?", "SELECT * FROM t WHERE x = ?", "SELECT * FROM t LIMIT ?", "INSERT INTO t VALUES (?, ?)"] {
+        let mut tokens = read(sql).unwrap();
+        rewrite(&mut tokens);
+        assert!(tokens.iter().all(|token| token.token != Token::Question), "{sql}");
+    }
 }
 
 #[test]

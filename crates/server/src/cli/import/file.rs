@@ -86,6 +86,11 @@ pub(super) fn decompressed<'a>(file: impl BufRead + 'a) -> io::Result<Box<dyn Bu
     Ok(Box::new(file))
 }
 
+/// A file's first line without the mark that some programs write before UTF-8.
+fn unmarked(line: &[u8]) -> &[u8] {
+    line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line)
+}
+
 impl<R: BufRead> Conversations<R> {
     /// The conversations in `lines`, which errors call `name`.
     pub(super) fn new(lines: R, name: &str) -> Self {
@@ -158,8 +163,9 @@ impl<R: BufRead> Conversations<R> {
             if read as u64 == MAX_LINE_BYTES && !text.ends_with(b"\n") {
                 return Err(self.bad(&format!("the line is longer than {MAX_LINE_BYTES} bytes")));
             }
-            if !text.trim_ascii().is_empty() {
-                let line = serde_json::from_slice(&text).map_err(|error| self.bad(&error.to_string()))?;
+            let line = if self.line_number == 1 { unmarked(&text) } else { &text };
+            if !line.trim_ascii().is_empty() {
+                let line = serde_json::from_slice(line).map_err(|error| self.bad(&error.to_string()))?;
                 return Ok(Some((line, read)));
             }
         }
@@ -245,6 +251,16 @@ mod tests {
         assert_eq!(Conversations::new(decompressed(bytes.as_slice()).unwrap(), "f").count(), 2);
         assert_eq!(Conversations::new(decompressed(TWO.as_bytes()).unwrap(), "f").count(), 2);
         assert_eq!(Conversations::new(decompressed(&b""[..]).unwrap(), "f").count(), 0);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let marked = format!("\u{feff}{TWO}");
+        assert!(read(&marked).iter().all(Result::is_ok));
+        assert_eq!(read(&marked).len(), 2);
+        assert_eq!(read("\u{feff}\n").len(), 0);
+        let second = TWO.replacen('\n', "\n\u{feff}", 1);
+        assert!(read(&second).iter().any(Result::is_err));
     }
 
     #[test]

@@ -1,0 +1,56 @@
+//! Keeps the limit of a sort apart from the sort while DataFusion moves sorts around (apache/datafusion#24927).
+//!
+//! Invariant: the plan means the same. A sort that moves below an aggregate takes its limit with it, and the aggregate
+//! sees too few rows; a limit of its own stays where it is, and `LimitPushdown` puts it back into the sort later.
+
+use std::sync::Arc;
+
+use datafusion::{
+    common::{
+        Result,
+        tree_node::{Transformed, TransformedResult, TreeNode},
+    },
+    config::ConfigOptions,
+    physical_optimizer::PhysicalOptimizerRule,
+    physical_plan::{ExecutionPlan, limit::GlobalLimitExec, sorts::sort::SortExec},
+};
+
+/// The rule that moves sorts; ours comes right before it.
+const MOVES_SORTS: &str = "EnsureRequirements";
+
+/// The rule.
+#[derive(Debug)]
+pub(crate) struct DetachFetch;
+
+impl DetachFetch {
+    /// Puts it in its place among the others.
+    pub fn insert(rules: &mut Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>>) {
+        let place = rules.iter().position(|rule| rule.name() == MOVES_SORTS);
+        rules.insert(place.unwrap_or_default(), Arc::new(Self));
+    }
+}
+
+impl PhysicalOptimizerRule for DetachFetch {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let Some(sort) = node.downcast_ref::<SortExec>() else { return Ok(Transformed::no(node)) };
+            // With no other sort below there is none that could be given the limit in this one's place, and other rules
+            // make use of it where it is.
+            let moves = sort.input().exists(|below| Ok(below.is::<SortExec>()))?;
+            let Some(fetch) = sort.fetch().filter(|_| moves && !sort.preserve_partitioning()) else {
+                return Ok(Transformed::no(node));
+            };
+            let whole = SortExec::new(sort.expr().clone(), Arc::clone(sort.input()));
+            Ok(Transformed::yes(Arc::new(GlobalLimitExec::new(Arc::new(whole), 0, Some(fetch)))))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "DetachFetch"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,37 @@
+//! What DataFusion 55.2 answers wrongly or cannot answer, and what of ours stands in front of it.
+//!
+//! Invariant: a statement that would be answered wrongly is rewritten to one that is not, or refused with a sentence.
+//! Each item names the report upstream; its test asks DataFusion without ours too, and fails once DataFusion answers
+//! right by itself, so that the item can go.
+//!
+//! | report | wrong | here |
+//! |---|---|---|
+//! | apache/datafusion#25350 | DISTINCT over a renamed subquery is an internal error | [`settle`] |
+//! | – | a condition over JSON names a column `__datafusion_extracted_n` that is not there | [`settle`] |
+//! | apache/datafusion#24927 | DISTINCT … ORDER BY … LIMIT loses rows | [`DetachFetch`] |
+//! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
+//! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
+//! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`volatile_groups`] |
+
+mod fetch;
+mod subqueries;
+#[cfg(test)]
+mod tests;
+mod volatile_groups;
+
+use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan};
+
+pub(crate) use self::fetch::DetachFetch;
+
+/// Turns off what is wrong and has a switch.
+pub(crate) fn settle(options: &mut OptimizerOptions) {
+    // A limit that an aggregate keeps when its input is found to be sorted; it is fixed by apache/datafusion#25349.
+    options.enable_distinct_aggregation_soft_limit = false;
+    // Moves `metadata->>'k'` below a limit and forgets a column on the way.
+    options.enable_leaf_expression_pushdown = false;
+}
+
+/// Rewrites what is wrong and has none.
+pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
+    subqueries::rewrite(volatile_groups::rewrite(plan)?)
+}

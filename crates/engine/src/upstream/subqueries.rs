@@ -1,0 +1,438 @@
+//! IN and EXISTS as SQL means them: with three values, and wherever an expression can stand.
+//!
+//! Invariant: `x IN (SELECT y …)` is NULL when it is not found and `x` is NULL (and there are rows) or some `y` is; what
+//! DataFusion would forget of that (apache/datafusion#25340, #25347) is spelt out as EXISTS, which has two values only.
+//! An EXISTS that no outer row decides becomes a scalar subquery, which runs once and may stand anywhere. What
+//! DataFusion would move out of a subquery through something that it changes (a LIMIT, a window) is refused.
+
+use std::sync::Arc;
+
+use datafusion::{
+    common::{
+        Column, DFSchema, DataFusionError, ExprSchema, Result, ScalarValue, Spans,
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+    },
+    functions_aggregate::expr_fn::count,
+    logical_expr::{
+        BinaryExpr, Distinct, Expr, ExprSchemable, FetchType, Filter, JoinType, LogicalPlan, LogicalPlanBuilder,
+        Operator, SkipType, Subquery,
+        expr::{Exists, InSubquery},
+        lit, not,
+        utils::{conjunction, merge_schema, split_conjunction_owned},
+        when,
+    },
+    optimizer::utils::NamePreserver,
+};
+use kalamdb_protocol::ErrorCode;
+
+use crate::{Error, functions::TooLarge};
+
+/// Nodes of subqueries that may be written down once more. NOT IN within NOT IN is three times as much at each level.
+const MAX_COPIED_NODES: usize = 5_000;
+
+/// Rewrites every IN and EXISTS of the plan that needs it.
+pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut rewriter = Rewriter { left: MAX_COPIED_NODES, names: 0 };
+    plan.transform_up_with_subqueries(|node| rewriter.node(node)).data()
+}
+
+fn refused(message: &str) -> DataFusionError {
+    DataFusionError::External(Box::new(Error::new(ErrorCode::Unsupported, message)))
+}
+
+/// Where an expression stands. Only below a filter DataFusion joins a correlated EXISTS with its rows.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    schema: &'a DFSchema,
+    filter: bool,
+}
+
+struct Rewriter {
+    /// What is left of [`MAX_COPIED_NODES`].
+    left: usize,
+    /// Names given so far.
+    names: usize,
+}
+
+impl Rewriter {
+    fn node(&mut self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        if !has_subquery(&node)? {
+            return Ok(Transformed::no(node));
+        }
+        if let LogicalPlan::Filter(filter) = node {
+            let place = Place { schema: filter.input.schema(), filter: true };
+            let conditions = split_conjunction_owned(filter.predicate).into_iter();
+            let conditions = conditions.map(|one| self.condition(one, place)).collect::<Result<Vec<_>>>()?;
+            let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
+            return Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)));
+        }
+        let schema = merge_schema(&node.inputs());
+        let place = Place { schema: &schema, filter: false };
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(Transformed::yes(name.restore(self.value(expr, place)?)))
+        })
+    }
+
+    /// A condition of which matters only whether it is true.
+    fn condition(&mut self, expr: Expr, place: Place) -> Result<Expr> {
+        match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
+                let (left, right) = (self.condition(*left, place)?, self.condition(*right, place)?);
+                Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
+            }
+            Expr::Not(inner) => match *inner {
+                Expr::InSubquery(found) => {
+                    let negated = !found.negated;
+                    self.condition(Expr::InSubquery(InSubquery { negated, ..found }), place)
+                }
+                inner => self.value(not(inner), place),
+            },
+            Expr::InSubquery(InSubquery { expr, subquery, negated: true }) => {
+                let value = self.value(*expr, place)?;
+                let set = self.set(value, subquery, place);
+                if let Some(scalar) = set.one_row() {
+                    return Ok(set.value.not_eq(scalar));
+                }
+                if set.is_plain()? {
+                    return set.into_expr(true);
+                }
+                let found = self.found(&set, place)?;
+                Ok(match self.unknown(&set, place)? {
+                    Some(unknown) => not(found).and(not(unknown)),
+                    None => not(found),
+                })
+            }
+            Expr::InSubquery(InSubquery { expr, subquery, negated: false }) => {
+                let value = self.value(*expr, place)?;
+                let set = self.set(value, subquery, place);
+                if let Some(scalar) = set.one_row() {
+                    return Ok(set.value.eq(scalar));
+                }
+                check_pulled_up(&set.rows)?;
+                // A semi-join, which forgets NULLs, as a condition does.
+                set.into_expr(false)
+            }
+            other => self.value(other, place),
+        }
+    }
+
+    /// An expression of which all three values matter.
+    fn value(&mut self, expr: Expr, place: Place) -> Result<Expr> {
+        expr.transform_up(|expr| match expr {
+            Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
+                let set = self.set(*expr, subquery, place);
+                let truth = self.truth(&set, place)?;
+                Ok(Transformed::yes(if negated { not(truth) } else { truth }))
+            }
+            Expr::Exists(Exists { subquery, negated }) => {
+                let exists = exists(Arc::unwrap_or_clone(subquery.subquery), place)?;
+                Ok(Transformed::yes(if negated { not(exists) } else { exists }))
+            }
+            Expr::ScalarSubquery(subquery) => {
+                check_pulled_up_beside_aggregates(&subquery.subquery)?;
+                Ok(Transformed::no(Expr::ScalarSubquery(subquery)))
+            }
+            other => Ok(Transformed::no(other)),
+        })
+        .data()
+    }
+
+    /// `value IN (rows)` in three values.
+    fn truth(&mut self, set: &Set, place: Place) -> Result<Expr> {
+        if let Some(scalar) = set.one_row() {
+            return Ok(set.value.clone().eq(scalar));
+        }
+        let found = self.found(set, place)?;
+        match self.unknown(set, place)? {
+            None => Ok(found),
+            Some(unknown) => when(found, lit(true))
+                .when(unknown, Expr::Literal(ScalarValue::Boolean(None), None))
+                .otherwise(lit(false)),
+        }
+    }
+
+    fn set(&mut self, value: Expr, subquery: Subquery, place: Place) -> Set {
+        let rows = Arc::unwrap_or_clone(subquery.subquery);
+        let of_null = value.nullable(place.schema).unwrap_or(true);
+        self.names += 1;
+        Set {
+            value,
+            of_null,
+            with_null: rows.schema().field(0).is_nullable(),
+            name: format!("__in_{}", self.names),
+            rows,
+        }
+    }
+
+    /// Whether the value is among the rows.
+    fn found(&mut self, set: &Set, place: Place) -> Result<Expr> {
+        self.copy(set)?;
+        set.check_outside(place)?;
+        let outside = outer(set.value.clone(), place.schema)?;
+        exists(set.named()?.filter(set.column().eq(outside))?.build()?, place)
+    }
+
+    /// Whether nobody knows if a value that was not found is among the rows; `None` when it is always known.
+    fn unknown(&mut self, set: &Set, place: Place) -> Result<Option<Expr>> {
+        let mut unknown = Vec::new();
+        if set.with_null {
+            self.copy(set)?;
+            unknown.push(exists(set.named()?.filter(set.column().is_null())?.build()?, place)?);
+        }
+        if set.of_null {
+            self.copy(set)?;
+            unknown.push(set.value.clone().is_null().and(exists(set.rows.clone(), place)?));
+        }
+        if !unknown.is_empty() && (set.value.is_volatile() || is_volatile(&set.rows)?) {
+            return Err(refused(
+                "What is different each time (random(), say) cannot stand in this IN, where it is computed more than \
+                 once; compute it in a WITH of its own first.",
+            ));
+        }
+        Ok(unknown.into_iter().reduce(Expr::or))
+    }
+
+    fn copy(&mut self, set: &Set) -> Result<()> {
+        let mut nodes = 0;
+        set.rows.apply_with_subqueries(|_| {
+            nodes += 1;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        self.left = self.left.checked_sub(nodes).ok_or(TooLarge::Expressions)?;
+        Ok(())
+    }
+}
+
+/// `value IN (rows)`
+struct Set {
+    value: Expr,
+    /// Whether the value may be NULL.
+    of_null: bool,
+    /// Whether a row may.
+    with_null: bool,
+    rows: LogicalPlan,
+    /// What the rows' column is called, so that no name outside is the same.
+    name: String,
+}
+
+impl Set {
+    fn column(&self) -> Expr {
+        Expr::Column(Column::from_name(&self.name))
+    }
+
+    /// The rows with their one column under its name.
+    fn named(&self) -> Result<LogicalPlanBuilder> {
+        let column = Expr::Column(Column::from(self.rows.schema().qualified_field(0)));
+        LogicalPlanBuilder::from(self.rows.clone()).project([column.alias(&self.name)])
+    }
+
+    /// The rows as one value, when there is always exactly one: an aggregate without GROUP BY.
+    fn one_row(&self) -> Option<Expr> {
+        is_one_row(&self.rows).then(|| subquery_of(self.rows.clone()).ok().map(Expr::ScalarSubquery)).flatten()
+    }
+
+    /// Whether DataFusion has no NULL and no outer row to mind, and a column to join by.
+    fn is_plain(&self) -> Result<bool> {
+        let nulls = self.of_null || self.with_null;
+        Ok(!nulls && self.value.any_column_refs() && references(&self.rows)?.is_empty())
+    }
+
+    fn into_expr(self, negated: bool) -> Result<Expr> {
+        let subquery = subquery_of(self.rows)?;
+        Ok(Expr::InSubquery(InSubquery { expr: Box::new(self.value), subquery, negated }))
+    }
+
+    /// A column outside and one inside of the same table's name are told apart by it no longer once both are in a join.
+    fn check_outside(&self, place: Place) -> Result<()> {
+        if references(&self.rows)?.is_empty() {
+            return Ok(());
+        }
+        let outside = self.value.column_refs();
+        let clash = self.rows.exists(|node| {
+            Ok(node.schema().columns().iter().any(|inside| outside.contains(inside) && place.schema.has_column(inside)))
+        })?;
+        if clash {
+            return Err(refused(
+                "A table has the same name inside of this IN (SELECT …) and outside; give the one inside another name: \
+                 FROM messages AS other.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is a row. In two values.
+fn exists(rows: LogicalPlan, place: Place) -> Result<Expr> {
+    let rows = peeled(rows)?;
+    if is_one_row(&rows) {
+        return Ok(lit(true));
+    }
+    let correlated = !references(&rows)?.is_empty();
+    if correlated {
+        check_pulled_up(&rows)?;
+    }
+    if correlated && place.filter {
+        let rows = LogicalPlanBuilder::from(rows).project([lit(1)])?.build()?;
+        return Ok(Expr::Exists(Exists { subquery: subquery_of(rows)?, negated: false }));
+    }
+    let rows = LogicalPlanBuilder::from(rows);
+    // The first row is enough, where it is the same for all.
+    let rows = if correlated { rows } else { rows.limit(0, Some(1))? };
+    let number = rows.aggregate(Vec::<Expr>::new(), [count(lit(1)).alias("n")])?;
+    let any = number.project([Expr::Column(Column::from_name("n")).gt(lit(0_i64)).alias("any")])?.build()?;
+    Ok(Expr::ScalarSubquery(subquery_of(any)?))
+}
+
+/// The rows without what does not change whether there is one.
+fn peeled(rows: LogicalPlan) -> Result<LogicalPlan> {
+    let input = match &rows {
+        LogicalPlan::Projection(projection) => &projection.input,
+        LogicalPlan::Sort(sort) => &sort.input,
+        LogicalPlan::Distinct(Distinct::All(input)) => input,
+        LogicalPlan::Limit(limit)
+            if matches!(limit.get_skip_type()?, SkipType::Literal(0))
+                && !matches!(limit.get_fetch_type()?, FetchType::Literal(Some(0)) | FetchType::UnsupportedExpr) =>
+        {
+            &limit.input
+        }
+        _ => return Ok(rows),
+    };
+    peeled(input.as_ref().clone())
+}
+
+/// Whether there is exactly one row, whatever it is made of.
+fn is_one_row(rows: &LogicalPlan) -> bool {
+    match rows {
+        LogicalPlan::Projection(projection) => is_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_one_row(&alias.input),
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        _ => false,
+    }
+}
+
+fn subquery_of(rows: LogicalPlan) -> Result<Subquery> {
+    Ok(Subquery { outer_ref_columns: references(&rows)?, subquery: Arc::new(rows), spans: Spans::new() })
+}
+
+/// An expression as a subquery below sees it.
+fn outer(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    expr.transform(|expr| match expr {
+        Expr::Column(column) => {
+            let field = Arc::clone(schema.field_from_column(&column)?);
+            Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
+        }
+        Expr::ScalarSubquery(subquery) if !subquery.outer_ref_columns.is_empty() => Err(refused(
+            "A subquery that depends on the row cannot stand before IN (SELECT …); compute it in a WITH first.",
+        )),
+        Expr::OuterReferenceColumn(..) => Err(refused(
+            "A subquery within a subquery cannot be compared with a column of the outermost query; write it as a join.",
+        )),
+        other => Ok(Transformed::no(other)),
+    })
+    .data()
+}
+
+/// Columns from around the query that it refers to.
+fn references(query: &LogicalPlan) -> Result<Vec<Expr>> {
+    let mut found: Vec<Expr> = Vec::new();
+    query.apply(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                let here = match expr {
+                    Expr::OuterReferenceColumn(..) => vec![expr.clone()],
+                    // Of a subquery's, those that this node does not have itself.
+                    expr => match subquery_in(expr) {
+                        Some(subquery) => {
+                            let schema = merge_schema(&node.inputs());
+                            let mut inside = references(&subquery.subquery)?;
+                            inside.retain(|reference| !is_of(reference, &schema));
+                            inside
+                        }
+                        None => return Ok(TreeNodeRecursion::Continue),
+                    },
+                };
+                found.extend(here);
+                Ok(TreeNodeRecursion::Jump)
+            })
+        })
+    })?;
+    found.dedup();
+    Ok(found)
+}
+
+fn is_of(reference: &Expr, schema: &DFSchema) -> bool {
+    matches!(reference, Expr::OuterReferenceColumn(_, column) if schema.has_column(column))
+}
+
+fn subquery_in(expr: &Expr) -> Option<&Subquery> {
+    match expr {
+        Expr::Exists(exists) => Some(&exists.subquery),
+        Expr::InSubquery(query) => Some(&query.subquery),
+        Expr::ScalarSubquery(subquery) => Some(subquery),
+        Expr::SetComparison(comparison) => Some(&comparison.subquery),
+        _ => None,
+    }
+}
+
+fn has_subquery(node: &LogicalPlan) -> Result<bool> {
+    let mut has = false;
+    node.apply_expressions(|expr| {
+        has |= expr.exists(|expr| Ok(subquery_in(expr).is_some()))?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(has)
+}
+
+fn is_volatile(rows: &LogicalPlan) -> Result<bool> {
+    let mut volatile = false;
+    rows.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            volatile |= expr.is_volatile();
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(volatile)
+}
+
+/// DataFusion moves conditions on the outer row up, out of the subquery; where there is something on the way that
+/// comes to something else then, it does not notice.
+fn check_pulled_up(rows: &LogicalPlan) -> Result<()> {
+    check(rows, true)
+}
+
+/// The same where an aggregate without GROUP BY is minded.
+fn check_pulled_up_beside_aggregates(rows: &LogicalPlan) -> Result<()> {
+    check(rows, false)
+}
+
+fn check(rows: &LogicalPlan, aggregates: bool) -> Result<()> {
+    rows.apply(|node| {
+        for input in changed(node, aggregates) {
+            if !references(input)?.is_empty() {
+                return Err(refused(
+                    "A subquery that depends on the outer row cannot have that condition below a LIMIT, a window, an \
+                     outer join or an aggregate without GROUP BY; write it as a join, or with the condition outside.",
+                ));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
+/// The inputs of a node whose rows it changes to something that a condition could not be applied to any more.
+fn changed(node: &LogicalPlan, aggregates: bool) -> Vec<&LogicalPlan> {
+    match node {
+        LogicalPlan::Limit(_) | LogicalPlan::Window(_) | LogicalPlan::Distinct(Distinct::On(_)) => node.inputs(),
+        LogicalPlan::Aggregate(aggregate) if aggregates && aggregate.group_expr.is_empty() => node.inputs(),
+        LogicalPlan::Join(join) => match join.join_type {
+            JoinType::Inner => Vec::new(),
+            JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => vec![&join.right],
+            JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => vec![&join.left],
+            JoinType::Full => node.inputs(),
+        },
+        _ => Vec::new(),
+    }
+}
