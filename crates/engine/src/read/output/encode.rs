@@ -12,12 +12,19 @@ use datafusion::arrow::{
     ipc::writer::StreamWriter,
 };
 use kalamdb_protocol::ErrorBody;
+use serde_json::json;
 
-use super::cells::{Cells, write_joined};
+use super::{
+    cells::{Cells, write_joined},
+    streamed::cut_sentence,
+};
 use crate::{Error, Format};
 
 /// How the last line of a CSV answer begins when it ended in an error.
 const ERROR_LINE: &[u8] = b"#error,";
+
+/// How it begins when rows were cut: `#truncated,10000,"The answer ends after …"`.
+const CUT_LINE: &[u8] = b"#truncated,";
 
 /// Writes one format.
 pub(super) enum Encoder {
@@ -109,6 +116,26 @@ pub(super) fn error_record(format: Format, error: &Error) -> Option<Vec<u8>> {
         Format::NdJson => {
             let body = ErrorBody { error: error.code, message: error.message.clone(), details: error.details.clone() };
             serde_json::to_writer(&mut out, &body).map_err(Into::into).and_then(|()| out.write_all(b"\n"))
+        }
+        Format::Arrow => return None,
+    };
+    done.ok().map(|()| out)
+}
+
+/// The last record of an answer that was cut after so many rows, as
+/// `{"message":"The answer ends after …","rowCount":10000,"truncated":true}`; `None` where the format has no place for one, and the
+/// stream itself must fail.
+pub(super) fn cut_record(format: Format, rows: usize) -> Option<Vec<u8>> {
+    let message = cut_sentence(rows);
+    let mut out = Vec::new();
+    let done = match format {
+        Format::Csv => {
+            out.extend_from_slice(CUT_LINE);
+            write_line(&mut out, [rows.to_string().as_str(), &message], csv_text)
+        }
+        Format::NdJson => {
+            let record = json!({ "truncated": true, "rowCount": rows, "message": message });
+            serde_json::to_writer(&mut out, &record).map_err(Into::into).and_then(|()| out.write_all(b"\n"))
         }
         Format::Arrow => return None,
     };

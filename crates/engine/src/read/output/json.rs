@@ -1,24 +1,24 @@
 //! The buffered answer: one JSON document.
 //!
-//! Invariant: what it holds is charged to the statement's memory and ends at the limit of bytes; the document is a
-//! `QueryResponse`.
+//! Invariant: what it holds is charged to the statement's memory until it is sent, and ends at the limit of bytes; the
+//! document is a `QueryResponse`.
 
-use std::{io::Write, sync::Arc};
+use std::io::Write;
 
 use bytes::Bytes;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use kalamdb_protocol::ErrorCode;
 
 use super::{
     Batches, Limits, Rows,
     cells::{Cells, type_name, write_joined},
+    charge::Charge,
 };
 use crate::{Error, Result};
 
 /// Computes the answer and writes it.
 pub(super) async fn response(rows: Rows) -> Result<Bytes> {
     let Rows { columns, mut batches, ticket, limits } = rows;
-    let held = reservation(&batches);
+    let charge = Charge::new(&batches);
     let mut out = Vec::with_capacity(4096);
     written(head(&columns, &batches, &mut out))?;
     let mut number = 0_usize;
@@ -35,14 +35,12 @@ pub(super) async fn response(rows: Rows) -> Result<Bytes> {
                 return Err(too_large(limits));
             }
         }
-        if let Some(held) = &held {
-            held.try_resize(out.capacity()).map_err(|error| batches.error(&error))?;
-        }
+        charge.grow_to(out.capacity()).map_err(|error| batches.error(&error))?;
     }
     let took_ms = ticket.started().elapsed().as_secs_f64() * 1000.0;
     let truncated = batches.truncated;
     written(write!(out, r#"],"rowCount":{number},"truncated":{truncated},"executionTimeMs":{took_ms:.3}}}"#))?;
-    Ok(out.into())
+    charge.bytes(out).map_err(|error| batches.error(&error))
 }
 
 /// Everything before the first row.
@@ -56,11 +54,6 @@ fn head(columns: &[String], batches: &Batches, out: &mut Vec<u8>) -> std::io::Re
     })?;
     out.extend_from_slice(br#","rows":["#);
     Ok(())
-}
-
-fn reservation(batches: &Batches) -> Option<MemoryReservation> {
-    let pool: Arc<dyn MemoryPool> = Arc::clone(&batches.held.as_ref()?.memory) as _;
-    Some(MemoryConsumer::new("answer").register(&pool))
 }
 
 fn too_large(limits: Limits) -> Error {

@@ -4,6 +4,7 @@
 //! and everything that computes runs on the engine's threads, whoever polls.
 
 mod cells;
+mod charge;
 mod encode;
 mod json;
 mod streamed;
@@ -42,15 +43,22 @@ pub(super) struct Limits {
 /// What a statement holds until its last row is computed.
 pub(super) struct Held {
     memory: Arc<QueryMemory>,
-    /// Its plan may read segments, whose files stay as long as a snapshot that names them is held by somebody.
-    _snapshot: Snapshot,
+    /// Its plan may read segments, whose files stay as long as a snapshot that names them is held by somebody. Rows of
+    /// the cache read nothing.
+    _snapshot: Option<Snapshot>,
     /// Whether it reads a table, so that an error may hold what lies there.
     reads_rows: bool,
 }
 
 impl Held {
+    /// Of a statement that reads.
     pub fn new(memory: Arc<QueryMemory>, snapshot: Snapshot, reads_rows: bool) -> Self {
-        Self { memory, _snapshot: snapshot, reads_rows }
+        Self { memory, _snapshot: Some(snapshot), reads_rows }
+    }
+
+    /// Of one whose rows are in the cache, whose memory is its own: this is for the answer that is made of them.
+    pub fn of_cache(memory: Arc<QueryMemory>) -> Self {
+        Self { memory, _snapshot: None, reads_rows: true }
     }
 }
 
@@ -67,8 +75,7 @@ struct Batches {
     stream: SendableRecordBatchStream,
     left: usize,
     truncated: bool,
-    /// `None` when the rows come from the cache, whose memory is its own, and which reads nothing.
-    held: Option<Held>,
+    held: Held,
     keep: Option<Keep>,
 }
 
@@ -82,15 +89,15 @@ impl Rows {
         keep: Option<Keep>,
     ) -> Self {
         let columns = names(&stream.schema());
-        let batches = Batches { stream, left: limits.rows, truncated: false, held: Some(held), keep };
+        let batches = Batches { stream, left: limits.rows, truncated: false, held, keep };
         Self { columns, batches, ticket, limits }
     }
 
     /// Rows of the cache.
-    pub(super) fn cached(answer: &Answer, ticket: Ticket, limits: Limits) -> Self {
+    pub(super) fn cached(answer: &Answer, ticket: Ticket, limits: Limits, held: Held) -> Self {
         let batches = stream::iter(answer.batches.clone().into_iter().map(Ok));
         let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&answer.schema), batches));
-        let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, held: None, keep: None };
+        let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, held, keep: None };
         Self { columns: names(&answer.schema), batches, ticket, limits }
     }
 
@@ -167,9 +174,7 @@ impl Batches {
     }
 
     fn error(&self, error: &datafusion::error::DataFusionError) -> Error {
-        match &self.held {
-            Some(held) if !held.reads_rows => rowless_error(error, held.memory.refused()),
-            held => client_error(error, held.as_ref().and_then(|held| held.memory.refused())),
-        }
+        let of = if self.held.reads_rows { client_error } else { rowless_error };
+        of(error, self.held.memory.refused())
     }
 }

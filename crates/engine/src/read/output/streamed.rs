@@ -1,19 +1,21 @@
 //! An answer in parts: computed by a task on the engine's threads, which stays a few parts ahead of the client.
 //!
 //! Invariant: a slow client holds back the task, not memory; one that has gone stops it; the deadline of the
-//! statement holds to the last part.
+//! statement holds to the last part. Each part is charged to the statement's memory until it is sent. An answer that
+//! `query.max_rows` cut says so: in its head, or, once that is out, at its end.
 
 use std::{io, pin::Pin};
 
 use bytes::Bytes;
-use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::{array::RecordBatch, error::ArrowError};
 use futures::{Stream, stream};
 use kalamdb_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Batches, Rows,
-    encode::{Encoder, error_record},
+    charge::Charge,
+    encode::{Encoder, cut_record, error_record},
 };
 use crate::{Error, Format, Result, RowStream, workers::Running};
 
@@ -24,6 +26,13 @@ const PARTS_AHEAD: usize = 4;
 /// whether rows were cut, and an error is still an error.
 const HEAD_BYTES: usize = 1024 * 1024;
 
+/// A part is about this large, whatever the rows are: a batch has up to 8,192 of them, and would be up to some hundred
+/// megabytes at once.
+const PART_BYTES: usize = 256 * 1024;
+
+/// Rows of the first part, while nothing is known of their size.
+const FIRST_ROWS: usize = 64;
+
 /// What is known when the first bytes go out.
 struct Head {
     truncated: Option<bool>,
@@ -32,10 +41,12 @@ struct Head {
 
 /// Starts the task and waits for the beginning of the answer.
 pub(super) async fn start(rows: Rows, format: Format) -> Result<RowStream> {
-    let Rows { batches, ticket, .. } = rows;
+    let Rows { batches, ticket, limits, .. } = rows;
     let (head, first) = oneshot::channel();
     let (parts, rest) = mpsc::channel(PARTS_AHEAD);
-    let task = ticket.spawn(produce(batches, format, head, parts));
+    let charge = Charge::new(&batches);
+    let out = Outgoing { charge, beginning: Some((head, Vec::new())), parts };
+    let task = ticket.spawn(produce(batches, format, limits.rows, out));
     match first.await {
         Ok(Head { truncated, bytes }) => Ok(RowStream { truncated, body: body(bytes, rest, task, format) }),
         // The task ended before it had a beginning, and says why.
@@ -43,44 +54,89 @@ pub(super) async fn start(rows: Rows, format: Format) -> Result<RowStream> {
     }
 }
 
-async fn produce(
-    mut batches: Batches,
-    format: Format,
-    head: oneshot::Sender<Head>,
+/// Nobody reads the answer any more.
+struct Gone;
+
+/// Where parts go: into the beginning, and once that is large enough after it.
+struct Outgoing {
+    charge: Charge,
+    beginning: Option<(oneshot::Sender<Head>, Vec<u8>)>,
     parts: mpsc::Sender<Bytes>,
-) -> Result<()> {
-    let (mut encoder, first) = encoded(&batches, Encoder::new(format, &batches.stream.schema()))?;
-    let mut begun = Some((head, first));
-    while let Some(batch) = batches.next().await? {
-        let bytes = encoded(&batches, encoder.batch(&batch))?;
-        begun = match begun {
-            Some((head, mut buffer)) => {
-                buffer.extend_from_slice(&bytes);
-                if buffer.len() < HEAD_BYTES {
-                    Some((head, buffer))
-                } else if head.send(Head { truncated: None, bytes: buffer.into() }).is_err() {
-                    return Ok(());
-                } else {
-                    None
-                }
-            }
-            // Nobody is there to read it any more.
-            None if parts.send(bytes.into()).await.is_err() => return Ok(()),
-            None => None,
+}
+
+impl Outgoing {
+    /// Sends what was encoded.
+    async fn part(&mut self, batches: &mut Batches, bytes: Vec<u8>) -> Result<Result<(), Gone>> {
+        let Some((head, mut beginning)) = self.beginning.take() else {
+            let part = self.charge.bytes(bytes).map_err(|error| batches.error(&error))?;
+            return Ok(self.parts.send(part).await.map_err(|_| Gone));
         };
+        beginning.extend_from_slice(&bytes);
+        if beginning.len() < HEAD_BYTES {
+            self.beginning = Some((head, beginning));
+            return Ok(Ok(()));
+        }
+        let bytes = self.charge.bytes(beginning).map_err(|error| batches.error(&error))?;
+        Ok(head.send(Head { truncated: None, bytes }).map_err(|_| Gone))
+    }
+
+    /// The end, with the mark of an answer that was cut and could not say so before.
+    async fn end(mut self, batches: &mut Batches, last: Vec<u8>, format: Format, rows: usize) -> Result<()> {
+        let truncated = batches.truncated;
+        if let Some((head, mut bytes)) = self.beginning.take() {
+            bytes.extend_from_slice(&last);
+            let bytes = self.charge.bytes(bytes).map_err(|error| batches.error(&error))?;
+            // Whether somebody is still there does not matter any more.
+            head.send(Head { truncated: Some(truncated), bytes }).ok();
+            return Ok(());
+        }
+        let last = match truncated.then(|| cut_record(format, rows)) {
+            None => last,
+            Some(Some(record)) => record,
+            // The format has no place for it: a stream that breaks off is the only end that nobody misses.
+            Some(None) => return Err(cut(rows)),
+        };
+        self.parts.send(last.into()).await.ok();
+        Ok(())
+    }
+}
+
+async fn produce(mut batches: Batches, format: Format, max_rows: usize, mut out: Outgoing) -> Result<()> {
+    let (mut encoder, first) = encoded(&batches, Encoder::new(format, &batches.stream.schema()))?;
+    if out.part(&mut batches, first).await?.is_err() {
+        return Ok(());
+    }
+    let mut rows = FIRST_ROWS;
+    while let Some(batch) = batches.next().await? {
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let piece = batch.slice(from, rows.min(batch.num_rows() - from));
+            from += piece.num_rows();
+            let bytes = encoded(&batches, encoder.batch(&piece))?;
+            rows = rows_of_a_part(&piece, bytes.len());
+            if out.part(&mut batches, bytes).await?.is_err() {
+                return Ok(());
+            }
+        }
     }
     let last = encoded(&batches, encoder.end())?;
-    match begun {
-        Some((head, mut buffer)) => {
-            buffer.extend_from_slice(&last);
-            // Whether somebody is still there does not matter any more.
-            head.send(Head { truncated: Some(batches.truncated), bytes: buffer.into() }).ok();
-        }
-        None => {
-            parts.send(last.into()).await.ok();
-        }
-    }
-    Ok(())
+    out.end(&mut batches, last, format, max_rows).await
+}
+
+/// How many rows make the next part, as these came to so many bytes.
+fn rows_of_a_part(piece: &RecordBatch, bytes: usize) -> usize {
+    (PART_BYTES * piece.num_rows() / bytes.max(1)).max(1)
+}
+
+fn cut(rows: usize) -> Error {
+    Error::new(ErrorCode::PayloadTooLarge, cut_sentence(rows))
+}
+
+/// What an answer that was cut says, where it says it in words.
+pub(super) fn cut_sentence(rows: usize) -> String {
+    format!(
+        "The answer ends after {rows} rows (`query.max_rows`), and there are more: narrow the query, or page by a key."
+    )
 }
 
 fn encoded<T>(batches: &Batches, result: Result<T, ArrowError>) -> Result<T> {

@@ -84,6 +84,90 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_cut_after_it_began_ends_with_a_mark() {
+    let world = World::with(&QuerySettings { max_rows: 50_000, ..settings() });
+    let anna = caller("anna");
+    let sql = |rows| {
+        format!(
+            "SELECT value, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, {rows})) AS n(value)"
+        )
+    };
+    let answer = async |rows, format| body(world.rows(&anna, &sql(rows)).await.unwrap(), format).await;
+    let sentence =
+        "The answer ends after 50000 rows (`query.max_rows`), and there are more: narrow the query, or page by a key.";
+
+    let (truncated, bytes) = answer(50_001, Format::NdJson).await;
+    assert!(truncated.is_none() && bytes.len() > 1 << 20, "the head was out before the cut was known");
+    let text = String::from_utf8(bytes).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last, json!({"truncated": true, "rowCount": 50_000, "message": sentence}));
+    assert_eq!(text.lines().count(), 50_001);
+
+    let (truncated, bytes) = answer(50_001, Format::Csv).await;
+    assert!(truncated.is_none() && bytes.len() > 1 << 20);
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(text.lines().last().unwrap(), format!("#truncated,50000,\"{sentence}\""));
+    assert_eq!(text.lines().count(), 50_002);
+
+    // Exactly as many rows as there may be are no cut.
+    for format in [Format::NdJson, Format::Csv, Format::Arrow] {
+        let (truncated, bytes) = answer(50_000, format).await;
+        assert!(truncated.is_none() && !String::from_utf8_lossy(&bytes).contains("truncated"), "{format:?}");
+    }
+
+    // Arrow has no record for it: the stream fails after the last row.
+    let mut stream = world.rows(&anna, &sql(50_001)).await.unwrap().into_stream(Format::Arrow).await.unwrap();
+    assert_eq!(stream.truncated, None);
+    let (mut bytes, mut failed) = (vec![], None);
+    while let Some(part) = stream.body.next().await {
+        match part {
+            Ok(part) => bytes.extend_from_slice(&part),
+            Err(error) => failed = Some(error.to_string()),
+        }
+    }
+    assert_eq!(failed.as_deref(), Some(sentence));
+    let reader = datafusion::arrow::ipc::reader::StreamReader::try_new(bytes.as_slice(), None).unwrap();
+    assert_eq!(reader.map_while(Result::ok).map(|batch| batch.num_rows()).sum::<usize>(), 50_000);
+}
+
+#[tokio::test]
+async fn an_answer_counts_until_its_bytes_are_gone() {
+    const MIB: usize = 1 << 20;
+    let world = World::with(&QuerySettings { total_memory_bytes: 6 * MIB, max_memory_bytes: 6 * MIB, ..settings() });
+    // Three MiB, in a buffer of four. The second is answered from memory, and counts as the first does.
+    let (anna, sql) = (caller("anna"), "SELECT repeat('x', 1000) FROM UNNEST(generate_series(1, 3000)) AS n(value)");
+    for sql in [sql, sql, &format!("{sql} WHERE value > 0")] {
+        let sent = world.rows(&anna, sql).await.unwrap().into_json().await.unwrap();
+        assert_eq!(world.code(&caller("ben"), sql).await, ErrorCode::ResourceExhausted, "{} are held", sent.len());
+        drop(sent);
+        assert!(world.query(&caller("ben"), sql).await.is_ok());
+    }
+
+    // What is computed ahead of a client that does not read counts too.
+    let long = "SELECT repeat('x', 1000) FROM UNNEST(generate_series(1, 9000)) AS n(value)";
+    let mut unread = vec![];
+    let refused = loop {
+        match world.rows(&anna, long).await.unwrap().into_stream(Format::NdJson).await {
+            Ok(stream) => unread.push(stream),
+            Err(error) => break error.code,
+        }
+        assert!(unread.len() < 6, "six heads of a MiB each are more than there is");
+    };
+    assert_eq!(refused, ErrorCode::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn parts_are_of_one_size_whatever_the_rows_are() {
+    let world = World::with(&QuerySettings { max_rows: 1_000_000, ..settings() });
+    for (width, rows) in [(5, 500_000), (20_000, 400)] {
+        let sql = format!("SELECT repeat('x', {width}) FROM UNNEST(generate_series(1, {rows})) AS n(value)");
+        let stream = world.rows(&caller("anna"), &sql).await.unwrap().into_stream(Format::Csv).await.unwrap();
+        let largest = stream.body.skip(1).map(|part| part.unwrap().len()).fold(0, async |a, b| a.max(b)).await;
+        assert!((100_000..1_000_000).contains(&largest), "{largest}");
+    }
+}
+
+#[tokio::test]
 async fn limits_cut_rows_and_refuse_bytes() {
     let world = World::with(&QuerySettings { max_rows: 10, max_response_bytes: 10_000, ..settings() });
     let anna = caller("anna");
