@@ -54,12 +54,16 @@ codes! {
     NotFound = "not_found", 404;
     /// The route exists, for another method.
     MethodNotAllowed = "method_not_allowed", 405;
+    /// The body did not arrive in time, or broke off; send it again.
+    RequestTimeout = "request_timeout", 408;
     /// The key is taken, or others kept changing the same rows.
     Conflict = "conflict", 409;
     /// A route of version 1; `details.sql` replaces it.
     Gone = "gone", 410;
     /// The body, the message or the answer is over its limit.
     PayloadTooLarge = "payload_too_large", 413;
+    /// The body is in an encoding that is not taken (`Content-Encoding`).
+    UnsupportedMediaType = "unsupported_media_type", 415;
     /// No such part of the file.
     RangeNotSatisfiable = "range_not_satisfiable", 416;
     /// This query needs more than one query's share of memory.

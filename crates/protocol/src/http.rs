@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, Unexpected},
+};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::{ConversationId, ConversationType, Micros, MsgId, UserId};
+use crate::{ConversationId, ConversationType, Micros, MsgId, UserId, values};
 
 /// `POST /api/v1/query`: one SQL statement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -22,7 +25,7 @@ pub struct QueryRequest {
 }
 
 /// The values of a statement's placeholders.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Params {
     /// For `$1`, `$2`, …
@@ -30,6 +33,16 @@ pub enum Params {
     /// For `$name`.
     #[schema(value_type = Object)]
     Named(BTreeMap<String, Value>),
+}
+
+impl<'de> Deserialize<'de> for Params {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match values::collection(deserializer)? {
+            Value::Object(named) => Ok(Self::Named(named.into_iter().collect())),
+            Value::Array(positional) => Ok(Self::Positional(positional)),
+            _ => Err(D::Error::invalid_type(Unexpected::Other("a single value"), &"an array or object")),
+        }
+    }
 }
 
 impl Default for Params {
@@ -96,7 +109,7 @@ pub struct SendMessageRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_ref: Option<String>,
     /// Anything the application wants to keep beside it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "values::optional_object")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Map<String, Value>>,
 }

@@ -10,6 +10,7 @@ mod ids;
 mod live;
 mod tables;
 mod time;
+mod values;
 
 pub use audit::AuditAction;
 pub use error::{ErrorBody, ErrorCode};
@@ -21,3 +22,4 @@ pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RE
 pub use live::{Auth, ClientFrame, Lagged, LiveErrorCode, Position, ServerFrame, Subscribe, Unsubscribe};
 pub use tables::{Column, ColumnType, OWNER_COLUMN, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, TableId};
 pub use time::{MAX_MICROS, Micros, to_micros};
+pub use values::{MAX_VALUES, bytes_beside_text};

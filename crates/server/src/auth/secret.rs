@@ -7,7 +7,6 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Write as _},
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -36,16 +35,11 @@ impl fmt::Debug for Secret {
 pub enum Error {
     /// The configured one would let everybody in.
     #[error(
-        "`server.jwt_secret` is {what}, and {host} can be reached from other machines, so that anybody could make \
-         tokens. Put 32 random bytes or more there (`openssl rand -base64 48` makes some), or remove the line: the \
-         server then makes a secret and keeps it."
+        "`server.jwt_secret` is {0}, so that anybody could make tokens, also through a proxy that stands in front. Put \
+         32 random bytes or more there (`openssl rand -base64 48` makes some), or remove the line: the server then makes \
+         a secret and keeps it."
     )]
-    Guessable {
-        /// What is wrong with it.
-        what: &'static str,
-        /// Where the server would listen.
-        host: String,
-    },
+    Guessable(&'static str),
     /// The kept one is not what we write.
     #[error("The file {} holds no secret; remove it, and the server makes a new one (tokens made before stop working).", .0.display())]
     Unusable(PathBuf),
@@ -59,28 +53,17 @@ pub enum Error {
     },
 }
 
-/// Whether the configured secret, if there is one, may guard the address that the server listens on.
+/// Whether the configured secret, if there is one, may guard anything: a loopback address too is mostly reached from
+/// elsewhere, through a proxy.
 ///
 /// # Errors
 /// [`Error::Guessable`].
 pub fn check_configured(settings: &Settings) -> Result<(), Error> {
-    let server = &settings.server;
-    let Some(secret) = server.jwt_secret.as_ref().map(Hidden::reveal) else { return Ok(()) };
-    let what = match secret {
-        SAMPLE_SECRET => "the sample from the documentation",
-        short if short.len() < MIN_BYTES => "shorter than 32 bytes",
-        _ => return Ok(()),
-    };
-    if is_loopback(&server.host) {
-        tracing::warn!("server.jwt_secret is {what}: good for trying things out on this machine, and nothing else");
-        return Ok(());
+    match settings.server.jwt_secret.as_ref().map(Hidden::reveal) {
+        Some(SAMPLE_SECRET) => Err(Error::Guessable("the sample from the documentation")),
+        Some(short) if short.len() < MIN_BYTES => Err(Error::Guessable("shorter than 32 bytes")),
+        _ => Ok(()),
     }
-    Err(Error::Guessable { what, host: server.host.clone() })
-}
-
-/// Only what certainly means this machine: a name other than `localhost` may resolve to anything.
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl Secret {

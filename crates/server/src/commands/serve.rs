@@ -1,17 +1,24 @@
 //! `kalamdb serve`: puts store, engine and HTTP together, and takes them apart again at the end.
 //!
-//! Invariant: nothing is written before the settings and the secret have passed; the one line on standard
+//! Invariant: nothing is written before the settings and the secret have passed, and nothing that others on this machine
+//! can read; the one line on standard
 //! output comes when the server answers, and never earlier.
 
 use std::{
+    fs::Permissions,
     io::{self, Write as _},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use kalamdb_engine::Engine;
 use kalamdb_store::{Components, Store};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -72,6 +79,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     http::hush_panics();
     auth::check_configured(&settings)?;
 
+    keep_from_others();
     let stop = stop_signal()?;
     let listener = listen_on(&settings.server).await?;
     let (store, engine) = open(&settings)?;
@@ -83,10 +91,10 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     announce(listener.local_addr()?, &settings.storage.base_storage_path)?;
-    let limits = listen::Limits {
-        max_connections: connections(settings.server.max_connections, open_files_limit()),
-        stall_timeout: Duration::from_secs(settings.server.request_timeout_seconds),
-    };
+    let limits = listen::Limits::new(
+        connections(settings.server.max_connections, open_files_limit()),
+        Duration::from_secs(settings.server.request_timeout_seconds),
+    );
     listen::serve(listener, http::router(app, &settings.server.cors_origins), limits, stop).await;
     engine.shutdown().await;
     tracing::info!("stopped");
@@ -100,7 +108,7 @@ fn connections(wanted: u32, open_files: Option<u32>) -> u32 {
         Some(most) if most < wanted => {
             tracing::warn!(
                 "of server.max_connections = {wanted} only {most} are used: the system lets this process open {} \
-                 files (`ulimit -n` raises that)",
+                 files (`LimitNOFILE` of systemd or `ulimit -Hn` raises that)",
                 open_files.unwrap_or_default(),
             );
             most
@@ -109,12 +117,34 @@ fn connections(wanted: u32, open_files: Option<u32>) -> u32 {
     }
 }
 
-/// Linux tells it in a file; elsewhere, and where there is no limit, the setting alone holds.
+/// How many files this process may open, after it has asked for as many as the system lets it have: the limit that a
+/// shell sets (1,024, mostly) is meant for programs of another kind.
 fn open_files_limit() -> Option<u32> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    // Where it may not be raised it stays, and the connections with it.
+    let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    // Beyond 32 bits is as good as no limit.
+    u32::try_from(limit).ok()
 }
+
+/// What this process makes from here on is its own user's alone, whoever makes it: RocksDB and Parquet ask nobody.
+fn keep_from_others() {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+}
+
+/// The folder of all data, which nobody else enters: messages and uploads lie there as they are. One that others could
+/// enter is closed, because an earlier version left it open.
+fn private_folder(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    let permissions = std::fs::metadata(path)?.permissions();
+    if permissions.mode() & OTHERS == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(permissions.mode() & !OTHERS))
+}
+
+/// The rights of group and world.
+const OTHERS: u32 = 0o077;
 
 async fn listen_on(server: &Server) -> Result<TcpListener, Error> {
     let listener = TcpListener::bind((server.host.as_str(), server.port)).await;
@@ -124,7 +154,7 @@ async fn listen_on(server: &Server) -> Result<TcpListener, Error> {
 fn open(settings: &Settings) -> Result<(Store, Engine), Error> {
     let store = settings.store();
     let path = store.base_path.clone();
-    let store = std::fs::create_dir_all(&path)
+    let store = private_folder(&path)
         .map_err(kalamdb_store::Error::from)
         .and_then(|()| Store::open(store, Components::default()))
         .map_err(|error| Error::Store { path, error })?;

@@ -52,14 +52,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whole seconds, because a token's end is one.
 fn parse_ttl(text: &str) -> Result<Duration, String> {
-    const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)];
-    let parsed = UNITS.iter().find_map(|(unit, seconds)| {
-        text.strip_suffix(*unit)?.parse::<u64>().ok()?.checked_mul(*seconds).filter(|seconds| *seconds > 0)
-    });
+    let parsed = humantime::parse_duration(text).ok();
     parsed
-        .map(Duration::from_secs)
-        .ok_or_else(|| "a number and a unit are wanted, as in 90s, 30m, 12h or 7d".to_owned())
+        .map(|ttl| Duration::from_secs(ttl.as_secs()))
+        .filter(|ttl| !ttl.is_zero())
+        .ok_or_else(|| "a number and a unit are wanted, as in 90s, 30m, 12h, 7d or 1h 30m".to_owned())
 }
 
 #[cfg(test)]
@@ -68,10 +67,19 @@ mod tests {
 
     #[test]
     fn a_time_to_live_is_a_number_and_a_unit() {
-        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("12h", 43_200), ("7d", 604_800)] {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("30m", 1_800),
+            ("12h", 43_200),
+            ("7d", 604_800),
+            ("1w", 604_800),
+            ("1.5h", 5_400),
+            ("1h 30m", 5_400),
+            ("1 h", 3_600),
+        ] {
             assert_eq!(parse_ttl(text), Ok(Duration::from_secs(seconds)));
         }
-        for bad in ["", "h", "1", "1 h", "-1h", "1.5h", "0s", "99999999999999999999d", "9999999999999999999d", "1w"] {
+        for bad in ["", "h", "1", "-1h", "0s", "0", "1ms", "1x", "99999999999999999999d", "9999999999999999999d"] {
             assert!(parse_ttl(bad).is_err(), "{bad}");
         }
     }

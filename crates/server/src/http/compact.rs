@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::OptionalJsonBody,
+    body::{OptionalJsonBody, Said},
     error::{ApiError, failures},
 };
 
@@ -35,10 +35,12 @@ pub struct CompactResponse {
     pub dropped_rows: u64,
 }
 
+impl Said for CompactRequest {}
+
 failures! {
     /// How a compaction can fail.
-    CompactFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, Conflict, PayloadTooLarge,
-    ResourceExhausted, StorageUnavailable, Internal
+    CompactFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge,
+    UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Rewrites Parquet files without the rows that are gone, and removes what is due.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::OptionalJsonBody,
+    body::{OptionalJsonBody, Said},
     error::{ApiError, failures},
 };
 
@@ -32,10 +32,12 @@ pub struct ConsolidateResponse {
     pub messages: u64,
 }
 
+impl Said for ConsolidateRequest {}
+
 failures! {
     /// How a consolidation can fail.
-    ConsolidateFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, Conflict, PayloadTooLarge,
-    ResourceExhausted, StorageUnavailable, Internal
+    ConsolidateFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge,
+    UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Moves recent messages to Parquet files, however few there are.

@@ -75,15 +75,21 @@ impl From<Denied> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let EngineError { code, message, details } = self.0;
+        let was_given = details.get("reason").is_some_and(|reason| reason != Denied::Missing.reason());
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(ErrorBody { error: code, message, details })).into_response();
         let headers = response.headers_mut();
         match code {
             ErrorCode::Unauthorized => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                let challenge = if was_given { r#"Bearer error="invalid_token""# } else { "Bearer" };
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            ErrorCode::RateLimited | ErrorCode::ResourceExhausted => {
+            ErrorCode::RateLimited | ErrorCode::ResourceExhausted | ErrorCode::RequestTimeout => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // A disk takes longer to come back than a queue to empty.
+            ErrorCode::StorageUnavailable => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
             }
             _ => {}
         }

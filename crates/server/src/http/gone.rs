@@ -8,13 +8,14 @@ use std::{borrow::Cow, collections::BTreeMap};
 use axum::{
     extract::{Query, Request},
     http::{Method, Uri},
+    routing::{MethodRouter, get},
 };
 use kalamdb_protocol::ErrorCode;
 use percent_encoding::percent_decode_str;
 
 use super::{
+    App,
     error::{ApiError, failures},
-    wrong_method,
 };
 
 /// Where the routes of version 1 were.
@@ -51,12 +52,9 @@ documented! {
     v1_conversation_user: get, put, delete "/api/v1/conversationUsers/{conversationId}";
 }
 
-/// What `/api/v1/messages` answers to anything but `POST`, which is alive.
-pub async fn messages(request: Request) -> ApiError {
-    match *request.method() {
-        Method::GET | Method::HEAD | Method::DELETE => gone(request).await,
-        _ => wrong_method().await,
-    }
+/// A route that is gone whatever version 1 could do there.
+pub fn routes() -> MethodRouter<App> {
+    get(gone).post(gone).put(gone).patch(gone).delete(gone)
 }
 
 /// Answers `gone` with the SQL that replaces the call.

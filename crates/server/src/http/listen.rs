@@ -5,13 +5,7 @@
 //! Invariant: nothing that a client does or fails to do on one connection keeps another waiting; when
 //! [`serve`] returns, every request has been answered or given up on, and every WebSocket is closed.
 
-use std::{
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -20,17 +14,29 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Sleep,
 };
 
-use super::metrics::OpenConnection;
+use super::{
+    metrics::OpenConnection,
+    socket::{Heard, Listening, Socket},
+};
 
-/// How long a request's head may take, and how long a connection may be idle. Longer than clients commonly keep
+/// How long a later request's head may take, and how long a connection may be idle. Longer than clients commonly keep
 /// idle connections (90 seconds), so that it is they who close, and no request crosses our closing.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long a new connection may take to say what it wants: whoever opens one has something to ask, and connections of
+/// those who have not would keep others out.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest head of a request: a token of 8 KiB, a statement in the query string of a live connection, and what
+/// browsers and proxies add.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// What a connection may have in memory of what it reads, before anybody has looked at a token: enough for a head.
+const READ_BUFFER_BYTES: usize = MAX_HEAD_BYTES + 16 * 1024;
 
 /// How long requests may go on after the server was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,6 +51,15 @@ pub struct Limits {
     pub max_connections: u32,
     /// How long a client may take nothing of its answer.
     pub stall_timeout: Duration,
+    /// How long a new connection may take to ask for something.
+    pub first_head_timeout: Duration,
+}
+
+impl Limits {
+    /// As the settings have it.
+    pub fn new(max_connections: u32, stall_timeout: Duration) -> Self {
+        Self { max_connections, stall_timeout, first_head_timeout: FIRST_HEAD_TIMEOUT }
+    }
 }
 
 /// Tells handlers whose answers have no end of their own that the server stops.
@@ -60,7 +75,7 @@ impl Stopping {
 }
 
 /// A place among the connections: one for each open socket, whatever is spoken on it.
-struct Place {
+pub struct Place {
     _open: OpenConnection,
     _permit: OwnedSemaphorePermit,
 }
@@ -79,8 +94,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             () = &mut stop => break,
         };
         let place = Place { _open: OpenConnection::new(), _permit: permit };
-        let stream = Impatient { stream, limit: limits.stall_timeout, stalled: None, _place: place };
-        tokio::spawn(connection(stream, router.clone(), Stopping(stopped.clone())));
+        tokio::spawn(connection(stream, place, router.clone(), limits, Stopping(stopped.clone())));
     }
     drop(listener);
     stopping.send_replace(true);
@@ -105,92 +119,42 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
     }
 }
 
-async fn connection(stream: Impatient, router: Router, mut stopping: Stopping) {
+async fn connection(stream: TcpStream, place: Place, router: Router, limits: Limits, mut stopping: Stopping) {
     // Answers are written whole; waiting to fill a packet would only delay them.
-    if let Err(error) = stream.stream.set_nodelay(true) {
+    if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
+    let heard = Arc::new(Heard::default());
+    let socket = Socket::new(stream, limits.stall_timeout, Arc::clone(&heard), place);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(socket), Listening::new(TowerToHyperService::new(router), Arc::clone(&heard)))
         // A connection that becomes a WebSocket ends here; the socket, and its place, go to the handler.
         .with_upgrades();
     let mut served = pin!(served);
-    let by_itself = tokio::select! {
-        ended = &mut served => Some(ended),
-        () = stopping.wait() => None,
-    };
-    let ended = if let Some(ended) = by_itself {
-        ended
-    } else {
-        served.as_mut().graceful_shutdown();
-        served.await
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = stopping.wait() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+        () = says_nothing(&heard, limits.first_head_timeout) => {
+            tracing::debug!("a connection asked for nothing");
+            return;
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke off");
     }
 }
 
-/// A stream whose writes fail once the other side has taken nothing for a while: an answer that nobody reads
-/// would hold its memory for ever.
-struct Impatient {
-    stream: TcpStream,
-    limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    _place: Place,
-}
-
-impl Impatient {
-    /// Passes on how a write went; one that has been pending for too long has failed.
-    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Impatient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Impatient {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.judge(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.judge(context, flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+/// Completes when that time is over and nothing was asked for; never once something was.
+async fn says_nothing(heard: &Heard, limit: Duration) {
+    if tokio::time::timeout(limit, heard.first()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }

@@ -25,8 +25,9 @@ const MAX_KEY_CHARS: usize = 255;
 
 failures! {
     /// How a send can fail.
-    SendFailures: InvalidValue, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge,
-    QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted, StorageUnavailable, Internal
+    SendFailures: InvalidValue, Unauthorized, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict,
+    PayloadTooLarge, UnsupportedMediaType, QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted,
+    StorageUnavailable, Internal
 }
 
 /// Sends one message.
@@ -52,7 +53,7 @@ pub async fn send(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    JsonBody(message): JsonBody<SendMessageRequest>,
+    JsonBody(message, _room): JsonBody<SendMessageRequest>,
 ) -> Result<(StatusCode, Json<SendMessageResponse>), ApiError> {
     let sent = app.engine().send(&caller, message, idempotency_key(&headers)?).await?;
     metrics::count_sent(1);

@@ -10,6 +10,7 @@ mod compact;
 mod consolidate;
 mod content;
 mod error;
+mod flight;
 mod gone;
 mod health;
 pub mod listen;
@@ -19,6 +20,7 @@ pub mod metrics;
 mod observe;
 mod openapi;
 mod query;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -31,16 +33,23 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderValue, Method, header},
+    http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header},
     middleware::{from_fn, from_fn_with_state},
-    routing::{any, get, post},
+    routing::{get, post},
 };
 use kalamdb_engine::Engine;
 use kalamdb_protocol::ErrorCode;
 use kalamdb_store::Store;
 use metrics_exporter_prometheus::PrometheusHandle;
 pub use observe::hush_panics;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{
+    CompressionLevel,
+    compression::{
+        CompressionLayer,
+        predicate::{Predicate, SizeAbove},
+    },
+    cors::{AllowOrigin, CorsLayer},
+};
 
 use self::error::ApiError;
 use crate::{
@@ -48,6 +57,12 @@ use crate::{
     media::{self, Inspector},
     settings::{MetricsAccess, Settings},
 };
+
+/// Bytes in the unit of the settings that end in `_mb`.
+const MIB: usize = 1024 * 1024;
+
+/// Answers that are smaller go out as they are.
+const MIN_COMPRESSED_BYTES: u64 = 1024;
 
 /// How long a browser may remember what another origin is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
@@ -63,6 +78,7 @@ struct Parts {
     verifier: Verifier,
     counts: PrometheusHandle,
     limits: body::Limits,
+    flight: flight::Flight,
     media: media::Limits,
     uploads: upload::Places,
     inspector: Inspector,
@@ -87,6 +103,7 @@ impl App {
             verifier,
             counts,
             limits: body::Limits { max_bytes: server.max_body_bytes, timeout },
+            flight: flight::Flight::new(server.max_bodies_mb * MIB, server.max_body_bytes, timeout),
             media: settings.media(),
             uploads: upload::Places::new(settings.media.max_concurrent_uploads, timeout),
             inspector: Inspector::new(),
@@ -109,6 +126,10 @@ impl App {
 
     fn limits(&self) -> body::Limits {
         self.0.limits
+    }
+
+    fn flight(&self) -> &flight::Flight {
+        &self.0.flight
     }
 
     fn media(&self) -> media::Limits {
@@ -139,22 +160,22 @@ impl App {
 /// All routes.
 pub fn router(app: App, cors_origins: &[String]) -> Router {
     let protected = Router::new()
-        .route("/api/v1/query", post(query::query))
-        .route("/api/v1/messages", post(messages::send).fallback(gone::messages))
+        .route("/api/v1/query", post(query::query).layer(compression()))
+        .route("/api/v1/messages", post(messages::send).get(gone::gone).delete(gone::gone))
         .route("/api/v1/media/upload", post(upload::upload))
         .route("/api/v1/content/{*contentRef}", get(content::content))
-        .route("/api/v1/messages/{*rest}", any(gone::gone))
-        .route("/api/v1/conversations", any(gone::gone))
-        .route("/api/v1/conversations/{*rest}", any(gone::gone))
-        .route("/api/v1/conversationUsers", any(gone::gone))
-        .route("/api/v1/conversationUsers/{*rest}", any(gone::gone))
+        .route("/api/v1/messages/{*rest}", gone::routes())
+        .route("/api/v1/conversations", gone::routes())
+        .route("/api/v1/conversations/{*rest}", gone::routes())
+        .route("/api/v1/conversationUsers", gone::routes())
+        .route("/api/v1/conversationUsers/{*rest}", gone::routes())
         .route("/api/admin/compact", post(compact::compact))
         .route("/api/admin/consolidate", post(consolidate::consolidate))
         .method_not_allowed_fallback(wrong_method)
         .route_layer(from_fn_with_state(app.clone(), caller::authenticate));
     let open = Router::new()
         .route("/api/v1/health", get(health::health))
-        .route("/api/openapi.json", get(openapi::document))
+        .route("/api/openapi.json", get(openapi::document).layer(compression()))
         .route("/metrics", get(metrics::metrics))
         // These two take their tokens in more ways than a header, and see to it themselves.
         .route("/api/v1/live", get(live::live))
@@ -174,7 +195,8 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        // Those of version 1 too: a page that still calls it is to see what replaces the call, not a failure without words.
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
@@ -192,8 +214,21 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::ACCEPT_RANGES,
             header::CONTENT_RANGE,
             header::CONTENT_DISPOSITION,
+            header::ALLOW,
+            header::WWW_AUTHENTICATE,
         ])
         .max_age(CORS_MAX_AGE)
+}
+
+/// Compresses JSON that is worth it, for clients that take it. Streams are left alone, whose parts would wait for each
+/// other, and so are answers that are one packet either way.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let is_json = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+        headers.get(header::CONTENT_TYPE).is_some_and(|name| name == "application/json")
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES).and(is_json))
 }
 
 async fn unknown_route() -> ApiError {

@@ -21,46 +21,88 @@ use super::{error::ApiError, metrics};
 /// What stands for the route when no route matched.
 const NO_ROUTE: &str = "none";
 
+/// The status of a request whose client did not wait for its answer. It is on no wire; nginx's logs have it too.
+pub const CLIENT_GONE: u16 = 499;
+
 /// Logs and counts a request; a panic in its handler becomes `internal`.
 pub async fn observe(request: Request, next: Next) -> Response {
-    let started = Instant::now();
+    observe_with(request, next, Seen::record).await
+}
+
+/// The same, with another record of it.
+pub async fn observe_with(request: Request, next: Next, record: impl Fn(&Seen)) -> Response {
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
+    let seen = Seen { method, matched, started: Instant::now(), status: CLIENT_GONE, code: None, caller: None };
+    let mut seen = Recorded { seen, record };
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = answer.unwrap_or_else(|_| ApiError::internal().into_response());
-
-    let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
-    let code = response.extensions().get::<ErrorCode>().copied();
-    metrics::count_request(route, &method, response.status().as_u16(), started.elapsed(), code);
-    log(&method, route, &response, code, started);
+    seen.seen.status = response.status().as_u16();
+    seen.seen.code = response.extensions().get::<ErrorCode>().copied();
+    seen.seen.caller = response.extensions().get::<Caller>().cloned();
     response
 }
 
-fn log(method: &Method, route: &str, response: &Response, code: Option<ErrorCode>, started: Instant) {
-    // Successes are many; an operator who wants to see them asks for them.
-    let level = match response.status().as_u16() {
-        500.. => Level::WARN,
-        400.. => Level::INFO,
-        _ => Level::DEBUG,
-    };
-    macro_rules! event {
-        ($level:expr) => {
-            tracing::event!(
-                $level,
-                %method,
-                route,
-                status = response.status().as_u16(),
-                code = code.map(ErrorCode::as_str),
-                user = response.extensions().get::<Caller>().map(|caller| caller.user.as_str()),
-                duration_us = started.elapsed().as_micros(),
-                "request"
-            )
-        };
+/// What is known of a request when it has ended.
+pub struct Seen {
+    method: Method,
+    matched: Option<MatchedPath>,
+    started: Instant,
+    /// The answer's, or [`CLIENT_GONE`].
+    pub status: u16,
+    code: Option<ErrorCode>,
+    caller: Option<Caller>,
+}
+
+/// Recorded when it is dropped: the server drops a request that is not answered yet when its client goes away.
+struct Recorded<R: Fn(&Seen)> {
+    seen: Seen,
+    record: R,
+}
+
+impl<R: Fn(&Seen)> Drop for Recorded<R> {
+    fn drop(&mut self) {
+        (self.record)(&self.seen);
     }
-    match level {
-        Level::WARN => event!(Level::WARN),
-        Level::INFO => event!(Level::INFO),
-        _ => event!(Level::DEBUG),
+}
+
+impl Seen {
+    /// The route's template.
+    pub fn route(&self) -> &str {
+        self.matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str)
+    }
+
+    fn record(&self) {
+        metrics::count_request(self.route(), &self.method, self.status, self.started.elapsed(), self.code);
+        self.log();
+    }
+
+    fn log(&self) {
+        // Successes are many; an operator who wants to see them asks for them.
+        let level = match self.status {
+            500.. => Level::WARN,
+            400.. => Level::INFO,
+            _ => Level::DEBUG,
+        };
+        macro_rules! event {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    method = %self.method,
+                    route = self.route(),
+                    status = self.status,
+                    code = self.code.map(ErrorCode::as_str),
+                    user = self.caller.as_ref().map(|caller| caller.user.as_str()),
+                    duration_us = self.started.elapsed().as_micros(),
+                    "request"
+                )
+            };
+        }
+        match level {
+            Level::WARN => event!(Level::WARN),
+            Level::INFO => event!(Level::INFO),
+            _ => event!(Level::DEBUG),
+        }
     }
 }
 

@@ -38,8 +38,8 @@ pub enum QueryAnswer {
 failures! {
     /// How a statement can fail.
     QueryFailures: SyntaxError, UnknownTable, UnknownColumn, InvalidValue, Unsupported, Unauthorized, ScopeViolation,
-    Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge, QueryTooLarge, RateLimited, QueryTimeout,
-    ResourceExhausted, StorageUnavailable, Internal
+    Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge, UnsupportedMediaType,
+    QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Runs one SQL statement.
@@ -79,7 +79,7 @@ pub async fn query(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    JsonBody(request): JsonBody<QueryRequest>,
+    JsonBody(request, _room): JsonBody<QueryRequest>,
 ) -> Result<Response, ApiError> {
     match app.engine().execute(&caller, request, idempotency_key(&headers)?).await? {
         Outcome::Written(written) => {

@@ -13,10 +13,12 @@ use std::{
 use axum::{
     Extension, Router,
     body::Body,
+    extract::Request,
     extract::ws::{Message, WebSocketUpgrade},
-    middleware::from_fn,
+    http::StatusCode,
+    middleware::{Next, from_fn},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use bytes::Bytes;
 use futures::{SinkExt as _, Stream, StreamExt as _, stream};
@@ -40,10 +42,13 @@ struct Running {
 }
 
 async fn run(router: Router, max_connections: u32, stall_timeout: Duration) -> Running {
+    run_within(router, listen::Limits::new(max_connections, stall_timeout)).await
+}
+
+async fn run_within(router: Router, limits: listen::Limits) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let limits = listen::Limits { max_connections, stall_timeout };
     let served =
         tokio::spawn(listen::serve(listener, router, limits, async move { stopped.await.unwrap_or_default() }));
     Running { address, stop, served }
@@ -206,6 +211,86 @@ impl Drop for Endless {
             given_up.send(()).unwrap_or_default();
         }
     }
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_let_go() {
+    let limits = listen::Limits { first_head_timeout: Duration::from_millis(20), ..listen::Limits::new(1, LONG) };
+    let router = Router::new().route("/", get(|| async { "here" }));
+    let server = run_within(router, limits).await;
+    let silent = TcpStream::connect(server.address).await.unwrap();
+    // There is one place; it is free again once the silent one has been let go.
+    assert!(answer(request(server.address, "GET /", "").await).await.ends_with("here"));
+    assert_eq!(answer(silent).await, "");
+
+    // Half a head is nothing yet.
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    assert_eq!(answer(slow).await, "");
+
+    // Who has asked once is waited for longer.
+    let mut kept = TcpStream::connect(server.address).await.unwrap();
+    for _ in 0..2 {
+        kept.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut told = Vec::new();
+        while !told.ends_with(b"here") {
+            told.push(kept.read_u8().await.unwrap());
+        }
+        tokio::time::sleep(3 * limits.first_head_timeout).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = run(Router::new().route("/", get(|| async { "here" })), 8, LONG).await;
+    let header = |bytes: usize| format!("X-Long: {}\r\n", "x".repeat(bytes));
+    assert!(answer(request(server.address, "GET /", &header(40_000)).await).await.ends_with("here"));
+    let told = answer(request(server.address, "GET /", &header(80_000)).await).await;
+    assert!(told.starts_with("HTTP/1.1 431 "), "{told}");
+}
+
+/// A client that looks at its answer only once it has sent everything, as many do.
+#[tokio::test]
+async fn a_refusal_is_read_by_a_client_that_is_still_sending() {
+    let router = Router::new().route("/refuse", post(|| async { (StatusCode::PAYLOAD_TOO_LARGE, "too large") }));
+    let server = run(router, 1, LONG).await;
+    let body = vec![b'x'; 24 << 20];
+    for length in [format!("Content-Length: {}\r\n", body.len()), "Transfer-Encoding: chunked\r\n".to_owned()] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!("POST /refuse HTTP/1.1\r\nHost: localhost\r\n{length}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if length.starts_with('T') {
+            stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.unwrap();
+        }
+        stream.write_all(&body).await.unwrap();
+        let told = answer(stream).await;
+        assert!(told.starts_with("HTTP/1.1 413 ") && told.ends_with("too large"), "{told}");
+    }
+    // And the place is free again.
+    assert!(answer(request(server.address, "POST /refuse", "").await).await.ends_with("too large"));
+}
+
+#[tokio::test]
+async fn a_request_whose_client_goes_away_is_seen() {
+    let (entered, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let entering = Arc::clone(&entered);
+    let slow = get(move || async move {
+        entering.notify_one();
+        std::future::pending::<()>().await;
+    });
+    let told = Arc::clone(&gone);
+    let seen = move |request: Request, next: Next| {
+        let told = Arc::clone(&told);
+        observe::observe_with(request, next, move |seen: &observe::Seen| {
+            assert_eq!((seen.route(), seen.status), ("/slow", observe::CLIENT_GONE));
+            told.notify_one();
+        })
+    };
+    let server = run(Router::new().route("/slow", slow).layer(from_fn(seen)), 8, LONG).await;
+    let stream = request(server.address, "GET /slow", "").await;
+    entered.notified().await;
+    drop(stream);
+    gone.notified().await;
 }
 
 #[tokio::test]

@@ -65,15 +65,14 @@ macro_rules! settings {
 settings! {
     /// Where the server listens, and whom it lets in.
     [server] Server {
-        /// The address to listen on. 127.0.0.1 serves this machine only; 0.0.0.0 serves the network, and then
-        /// a TLS proxy should stand in front.
+        /// The address to listen on. 127.0.0.1 serves this machine only, and a TLS proxy on it that lets other machines
+        /// in; 0.0.0.0 serves the network, unencrypted.
         host: String = text("127.0.0.1", HOST);
         /// The port to listen on; 0 takes a free one and prints it.
         port: u16 = number(8080, 0, 65_535);
         /// The secret that tokens are signed with, 32 bytes or more: `openssl rand -base64 48` makes one. When
         /// it is not set, the server makes one at its first start and keeps it in the data folder, under
-        /// .kalamdb/secret. On an address that other machines reach, a short one or the sample of the
-        /// documentation is refused.
+        /// .kalamdb/secret. A short one, and the sample of the documentation, are refused.
         jwt_secret: Option<Hidden> = secret("your own 32 bytes or more");
         /// How tokens are signed. A token that names another algorithm is refused. Public keys come with a
         /// later version.
@@ -88,6 +87,9 @@ settings! {
         /// holds a message of `message.max_size_bytes` as JSON three times its size, which is what text other
         /// than English becomes when a client writes every character of it as \uXXXX.
         max_body_bytes: usize = number(33_554_432, 1_024, 1_073_741_824);
+        /// Bodies that arrive or are worked on at the same time, in MiB; more wait until there is room, and are not read
+        /// meanwhile. One user has at most a quarter of it, and room for one of the largest in any case.
+        max_bodies_mb: usize = number(256, 1, 1_048_576);
         /// How long a body may take to arrive (an upload: how long it may pause), and how long a client may take
         /// nothing of its answer, in seconds.
         request_timeout_seconds: u64 = number(30, 1, 3_600);

@@ -4,10 +4,12 @@
 //! Invariant: no test reaches into the server; what is checked here is what a client, an operator or another
 //! program that opens the files can see.
 
+mod bodies;
 mod cli;
 mod cold_files;
 mod content;
 mod crash;
+mod formats;
 mod founding;
 mod harness;
 mod import;
@@ -16,6 +18,7 @@ mod live;
 mod media;
 mod model;
 mod openapi;
+mod process;
 mod races;
 mod rules;
 mod scope;

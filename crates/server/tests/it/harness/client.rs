@@ -232,7 +232,12 @@ impl Client {
 
     /// The answer to a GET, without its body.
     pub fn head_of(&self, path: &str) -> Answer {
-        let response = self.respond(path, &[]).expect("an answer");
+        self.head_with(path, &[])
+    }
+
+    /// The same, with more headers.
+    pub fn head_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let response = self.respond(path, headers).expect("an answer");
         Answer { status: response.status().as_u16(), headers: response.headers().clone(), body: Vec::new() }
     }
 

@@ -1,5 +1,6 @@
 //! The form: its fields in every order, cut anywhere, broken in every way, and what is left of it.
 
+use axum::http::header::CONTENT_LENGTH;
 use futures::stream;
 use tempfile::TempDir;
 

@@ -1,0 +1,291 @@
+//! A connection's socket, and what its requests tell it.
+//!
+//! Invariant: a write fails once the client takes its answer too slowly: an answer that nobody reads would hold its memory
+//! for ever. A socket is closed only after the client has had the chance to read what was written: closing with something
+//! unread resets the connection, and the last answer is lost with it.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::HttpBody;
+use bytes::Bytes;
+use hyper::{
+    Request,
+    body::{Frame, Incoming, SizeHint},
+    service::Service,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+    time::{Instant, Sleep},
+};
+
+use super::listen::Place;
+
+/// The slowest that a client may take its answer, in the long run: what the oldest mobile networks still do. Slower ones
+/// use up their patience (`server.request_timeout_seconds`), and faster ones earn it back.
+const SLOWEST_BYTES_PER_SECOND: u32 = 8 * 1024;
+
+/// How long a client that was answered while it was still sending may go on with that. Its library may read the answer
+/// only when all is sent.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long it may be silent meanwhile: it has stopped, and waits for us to close.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// How much more it may send: twice the largest body by default.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+/// What is read at once only to be thrown away.
+const DISCARDED_AT_ONCE: usize = 16 * 1024;
+
+/// What the socket hears of the requests on it.
+#[derive(Debug, Default)]
+pub struct Heard {
+    first: Notify,
+    /// Whether the client still has something of a body to send.
+    sending: AtomicBool,
+}
+
+impl Heard {
+    /// Completes once a first request has come.
+    pub async fn first(&self) {
+        self.first.notified().await;
+    }
+}
+
+/// A service whose requests are heard of.
+pub struct Listening<S> {
+    service: S,
+    heard: Arc<Heard>,
+}
+
+impl<S> Listening<S> {
+    /// That service.
+    pub fn new(service: S, heard: Arc<Heard>) -> Self {
+        Self { service, heard }
+    }
+}
+
+impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Listening<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.heard.first.notify_one();
+        self.heard.sending.store(!request.body().is_end_stream(), Ordering::Release);
+        self.service.call(request.map(|body| Arriving { body, heard: Arc::clone(&self.heard) }))
+    }
+}
+
+/// A body that tells when all of it is here.
+pub struct Arriving {
+    body: Incoming,
+    heard: Arc<Heard>,
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.heard.sending.store(false, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The socket.
+pub struct Socket {
+    stream: TcpStream,
+    patience: Patience,
+    /// Fires when the patience is used up, while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+    heard: Arc<Heard>,
+    lingering: Option<Lingering>,
+    _place: Place,
+}
+
+impl Socket {
+    /// A socket whose client may take nothing for that long.
+    pub fn new(stream: TcpStream, patience: Duration, heard: Arc<Heard>, place: Place) -> Self {
+        Self { stream, patience: Patience::new(patience), stalled: None, heard, lingering: None, _place: place }
+    }
+
+    /// Passes on how a write went; one that has been pending for too long has failed.
+    fn judge(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let now = Instant::now();
+        if let Poll::Ready(done) = &written {
+            self.patience.took(now, *done.as_ref().unwrap_or(&0));
+            self.stalled = None;
+            return written;
+        }
+        let until = self.patience.waits(now);
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// How long a client may still be waited for.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    left: Duration,
+    waiting_since: Option<Instant>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, left: limit, waiting_since: None }
+    }
+
+    /// The client takes nothing just now; until when it may.
+    fn waits(&mut self, now: Instant) -> Instant {
+        *self.waiting_since.get_or_insert(now) + self.left
+    }
+
+    /// The client has taken so many bytes. Each gives back the time that the slowest client would take for it.
+    fn took(&mut self, now: Instant, bytes: usize) {
+        let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let earned = Duration::from_secs(1) * bytes / SLOWEST_BYTES_PER_SECOND;
+        self.left = (self.left.saturating_sub(waited) + earned).min(self.limit);
+    }
+}
+
+/// A socket that nothing more is written to, and whose client is still sending.
+struct Lingering {
+    end: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            end: Box::pin(tokio::time::sleep(LINGER_TIMEOUT)),
+            silence: Box::pin(tokio::time::sleep(LINGER_SILENCE)),
+            bytes: 0,
+        }
+    }
+
+    /// Throws away what comes, until nothing comes any more or it is enough.
+    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            let mut discarded = [MaybeUninit::uninit(); DISCARDED_AT_ONCE];
+            let mut buffer = ReadBuf::uninit(&mut discarded);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.bytes += buffer.filled().len(),
+                // The client has closed, or is gone.
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.silence.as_mut().poll(context),
+            }
+            if self.bytes > LINGER_BYTES {
+                return Poll::Ready(());
+            }
+            self.silence.as_mut().reset(Instant::now() + LINGER_SILENCE);
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.judge(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written is the system's already; this waits for nobody.
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        }
+        if this.heard.sending.load(Ordering::Acquire) {
+            ready!(this.lingering.get_or_insert_with(Lingering::new).poll(&mut this.stream, context));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_used_up_by_waiting_and_earned_by_taking() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(patience.waits(at(0)), at(10));
+        // It goes on waiting: the end stays where it is.
+        assert_eq!(patience.waits(at(4)), at(10));
+        // A byte now and then is nothing: it used to begin anew with each.
+        patience.took(at(6), 1);
+        assert!(patience.left < Duration::from_secs(5), "{:?}", patience.left);
+        assert!(patience.waits(at(7)) < at(12));
+        // Who takes as fast as the slowest may has as much time as before.
+        patience.took(at(8), 8 * 1024);
+        let left = patience.left;
+        patience.waits(at(8));
+        patience.took(at(9), 8 * 1024);
+        assert_eq!(patience.left, left);
+        // A lot at once earns no more than there was.
+        patience.took(at(9), 1 << 30);
+        assert_eq!(patience.left, Duration::from_secs(10));
+    }
+}
