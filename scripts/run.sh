@@ -7,8 +7,6 @@ set -euo pipefail
 set -m
 kalamdb=$1
 shift
-# As many connections as the system allows; where it allows no more, the server takes fewer.
-ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
 folder=$(mktemp -d)
 mkfifo "$folder/announced"

@@ -82,6 +82,11 @@ codes! {
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "error": "unknown_table",
+    "message": "There is no table `mesages`; did you mean `messages`?",
+    "details": {"suggestions": ["messages"]},
+}))]
 pub struct ErrorBody {
     /// What went wrong, for a program.
     pub error: ErrorCode,

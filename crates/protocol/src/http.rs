@@ -16,6 +16,10 @@ use crate::{ConversationId, ConversationType, Micros, MsgId, UserId, values};
 /// `POST /api/v1/query`: one SQL statement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "sql": "SELECT msgId, content FROM messages WHERE conversationId = $1 ORDER BY msgId DESC LIMIT 50",
+    "params": ["conv_123"],
+}))]
 pub struct QueryRequest {
     /// The statement.
     pub sql: String,
@@ -54,6 +58,14 @@ impl Default for Params {
 /// The answer to a read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "columns": ["msgId", "content"],
+    "types": ["BIGINT", "VARCHAR"],
+    "rows": [[7_389_405_184_819_201_i64, "Hello"]],
+    "rowCount": 1,
+    "truncated": false,
+    "executionTimeMs": 1.4,
+}))]
 pub struct QueryResponse {
     /// Column names, in order.
     pub columns: Vec<String>,
@@ -72,11 +84,13 @@ pub struct QueryResponse {
 /// The answer to a write.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"rowsAffected": 1, "msgIds": [7_389_405_184_819_201_i64], "executionTimeMs": 0.8}))]
 pub struct WriteResponse {
     /// Rows of the named table that changed; a group send counts as one.
     pub rows_affected: u64,
     /// The ids of inserted messages, in the order of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<i64>>)]
     pub msg_ids: Option<Vec<MsgId>>,
     /// Of an INSERT of messages: whether a conversation began with one of them; absent when none did.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -88,6 +102,7 @@ pub struct WriteResponse {
 /// `POST /api/v1/messages`: one message to send.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"conversationId": "conv_123", "content": "Hello", "metadata": {"role": "user"}}))]
 pub struct SendMessageRequest {
     /// Where to.
     pub conversation_id: ConversationId,
@@ -101,6 +116,7 @@ pub struct SendMessageRequest {
     pub from: Option<String>,
     /// The id to give it; generated when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
     pub msg_id: Option<MsgId>,
     /// When it was sent: seconds, milliseconds or microseconds; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,12 +133,20 @@ pub struct SendMessageRequest {
 /// What became of a message that was sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "msgId": 7_389_405_184_819_201_i64,
+    "conversationId": "conv_123",
+    "timestamp": 1_760_000_000_000_000_i64,
+    "status": "stored",
+}))]
 pub struct SendMessageResponse {
     /// Its id.
+    #[schema(value_type = i64)]
     pub msg_id: MsgId,
     /// Where it went.
     pub conversation_id: ConversationId,
     /// When it was sent, in microseconds.
+    #[schema(value_type = i64)]
     pub timestamp: Micros,
     /// Whether the conversation began with it, as it does where its id is misspelt; absent when it did not.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -142,6 +166,10 @@ pub enum SendStatus {
 /// The answer to `POST /api/v1/media/upload`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "contentRef": "user_john/media-7389405184819200.jpg",
+    "metadata": {"mediaType": "image/jpeg", "fileSize": 1_840_123, "width": 4032, "height": 3024},
+}))]
 pub struct UploadResponse {
     /// What the `contentRef` of a message says to refer to the file.
     pub content_ref: String,

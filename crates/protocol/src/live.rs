@@ -4,12 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::{ConversationId, ConversationType, ErrorCode, MsgId, Params};
 
 /// A place in the history of a server's commits: what lies after it has not been seen yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"epoch": 1, "seq": 9120, "n": 0}))]
 pub struct Position {
     /// The run of commit numbers that `seq` is of.
     pub epoch: u64,
@@ -20,8 +22,9 @@ pub struct Position {
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[schema(example = json!({"type": "subscribe", "id": "inbox", "conversationId": "conv_123"}))]
 pub enum ClientFrame {
     /// Who it is, when neither header nor query string said so; the first frame.
     Auth(Auth),
@@ -34,7 +37,7 @@ pub enum ClientFrame {
 }
 
 /// See [`ClientFrame::Auth`].
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     /// The token.
@@ -49,7 +52,7 @@ impl std::fmt::Debug for Auth {
 }
 
 /// What to see. With neither `sql` nor `conversationId`: all of one's own messages.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subscribe {
     /// The client's name for it; the server makes one when absent.
@@ -69,6 +72,7 @@ pub struct Subscribe {
     pub conversation_type: Option<ConversationType>,
     /// First the messages with higher ids than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
     pub last_msg_id: Option<MsgId>,
     /// First everything since that position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +80,7 @@ pub struct Subscribe {
 }
 
 /// See [`ClientFrame::Unsubscribe`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Unsubscribe {
     /// Which.
@@ -84,8 +88,9 @@ pub struct Unsubscribe {
 }
 
 /// What the server says, but for rows: those are written by whoever has them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[schema(example = json!({"type": "subscribe_ack", "id": "inbox", "position": {"epoch": 1, "seq": 9120, "n": 0}}))]
 pub enum ServerFrame {
     /// The subscription stands; what it tells comes after this position.
     SubscribeAck {
@@ -103,6 +108,7 @@ pub enum ServerFrame {
         message_count: u64,
         /// The highest message id that was told, or the client's own when there was none.
         #[serde(rename = "lastMsgId", default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<i64>)]
         last_msg_id: Option<MsgId>,
     },
     /// I am.
@@ -120,12 +126,13 @@ pub enum ServerFrame {
         error: String,
         /// What a program may need besides.
         #[serde(default, skip_serializing_if = "Map::is_empty")]
+        #[schema(value_type = Object)]
         details: Map<String, Value>,
     },
 }
 
 /// What can be wrong with a live connection: all that can be wrong with a request, and one thing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum LiveErrorCode {
     /// As for a request.
@@ -136,7 +143,7 @@ pub enum LiveErrorCode {
 
 /// The subscription has ended, because the client did not keep up or was away too long: `details.resumeAfter` is the
 /// position to subscribe after, or `details.resync` says that everything must be read anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lagged {
     /// The only one.

@@ -13,7 +13,10 @@ use axum::{
 use kalamdb_engine::Error as EngineError;
 use kalamdb_protocol::{ErrorBody, ErrorCode, LiveErrorCode, ServerFrame};
 use serde_json::Value;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response::Response as Documented};
+use utoipa::openapi::{
+    ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder, Type,
+    response::Response as Documented,
+};
 
 use crate::auth::Denied;
 
@@ -108,9 +111,30 @@ pub fn documented(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Documented>> {
     let describe = |codes: Vec<&str>| {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
         let names: Vec<String> = codes.iter().map(|code| format!("`{code}`")).collect();
-        ResponseBuilder::new().description(names.join(", ")).content("application/json", body).build()
+        ResponseBuilder::new().description(names.join(", ")).content("application/json", body)
     };
-    by_status.into_iter().map(|(status, codes)| (status, describe(codes).into())).collect()
+    let with_header = |status: &str, response: ResponseBuilder| match documented_header(status) {
+        Some((name, header)) => response.header(name, header),
+        None => response,
+    };
+    let response = |(status, codes): (String, Vec<&str>)| {
+        let response = with_header(&status, describe(codes)).build();
+        (status, response.into())
+    };
+    by_status.into_iter().map(response).collect()
+}
+
+/// The header that comes with errors of that status.
+fn documented_header(status: &str) -> Option<(&'static str, Header)> {
+    let (name, kind, description) = match status {
+        "401" => ("WWW-Authenticate", Type::String, "`Bearer`, with `error=\"invalid_token\"` where one was given"),
+        "405" => ("Allow", Type::String, "The methods that the route takes"),
+        "408" | "429" | "503" => ("Retry-After", Type::Integer, "Seconds after which to try again"),
+        "416" => ("Content-Range", Type::String, "How many bytes there are: `bytes */1840123`"),
+        _ => return None,
+    };
+    let schema = ObjectBuilder::new().schema_type(kind).build();
+    Some((name, HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()))
 }
 
 /// Declares the codes that an endpoint can answer with, for its documentation.

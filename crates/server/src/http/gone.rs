@@ -27,10 +27,10 @@ failures! {
 }
 
 macro_rules! documented {
-    ($($(#[$doc:meta])* $name:ident: $($method:ident),+ $path:literal;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident: $($method:ident),+ $path:literal $(of $id:literal)?;)+) => {$(
         $(#[$doc])*
         #[utoipa::path(method($($method),+), path = $path, operation_id = stringify!($name), tag = "version 1",
-            responses(GoneFailures))]
+            params($(($id = String, Path, description = "As version 1 had it"))?), responses(GoneFailures))]
         #[deprecated]
         #[allow(dead_code, reason = "names a route for the document; `gone` answers it")]
         pub fn $name() {}
@@ -41,15 +41,15 @@ documented! {
     /// Lists or deletes messages; replaced by SQL.
     v1_messages: get, delete "/api/v1/messages";
     /// Reads, changes or deletes one message; replaced by SQL.
-    v1_message: get, put, delete "/api/v1/messages/{msgId}";
+    v1_message: get, put, delete "/api/v1/messages/{msgId}" of "msgId";
     /// Lists or creates conversations; replaced by SQL.
     v1_conversations: get, post, delete "/api/v1/conversations";
     /// Reads, changes or deletes one conversation; replaced by SQL.
-    v1_conversation: get, put, delete "/api/v1/conversations/{conversationId}";
+    v1_conversation: get, put, delete "/api/v1/conversations/{conversationId}" of "conversationId";
     /// Lists or adds participants; replaced by SQL.
     v1_conversation_users: get, post, delete "/api/v1/conversationUsers";
     /// Reads or removes participants; replaced by SQL.
-    v1_conversation_user: get, put, delete "/api/v1/conversationUsers/{conversationId}";
+    v1_conversation_user: get, put, delete "/api/v1/conversationUsers/{conversationId}" of "conversationId";
 }
 
 /// A route that is gone whatever version 1 could do there.

@@ -53,6 +53,7 @@ failures! {
     get,
     path = "/api/v1/live",
     tag = "live",
+    security(("token" = []), ("tokenInQuery" = [])),
     params(
         ("sql" = Option<String>, Query, description = "A projection and a filter over one table"),
         ("params" = Option<String>, Query, description = "What its placeholders stand for: JSON, an array or object"),
@@ -64,7 +65,13 @@ failures! {
         ("Last-Event-ID" = Option<String>, Header, description = "As `after`; it goes before `after` and `lastMsgId`"),
     ),
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (
+            status = 200,
+            description = "The events: `data` is a `ServerFrame` or a `RowFrame`, as on the WebSocket",
+            body = String,
+            content_type = "text/event-stream",
+            example = "event: message\ndata: {\"type\":\"message\",\"id\":\"1\",\"position\":{\"epoch\":1,\"seq\":9120,\"n\":0},\"message\":{\"msgId\":7389405184819201}}\nid: 1-9120-0\n\n",
+        ),
         LiveFailures,
     )
 )]

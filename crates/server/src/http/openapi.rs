@@ -10,10 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use kalamdb_protocol::{ErrorBody, ErrorCode};
+use kalamdb_protocol::{ClientFrame, ErrorBody, ErrorCode, ServerFrame};
 use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    Modify, OpenApi, ToSchema,
+    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
 #[derive(OpenApi)]
@@ -42,22 +42,42 @@ use utoipa::{
         super::gone::v1_conversation_users,
         super::gone::v1_conversation_user,
     ),
-    components(schemas(ErrorBody, ErrorCode)),
-    modifiers(&BearerToken, &NoNamesForTheGone),
+    components(schemas(ErrorBody, ErrorCode, ClientFrame, ServerFrame, super::ws::RowFrame)),
+    modifiers(&Tokens, &NoNamesForTheGone),
+    servers((url = "/", description = "This server")),
+    tags(
+        (name = "data", description = "Messages, and whatever SQL says about them"),
+        (name = "live", description = "Rows as they come, change and go"),
+        (name = "administration", description = "For tokens with the role admin"),
+        (name = "operation", description = "Whether and how the server runs"),
+        (name = "version 1", description = "Gone; each answers the SQL that replaces it"),
+    ),
     security(("token" = [])),
 )]
 struct Api;
 
-struct BearerToken;
+/// Bytes as they are: of a file, or of an Arrow stream.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the document's name for a body that is no text")]
+pub struct Binary(Vec<u8>);
 
-impl Modify for BearerToken {
+struct Tokens;
+
+impl Modify for Tokens {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
             .description(Some("A JSON Web Token with `exp` and `userId` (or `sub`); `kalamdb token` makes one."))
             .build();
-        api.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(scheme));
+        let in_query = ApiKeyValue::with_description(
+            "token",
+            "The same, for live connections of clients that cannot set a header.",
+        );
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        components.add_security_scheme("tokenInQuery", SecurityScheme::ApiKey(ApiKey::Query(in_query)));
     }
 }
 
@@ -120,6 +140,9 @@ mod tests {
                 }
                 if open.contains(&path.as_str()) {
                     assert_eq!(operation["security"][0], serde_json::json!({}), "{place}");
+                } else if path == "/api/v1/live" {
+                    let either = serde_json::json!([{"token": []}, {"tokenInQuery": []}]);
+                    assert_eq!(operation["security"], either, "{place}");
                 } else {
                     assert!(operation.get("security").is_none(), "{place} takes the token of the whole");
                     assert!(operation["responses"]["401"].is_object(), "{place}");

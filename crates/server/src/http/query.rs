@@ -19,6 +19,7 @@ use super::{
     error::{ApiError, failures},
     messages::idempotency_key,
     metrics,
+    openapi::Binary,
 };
 
 /// Says of a streamed answer whether `query.max_rows` cut it.
@@ -45,7 +46,9 @@ failures! {
 /// Runs one SQL statement.
 ///
 /// `params` binds `$1`, `$2`, … when it is an array, and `$name` when it is an object. Rows are arrays in column
-/// order. `Accept` also offers CSV, newline-delimited JSON and an Arrow stream, which are streamed.
+/// order. `Accept` also offers CSV, newline-delimited JSON (an object for each row) and an Arrow stream, which are
+/// streamed. One that was cut, or failed, after its first MiB says so at its end: a last line `#truncated,…` or
+/// `#error,…` of CSV, `{"truncated":true,…}` or `{"error":…}` of NDJSON; an Arrow stream breaks off.
 #[utoipa::path(
     post,
     path = "/api/v1/query",
@@ -64,12 +67,16 @@ failures! {
         (
             status = 200,
             description = "The statement ran",
-            headers(("X-Kalamdb-Truncated" = bool, description = "Of a streamed answer: whether `query.max_rows` cut it")),
+            headers((
+                "X-Kalamdb-Truncated" = bool,
+                description = "Of a streamed answer of up to 1 MiB: whether `query.max_rows` cut it. A larger one has \
+                               none, and says so at its end"
+            )),
             content(
                 (QueryAnswer = "application/json"),
-                (String = "text/csv"),
-                (String = "application/x-ndjson"),
-                (String = "application/vnd.apache.arrow.stream"),
+                (String = "text/csv", example = "msgId,content\n7389405184819201,Hello\n"),
+                (String = "application/x-ndjson", example = "{\"msgId\":7389405184819201,\"content\":\"Hello\"}\n"),
+                (Binary = "application/vnd.apache.arrow.stream"),
             )
         ),
         QueryFailures,

@@ -133,7 +133,7 @@ fn bodies_in_flight_are_bounded() {
         }
     });
     let grown = peak_memory_mib(&server) - before;
-    assert!(grown < 100, "{grown} MiB more, of {} that were sent", CONNECTIONS * BODY_BYTES >> 20);
+    assert!(grown < 100, "{grown} MiB more, of {} that were sent", (CONNECTIONS * BODY_BYTES) >> 20);
     eventually("the room is free again", || server.client("mallory").query("SELECT 1").is_ok());
 }
 

@@ -132,6 +132,9 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 /// Why `value` is not what `schema` says, or nothing.
 fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     let schema = resolved(document, schema);
+    if let Some(parts) = schema["allOf"].as_array() {
+        return mismatch_of_all(document, parts, value);
+    }
     if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
         let reasons: Vec<String> = choices.iter().map_while(|choice| mismatch(document, choice, value)).collect();
         return (reasons.len() == choices.len()).then(|| reasons.join("; or "));
@@ -153,7 +156,23 @@ fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     })
 }
 
+/// Parts that describe one object together: each field is one of theirs.
+fn mismatch_of_all(document: &Value, parts: &[Value], value: &Value) -> Option<String> {
+    let (mut properties, mut required) = (serde_json::Map::new(), Vec::new());
+    for part in parts.iter().map(|part| resolved(document, part)) {
+        properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+        required.extend(part["required"].as_array().cloned().unwrap_or_default());
+    }
+    mismatch(document, &json!({ "properties": properties, "required": required }), value)
+}
+
 fn type_mismatch(schema: &Value, value: &Value) -> Option<String> {
+    if let Some(allowed) = schema["enum"].as_array() {
+        return (!allowed.contains(value)).then(|| format!("{value} is none of {allowed:?}"));
+    }
+    if schema["const"] == *value && !schema["const"].is_null() {
+        return None;
+    }
     let fits = |name: &str| match name {
         "string" => value.is_string(),
         "integer" => value.is_i64() || value.is_u64(),
@@ -251,4 +270,158 @@ fn the_codes_in_the_document_are_the_closed_set() {
     let documented: BTreeSet<&str> = code.as_array().expect("the codes").iter().filter_map(Value::as_str).collect();
     let known: BTreeSet<&str> = kalamdb_protocol::ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(documented, known);
+}
+
+/// Calls `look` with every schema of the document, wherever it stands, and the place.
+fn each_schema<'a>(value: &'a Value, place: &str, look: &mut impl FnMut(&str, &'a Value)) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let inside = format!("{place}/{name}");
+                let is_schema = matches!(name.as_str(), "schema" | "items") || place.ends_with("/properties");
+                if is_schema || place.ends_with("/schemas") {
+                    look(&inside, field);
+                }
+                // An example is data, whatever its fields are called.
+                if !matches!(name.as_str(), "example" | "examples" | "default") {
+                    each_schema(field, &inside, look);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| each_schema(item, place, look)),
+        _ => {}
+    }
+}
+
+/// What a program that makes a client of the document trips over.
+#[test]
+fn a_client_can_be_made_from_the_document() {
+    let server = Server::start();
+    let document = document(&server.admin());
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+    assert_eq!(document["servers"][0]["url"], "/");
+    let tags: Vec<&str> =
+        document["tags"].as_array().expect("tags").iter().filter_map(|tag| tag["name"].as_str()).collect();
+    for (path, method, operation) in operations(&document) {
+        let place = format!("{method} {path}");
+        assert!(operation["tags"][0].as_str().is_some_and(|tag| tags.contains(&tag)), "{place}: its tag says nothing");
+        let parameters: Vec<&Value> = operation["parameters"].as_array().into_iter().flatten().collect();
+        let of_its_path = parameters.iter().filter(|one| one["in"] == "path");
+        let in_path: Vec<&str> = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+        let declared: Vec<&str> = of_its_path.filter_map(|one| one["name"].as_str()).collect();
+        assert_eq!(declared, in_path, "{place}: the parameters of its path");
+        for parameter in &parameters {
+            assert_eq!(parameter["required"], parameter["in"] == "path", "{place}: {}", parameter["name"]);
+            assert!(!parameter["schema"].is_null() && parameter["description"].is_string(), "{place}: {parameter}");
+        }
+        for (status, response) in operation["responses"].as_object().expect("responses") {
+            assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{place} {status}");
+            let media = response["content"].as_object().into_iter().flatten();
+            for (media_type, content) in media {
+                let schema = resolved(&document, &content["schema"]);
+                let is_text = media_type.starts_with("text/") || media_type == "application/x-ndjson";
+                let is_json = media_type == "application/json";
+                match schema["format"].as_str() {
+                    Some("binary") => assert!(!is_text && !is_json, "{place} {status} {media_type}"),
+                    _ => assert!(is_text || is_json, "{place} {status}: {media_type} is no text: {schema}"),
+                }
+            }
+        }
+    }
+    let known = ["string", "integer", "number", "boolean", "array", "object", "null"];
+    each_schema(&document, "", &mut |place, schema| {
+        let types = match &schema["type"] {
+            Value::String(name) => vec![name.as_str()],
+            Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+            _ => vec![],
+        };
+        assert!(types.iter().all(|name| known.contains(name)), "{place}: {types:?}");
+        assert!(!types.contains(&"array") || !schema["items"].is_null(), "{place}: an array of nothing");
+        let required = schema["required"].as_array().into_iter().flatten();
+        for name in required {
+            assert!(schema["properties"].get(name.as_str().expect("a name")).is_some(), "{place}: {name} is required");
+        }
+        let example = schema.get("example").or_else(|| schema["examples"].get(0));
+        let wrong = example.and_then(|example| mismatch(&document, schema, example));
+        assert_eq!(wrong, None, "{place}: its example");
+    });
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    for name in schemas.keys() {
+        assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name} is no name of a schema");
+    }
+    for name in ["QueryRequest", "QueryResponse", "SendMessageRequest", "UploadResponse", "ErrorBody"] {
+        let schema = &schemas[name];
+        assert!(schema.get("example").is_some() || schema.get("examples").is_some(), "{name} has an example");
+    }
+}
+
+/// The headers that the document names are those that come.
+#[test]
+fn headers_are_documented_and_sent() {
+    let server = server();
+    let admin = server.admin();
+    let document = document(&admin);
+    let operations = operations(&document);
+    let documented = |path: &str, status: u16| -> BTreeSet<String> {
+        let (_, _, operation) = operations.iter().find(|(of, ..)| of == path).expect("the operation");
+        let headers = operation["responses"][status.to_string()]["headers"].as_object();
+        headers.into_iter().flatten().map(|(name, _)| name.to_lowercase()).collect()
+    };
+    let get = |headers: &[(&str, &str)]| admin.request(Method::GET, CONTENT, headers, None).expect("an answer");
+    let whole = get(&[]);
+    let tag = whole.header("etag").to_owned();
+    let nobody = server.client_with_token(None);
+    for (answer, path) in [
+        (get(&[("range", "bytes=0-9")]), "/api/v1/content/{contentRef}"),
+        (get(&[("if-none-match", tag.as_str())]), "/api/v1/content/{contentRef}"),
+        (get(&[("range", "bytes=900000-")]), "/api/v1/content/{contentRef}"),
+        (whole, "/api/v1/content/{contentRef}"),
+        (nobody.request(Method::POST, "/api/v1/query", &[], Some("{}")).expect("an answer"), "/api/v1/query"),
+        (admin.request(Method::PUT, "/api/v1/query", &[], None).expect("an answer"), "/api/v1/query"),
+    ] {
+        let named = documented(path, answer.status);
+        assert!(!named.is_empty(), "{path} {}", answer.status);
+        for name in named {
+            assert!(!answer.header(&name).is_empty(), "{path} {}: no {name}", answer.status);
+        }
+    }
+}
+
+/// Frames as both sides send them, held against their schemas.
+#[test]
+fn frames_are_documented() {
+    let server = Server::start();
+    let document = document(&server.admin());
+    let fits = |schema: &str, frame: Value| {
+        let schema = &document["components"]["schemas"][schema];
+        assert_eq!(mismatch(&document, schema, &frame), None, "{frame}");
+    };
+    let position = json!({ "epoch": 1, "seq": 2, "n": 0 });
+    for frame in [
+        json!({ "type": "auth", "token": "t" }),
+        json!({ "type": "subscribe", "id": "i", "sql": "SELECT * FROM messages", "params": [1], "lastMsgId": 5 }),
+        json!({ "type": "subscribe", "conversationId": "c", "conversationType": "ai", "after": position }),
+        json!({ "type": "unsubscribe", "id": "i" }),
+        json!({ "type": "ping" }),
+    ] {
+        fits("ClientFrame", frame);
+    }
+    for frame in [
+        json!({ "type": "subscribe_ack", "id": "i", "position": position }),
+        json!({ "type": "replay_complete", "id": "i", "messageCount": 15, "lastMsgId": 9 }),
+        json!({ "type": "error", "code": "lagged", "error": "Go on.", "details": { "resumeAfter": position } }),
+        json!({ "type": "error", "id": "i", "code": "syntax_error", "error": "No." }),
+        json!({ "type": "pong" }),
+        json!({ "type": "server_ping" }),
+    ] {
+        fits("ServerFrame", frame);
+    }
+    for frame in [
+        json!({ "type": "message", "id": "i", "position": position, "message": { "msgId": 1 } }),
+        json!({ "type": "update", "id": "i", "position": position, "message": { "msgId": 1 } }),
+        json!({ "type": "delete", "id": "i", "position": position, "msgId": 1 }),
+        json!({ "type": "delete", "id": "i", "position": position, "conversationId": "c", "conversationType": "ai" }),
+    ] {
+        fits("RowFrame", frame);
+    }
 }

@@ -30,6 +30,7 @@ use self::conditions::Part;
 use super::{
     App,
     error::{ApiError, failures},
+    openapi::Binary,
 };
 
 /// What comes before the reference in a request's path.
@@ -43,16 +44,41 @@ failures! {
 /// Reads an upload, or the whole text of a large message.
 ///
 /// For those who have a message that refers to it, and for its uploader until one does. A range of bytes may be asked
-/// for, and `If-None-Match` spares what the client has; HEAD answers the headers alone.
+/// for, and `If-None-Match` spares what the client has; HEAD answers the headers alone. The type is the file's own.
 #[utoipa::path(
     get,
     path = "/api/v1/content/{contentRef}",
     tag = "data",
-    params(("contentRef" = String, Path, description = "The `contentRef` of a message or upload; its slashes as they are, or as `%2F`")),
+    params(
+        ("contentRef" = String, Path, description = "The `contentRef` of a message or upload; its slashes as they are, or as `%2F`"),
+        ("Range" = Option<String>, Header, description = "One range of bytes, such as `bytes=0-1023`; several are answered with the whole"),
+        ("If-Range" = Option<String>, Header, description = "An `ETag`: the range is of that file, and of another the whole is wanted"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has"),
+    ),
     responses(
-        (status = 200, description = "The file", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "A part of it", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "The client has it"),
+        (
+            status = 200,
+            description = "The file",
+            body = Binary,
+            content_type = "application/octet-stream",
+            headers(
+                ("ETag" = String, description = "Which bytes these are; they never change"),
+                ("Last-Modified" = String, description = "When it was stored"),
+                ("Content-Disposition" = String, description = "`inline` for what browsers show and never run, else `attachment` with a name"),
+                ("Accept-Ranges" = String, description = "`bytes`"),
+            )
+        ),
+        (
+            status = 206,
+            description = "A part of it",
+            body = Binary,
+            content_type = "application/octet-stream",
+            headers(
+                ("Content-Range" = String, description = "Which: `bytes 0-1023/1840123`"),
+                ("ETag" = String, description = "As of the whole"),
+            )
+        ),
+        (status = 304, description = "The client has it", headers(("ETag" = String, description = "As of the whole"))),
         ContentFailures,
     )
 )]

@@ -29,8 +29,9 @@ use axum::{
 };
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _, channel::mpsc, stream};
 use kalamdb_engine::LiveSession;
-use kalamdb_protocol::{ClientFrame, ErrorCode, ServerFrame, Unsubscribe};
+use kalamdb_protocol::{ClientFrame, ErrorCode, Position, ServerFrame, Unsubscribe};
 use tokio::time::{sleep_until, timeout};
+use utoipa::ToSchema;
 
 use super::{
     App,
@@ -116,6 +117,58 @@ impl End {
     }
 }
 
+/// A frame that tells of a row: it came, it changed, or it is gone.
+#[derive(ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[schema(example = json!({
+    "type": "message",
+    "id": "inbox",
+    "position": {"epoch": 1, "seq": 9120, "n": 0},
+    "message": {"msgId": 7_389_405_184_819_201_i64, "from": "user_alice", "content": "Hello"},
+}))]
+#[expect(dead_code, reason = "the document's name for what the engine writes as text")]
+pub enum RowFrame {
+    /// It came, or matches now.
+    Message {
+        /// Which subscription.
+        id: String,
+        /// Where to resume after it.
+        position: Position,
+        /// The selected columns, and the key.
+        #[schema(value_type = Object)]
+        message: (),
+    },
+    /// It changed, and matched before.
+    Update {
+        /// Which subscription.
+        id: String,
+        /// Where to resume after it.
+        position: Position,
+        /// The selected columns, and the key.
+        #[schema(value_type = Object)]
+        message: (),
+    },
+    /// It is gone, or does not match any more. What follows is its key; a conversation alone means all of its messages.
+    #[serde(rename_all = "camelCase")]
+    Delete {
+        /// Which subscription.
+        id: String,
+        /// Where to resume after it.
+        position: Position,
+        /// Of a message.
+        #[schema(value_type = Option<i64>)]
+        msg_id: Option<i64>,
+        /// Of a conversation, or of a participant.
+        conversation_id: Option<String>,
+        /// Of a conversation.
+        conversation_type: Option<String>,
+        /// Of a participant.
+        user_id: Option<String>,
+        /// Whose row it was, where rows come with their owner.
+        owner: Option<String>,
+    },
+}
+
 failures! {
     /// How a request for a WebSocket can fail.
     WsFailures: InvalidValue, MethodNotAllowed
@@ -123,14 +176,15 @@ failures! {
 
 /// Becomes a WebSocket that shows rows as they come, change and go.
 ///
-/// Frames are JSON text, one object each. The client sends `auth` (first, when neither header nor query string has a
+/// Frames are JSON text, one object each: a client's is a `ClientFrame`, the server's a `ServerFrame` or a `RowFrame`. The
+/// client sends `auth` (first, when neither header nor query string has a
 /// token), `subscribe`, `unsubscribe` and `ping`; the server sends `subscribe_ack`, `message`, `update`, `delete`,
 /// `replay_complete`, `error`, `pong` and `server_ping`. A missing, bad or expired token closes with code 4401.
 #[utoipa::path(
     get,
     path = "/api/v1/ws",
     tag = "live",
-    security((), ("token" = [])),
+    security((), ("token" = []), ("tokenInQuery" = [])),
     params(("token" = Option<String>, Query, description = "The token, for clients that cannot set a header")),
     responses((status = 101, description = "It is a WebSocket from now on"), WsFailures)
 )]
