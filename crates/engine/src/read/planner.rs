@@ -120,7 +120,7 @@ impl Reader {
     pub fn cached(&self, caller: &Caller, request: &QueryRequest, ticket: &Ticket) -> Option<Rows> {
         let key = Key::new(caller, request)?;
         let answer = self.0.cache.as_ref()?.get(&key, &self.0.store)?;
-        let held = Held::of_cache(self.0.memory.share(self.0.memory_share_bytes));
+        let held = Held::of_cache(self.0.memory.share(&caller.user, self.0.memory_share_bytes));
         Some(Rows::cached(&answer, ticket.clone(), self.0.limits, held))
     }
 
