@@ -10,6 +10,7 @@ mod epoch;
 mod frames;
 mod growth;
 mod guard;
+mod matching;
 mod pattern;
 mod regexes;
 mod times;
@@ -71,7 +72,7 @@ pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps, work: &Arc<Work
     frames::check(&plan)?;
     let plan = arithmetic::check(guard::guard(plan, work)?)?;
     regexes::check(&plan, props)?;
-    times::normalise(plan, props)
+    times::normalise(matching::bound(plan, work)?, props)
 }
 
 /// Whether a plan calls anything that answers differently another time (now, random, `unix_timestamp()`, …), so that

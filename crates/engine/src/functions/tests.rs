@@ -393,6 +393,30 @@ async fn work_ends_with_its_statement() {
 }
 
 #[tokio::test]
+async fn an_expression_that_repeats_matches_as_before_and_ends_with_its_statement() {
+    let matches =
+        "SELECT 'a1' ~ '^a\\d+$', 'A1' ~ 'a\\d+', 'A1' ~* 'a\\d+', 'A1' !~ 'a\\d+', 'A1' !~* 'a\\d*', NULL ~ 'a+'";
+    assert_eq!(rows(matches).await, ["true false true true false NULL"]);
+    let found = "SELECT count(*) FROM messages WHERE content ~ 'l{2}o?' AND content !~* 'HELLO.+'";
+    assert_eq!(rows(found).await, ["4"]);
+    assert_eq!(
+        refusal("SELECT count(*) FROM messages WHERE repeat(content, 10000) ~ '(\\w{1,40}\\s){20}z'").await,
+        Some(TooLarge::Work)
+    );
+    let session = session_of("some words of a text that goes on like this", 2_000);
+    let state = session.state();
+    let sql = "SELECT count(*) FROM messages WHERE content ~ '(\\w{1,20} ){5}z'";
+    let running = crate::workers::Stage::free();
+    let plan = state.create_logical_plan(sql).await.unwrap();
+    let plan = prepare(plan, state.execution_props(), &Work::new(Arc::clone(&running))).unwrap();
+    let plan = state.optimize(&plan).unwrap();
+    let physical = state.query_planner().create_physical_plan(&plan, &state).await.unwrap();
+    running.stop();
+    let error = collect(physical, state.task_ctx()).await.unwrap_err();
+    assert!(error.to_string().contains("query.timeout_seconds"), "{error}");
+}
+
+#[tokio::test]
 async fn patterns_from_rows_are_few_and_small() {
     for sql in [
         "SELECT sum(regexp_count('a', '\\w{100}' || v)) FROM UNNEST(range(100)) AS n(v)",
