@@ -4,7 +4,10 @@
 //! on the depth of an expression, and a left-deep `1+1+…` is as deep as it is long, so chains count as depth; lists
 //! (rows of VALUES, items of IN) do not.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::{
+    ast::{Expr, Statement, Value, ValueWithSpan, visit_expressions},
     keywords::Keyword,
     tokenizer::{Token, TokenWithSpan},
 };
@@ -30,6 +33,10 @@ const MAX_INSERTS: usize = 8;
 const MAX_PERIODS: usize = 3;
 /// `FROM ((` around a query: the parser reads what is inside twice for each of them.
 const MAX_DOUBLE_PARENTHESES: usize = 4;
+/// Bytes of values in a statement that is explained step by step, and something for each expression: there are some
+/// sixty steps, and each is written down with all of it.
+const MAX_EXPLAINED_BYTES: usize = 64 << 10;
+const EXPLAINED_EXPRESSION_BYTES: usize = 16;
 /// The parser's own count, which goes up by a few for each level; only a net under the counts above.
 pub(super) const MAX_PARSER_RECURSION: usize = 8 * MAX_EXPRESSION_DEPTH;
 
@@ -64,6 +71,25 @@ pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
         last: Keyword::NoKeyword,
     };
     tokens.iter().try_for_each(|token| shape.pass(&token.token))
+}
+
+/// Refuses an EXPLAIN VERBOSE whose answer would be many times as large as what may be sent.
+pub(super) fn check_explained(statement: &Statement) -> Result<()> {
+    let Statement::Explain { verbose: true, statement, .. } = statement else { return Ok(()) };
+    let mut bytes = 0;
+    let counted = visit_expressions(statement, |expr| {
+        let text = match expr {
+            Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => text.len(),
+            _ => 0,
+        };
+        bytes += text + EXPLAINED_EXPRESSION_BYTES;
+        if bytes > MAX_EXPLAINED_BYTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if counted.is_break() {
+        Err(too_large("is too long to be explained step by step; leave VERBOSE out"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The refusal of an expression that is too deep.

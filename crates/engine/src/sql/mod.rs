@@ -131,5 +131,6 @@ pub(crate) fn parse(caller: &Caller, request: &QueryRequest, max_statement_bytes
     let mut statement = syntax::parse(tokens)?;
     params::bind(&mut statement, request.params.as_ref())?;
     values::settle(&mut statement)?;
+    limits::check_explained(&statement)?;
     classify::classify(statement, scope::Scope::new(caller, &spellings))
 }

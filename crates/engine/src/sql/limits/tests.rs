@@ -31,6 +31,21 @@ fn the_text_has_a_limit() {
 }
 
 #[test]
+fn what_is_explained_step_by_step_is_short() {
+    let explained = |sql: &str| check_explained(&tokens::read(sql).and_then(syntax::parse).unwrap());
+    let list = vec!["17"; 5_000].join(",");
+    let long = format!("SELECT 1 FROM messages WHERE msgId IN ({list})");
+    for fine in
+        ["EXPLAIN VERBOSE SELECT * FROM messages WHERE msgId = 1".to_owned(), format!("EXPLAIN {long}"), long.clone()]
+    {
+        assert!(explained(&fine).is_ok());
+    }
+    for refused in [format!("EXPLAIN VERBOSE {long}"), format!("EXPLAIN VERBOSE SELECT '{}'", "x".repeat(70_000))] {
+        assert_eq!(explained(&refused).unwrap_err().code, ErrorCode::QueryTooLarge);
+    }
+}
+
+#[test]
 fn wide_statements_pass() {
     let row = "(1, 'c', 'ai', 'user_john', 1699000000, 'it''s a text', NULL, '{}')";
     let rows = vec![row; 5_000].join(", ");
