@@ -15,7 +15,7 @@ use datafusion::{
         datatypes::{DataType, Int64Type},
     },
     common::{
-        Column, DFSchemaRef, Result,
+        Column, DFSchemaRef, JoinType, Result,
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
     error::DataFusionError,
@@ -90,12 +90,32 @@ fn contents(plan: &LogicalPlan) -> Columns {
         | LogicalPlan::SubqueryAlias(_)
         | LogicalPlan::Window(_)
         | LogicalPlan::Distinct(Distinct::All(_)) => plan.inputs().into_iter().flat_map(contents).collect(),
-        LogicalPlan::Join(join) => {
-            let left = join.left.schema().fields().len();
-            let right = contents(&join.right).into_iter().map(|column| column + left);
-            contents(&join.left).into_iter().chain(right).collect()
-        }
+        LogicalPlan::Join(join) => match shown(join.join_type) {
+            Shown::Left => contents(&join.left),
+            Shown::Right => contents(&join.right),
+            Shown::Both => {
+                let left = join.left.schema().fields().len();
+                let right = contents(&join.right).into_iter().map(|column| column + left);
+                contents(&join.left).into_iter().chain(right).collect()
+            }
+        },
         _ => Columns::new(),
+    }
+}
+
+/// Whose columns a join hands on.
+enum Shown {
+    Left,
+    Right,
+    Both,
+}
+
+fn shown(join: JoinType) -> Shown {
+    match join {
+        // A mark, which comes last, is computed of whether there is a row, not of what is in it.
+        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => Shown::Left,
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Shown::Right,
+        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => Shown::Both,
     }
 }
 
@@ -136,10 +156,14 @@ impl Flow {
                 let computed = computed.into_iter().map(|column| column - width(0)).collect();
                 Self { made: Made::These(computed), passed: vec![through] }
             }
-            LogicalPlan::Join(_) => {
-                let (left, right): (Columns, Columns) = wanted.iter().partition(|column| **column < width(0));
-                passed(vec![left, right.into_iter().map(|column| column - width(0)).collect()])
-            }
+            LogicalPlan::Join(join) => match shown(join.join_type) {
+                Shown::Left => passed(vec![wanted.clone(), Columns::new()]),
+                Shown::Right => passed(vec![Columns::new(), wanted.clone()]),
+                Shown::Both => {
+                    let (left, right): (Columns, Columns) = wanted.iter().partition(|column| **column < width(0));
+                    passed(vec![left, right.into_iter().map(|column| column - width(0)).collect()])
+                }
+            },
             LogicalPlan::Filter(_)
             | LogicalPlan::Sort(_)
             | LogicalPlan::Limit(_)
