@@ -1,19 +1,36 @@
 //! Work that nobody asked for: consolidation by count and by interval, compaction by interval, removing what nothing
 //! refers to any more, and forgetting what has had its time.
 //!
-//! Invariant: one loop, one thing at a time; nothing here fails loudly: what did not work is logged and tried again.
+//! Invariant: one loop, one thing at a time, on threads of its own, where no statement waits; nothing here fails loudly:
+//! what did not work is logged and tried again, later each time, and keeps nobody else's work from being done.
 
-use std::{collections::VecDeque, time::Duration};
+mod owners;
+mod patience;
 
-use futures::{StreamExt, TryStreamExt, stream};
-use kalamdb_protocol::{Micros, UserId};
-use kalamdb_store::{CONSOLIDATIONS, Seq, Store};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, future::join_all};
+use kalamdb_protocol::{ErrorCode, UserId};
+use kalamdb_store::{CONSOLIDATIONS, OwnerState, Store};
+use parking_lot::Mutex;
 use tokio::{
+    runtime::{Builder, Handle, Runtime},
     sync::watch,
     time::{Interval, MissedTickBehavior},
 };
 
-use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Result, Settings};
+use self::{
+    owners::{Line, Round},
+    patience::Patience,
+};
+use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Error, Result, Settings};
+
+/// Threads of background work: one for the loop, and one for what an admin asks for meanwhile. What computes or waits
+/// for the disk has threads beside them.
+const THREADS: usize = 2;
+
+/// How long the end waits for work that runs: a segment that is being written is given up at the next start.
+const END_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long after a start the first compaction begins, at the latest: a server that is restarted every night must not
 /// put it off for ever.
@@ -25,16 +42,66 @@ const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How often it looks for what has expired: nobody sees it any more by then, and it is only to be removed.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
+/// The threads of background work.
+pub(crate) struct Threads {
+    /// `None` once it is gone: a runtime must not be dropped where async code runs.
+    runtime: Mutex<Option<Runtime>>,
+    handle: Handle,
+}
+
+impl Threads {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub(crate) fn start() -> Result<Self> {
+        let threads =
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name("kalamdb-work").enable_all().build();
+        let runtime = threads.map_err(|error| {
+            tracing::error!(%error, "the threads of background work cannot be started");
+            Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
+        })?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) })
+    }
+
+    /// Where to spawn.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits for what runs, not too long, and ends the threads.
+    pub(crate) async fn shutdown(&self) {
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime
+            && tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WITHIN)).await.is_err()
+        {
+            tracing::error!("the threads of background work did not end");
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.get_mut().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What the loop does next.
 enum Task {
-    /// Consolidate these owners, who have many hot messages.
+    /// These owners have many hot messages: they come into line.
     Crowded(Vec<UserId>),
+    /// Consolidate the first of that line.
+    ConsolidateCrowded,
     /// Look at everybody's hot messages.
-    Interval,
+    BeginConsolidation,
+    /// Consolidate the next of that round.
+    ConsolidateDue,
     /// Look at everybody's segments.
-    PlanCompaction,
-    /// Compact the segments of the next owner in line.
-    Compact,
+    BeginCompaction,
+    /// Compact the segments of the next of that round.
+    CompactNext,
     /// Remove what nothing refers to any more, and what has expired.
     Sweep,
     /// Let old entries of the change log go.
@@ -49,20 +116,31 @@ pub(crate) struct Background {
     settings: ConsolidationSettings,
     compaction_interval: Duration,
     replay: Duration,
-    /// Who is still to be compacted in this round: one at a time, so that other work gets its turn between two. No
-    /// longer than there are owners.
-    line: VecDeque<UserId>,
+    /// Who has many hot messages.
+    crowd: Line,
+    /// Rounds go on a few owners at a time, so that other work gets its turn between.
+    consolidation: Round,
+    compaction: Round,
+    /// Who is left alone for a while.
+    patience: Patience,
     /// Whether the last sweep failed: then the disk is asked again when the minute is over, not at once.
     sweep_failed: bool,
-    /// When the change log stood where, once a minute: as many entries as `live.replay_hours` has minutes.
-    history: VecDeque<(Micros, Seq)>,
 }
 
 impl Background {
     pub(crate) fn new(store: Store, settings: Settings) -> Self {
         let Settings { consolidation: settings, compaction_interval, replay, query: _, live: _ } = settings;
-        let (line, history) = (VecDeque::new(), VecDeque::new());
-        Self { store, settings, compaction_interval, replay, line, sweep_failed: false, history }
+        Self {
+            store,
+            settings,
+            compaction_interval,
+            replay,
+            crowd: Line::default(),
+            consolidation: Round::default(),
+            compaction: Round::default(),
+            patience: Patience::default(),
+            sweep_failed: false,
+        }
     }
 
     /// Works until `stop` says so.
@@ -72,64 +150,82 @@ impl Background {
         let mut compaction = every(self.compaction_interval);
         compaction.reset_after(self.compaction_interval.min(FIRST_COMPACTION));
         let (mut sweep, mut forget) = (every(SWEEP_EVERY), every(FORGET_EVERY));
+        let at_once = || std::future::ready(());
         loop {
             let task = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => Task::Stop,
                 owners = self.store.crowded() => Task::Crowded(owners.into_iter().collect()),
                 () = self.store.litter(), if !self.sweep_failed => Task::Sweep,
-                _ = consolidation.tick() => Task::Interval,
-                _ = compaction.tick() => Task::PlanCompaction,
+                _ = consolidation.tick() => Task::BeginConsolidation,
+                _ = compaction.tick() => Task::BeginCompaction,
                 _ = sweep.tick() => Task::Sweep,
                 _ = forget.tick() => Task::Forget,
-                () = std::future::ready(()), if !self.line.is_empty() => Task::Compact,
+                () = at_once(), if !self.crowd.is_empty() => Task::ConsolidateCrowded,
+                () = at_once(), if !self.consolidation.is_over() => Task::ConsolidateDue,
+                () = at_once(), if !self.compaction.is_over() => Task::CompactNext,
             };
-            let done = match task {
-                Task::Crowded(owners) => self.consolidate(owners).await,
-                Task::Interval => self.consolidate_due().await,
-                Task::PlanCompaction => self.plan_compaction(),
-                Task::Compact => self.compact_next().await,
-                Task::Sweep => self.sweep().await,
-                Task::Forget => self.forget(),
-                Task::Stop => return,
-            };
-            if let Err(error) = done {
+            if matches!(task, Task::Stop) {
+                return;
+            }
+            if let Err(error) = self.work(task).await {
                 tracing::warn!(code = error.code.as_str(), %error, "background work failed and will be tried again");
             }
         }
     }
 
-    async fn consolidate(&self, owners: Vec<UserId>) -> Result<()> {
-        consolidate_all(&self.store, owners).await.map(|_| ())
-    }
-
-    /// Consolidates who has enough hot messages for a file, or old ones.
-    async fn consolidate_due(&self) -> Result<()> {
-        let max_age = i64::try_from(self.settings.max_hot_age.as_micros()).unwrap_or(i64::MAX);
-        let old = self.store.now().saturating_sub(max_age);
-        let owners = self.store.snapshot().owners()?;
-        let due = owners.into_iter().filter(|(_, state)| {
-            state.hot_messages >= self.settings.min_batch_rows.max(1)
-                || state.hot_since.is_some_and(|since| since <= old)
-        });
-        self.consolidate(due.map(|(owner, _)| owner).collect()).await
-    }
-
-    /// Puts everybody who has segments into the line, unless the last round is not over yet.
-    fn plan_compaction(&mut self) -> Result<()> {
-        if !self.line.is_empty() {
-            return Ok(());
-        }
-        let snapshot = self.store.snapshot();
-        for (owner, _) in snapshot.owners()? {
-            if !snapshot.segments(&owner)?.is_empty() {
-                self.line.push_back(owner);
+    async fn work(&mut self, task: Task) -> Result<()> {
+        match task {
+            Task::Crowded(owners) => owners.into_iter().for_each(|owner| self.crowd.push(owner)),
+            Task::ConsolidateCrowded => {
+                let (crowd, at) = (self.crowd.take(CONSOLIDATIONS), self.store.rules().crowded_at);
+                // Its last consolidation may have taken what it was named for: what came meanwhile is a crumb.
+                self.consolidate(crowd, |state| state.hot_messages >= at).await;
             }
+            Task::BeginConsolidation => self.consolidation.begin(),
+            Task::ConsolidateDue => self.consolidate_due().await?,
+            Task::BeginCompaction => self.compaction.begin(),
+            Task::CompactNext => self.compact_next().await?,
+            Task::Sweep => self.sweep().await?,
+            Task::Forget => {
+                self.store.forget(i64::try_from(self.replay.as_micros()).unwrap_or(i64::MAX))?;
+            }
+            Task::Stop => {}
         }
         Ok(())
     }
 
+    /// Consolidates a few owners at the same time, as long as each is as wanted; who fails is left alone for a while.
+    async fn consolidate(&mut self, owners: Vec<UserId>, wanted: impl Fn(&OwnerState) -> bool) {
+        let now = Instant::now();
+        let owners: Vec<UserId> = owners.into_iter().filter(|owner| self.patience.allows(owner, now)).collect();
+        let done = join_all(owners.iter().map(|owner| consolidate(&self.store, owner, &wanted))).await;
+        for (owner, done) in owners.iter().zip(done) {
+            match done {
+                Ok(_) => self.patience.succeeded(owner),
+                Err(error) => {
+                    let (code, again_in) = (error.code.as_str(), self.patience.failed(owner, Instant::now()));
+                    tracing::warn!(%owner, code, %error, ?again_in, "messages stay where they are for now");
+                }
+            }
+        }
+    }
+
+    /// Consolidates who has enough hot messages for a file, or old ones.
+    async fn consolidate_due(&mut self) -> Result<()> {
+        let max_age = i64::try_from(self.settings.max_hot_age.as_micros()).unwrap_or(i64::MAX);
+        let (old, enough) = (self.store.now().saturating_sub(max_age), self.settings.min_batch_rows.max(1));
+        let wanted =
+            move |state: &OwnerState| state.hot_messages >= enough || state.hot_since.is_some_and(|since| since <= old);
+        let owners = self.consolidation.take(&self.store, CONSOLIDATIONS, |_, _, state| Ok(wanted(state)))?;
+        self.consolidate(owners, wanted).await;
+        Ok(())
+    }
+
+    /// One owner at a time: a segment is built in memory.
     async fn compact_next(&mut self) -> Result<()> {
-        if let Some(owner) = self.line.pop_front() {
+        let with_segments =
+            |snapshot: &kalamdb_store::Snapshot, owner: &UserId, _: &OwnerState| Ok(snapshot.has_segments(owner)?);
+        for owner in self.compaction.take(&self.store, 1, with_segments)? {
             self.store.compact(&owner, false).await?;
         }
         Ok(())
@@ -137,20 +233,9 @@ impl Background {
 
     async fn sweep(&mut self) -> Result<()> {
         let swept = self.store.sweep().await;
-        self.sweep_failed = swept.is_err();
+        self.sweep_failed = swept.as_ref().map_or(true, |swept| swept.failed_files > 0);
         swept?;
         Ok(())
-    }
-
-    fn forget(&mut self) -> Result<()> {
-        let replay = i64::try_from(self.replay.as_micros()).unwrap_or(i64::MAX);
-        let old = self.store.now().saturating_sub(replay);
-        let mut below = 0;
-        while let Some((_, seq)) = self.history.pop_front_if(|(at, _)| *at < old) {
-            below = seq;
-        }
-        self.history.push_back((self.store.now(), self.store.last_seq()?));
-        Ok(self.store.forget(below)?)
     }
 }
 
@@ -161,40 +246,80 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-/// Rewrites these owners' segments, each as far as rows in them are gone, one owner after the other: a segment is
-/// built in memory.
-pub(crate) async fn compact_all(store: &Store, owners: Vec<UserId>) -> Result<CompactionReport> {
-    let mut report = CompactionReport::default();
-    for owner in owners {
-        let done = store.compact(&owner, true).await?;
-        report.replaced_segments += done.replaced;
-        report.written_segments += done.written;
-        report.dropped_rows += done.dropped_rows;
+/// Whom an admin asks for.
+pub(crate) enum Whose {
+    /// One owner.
+    One(UserId),
+    /// Everybody.
+    All,
+}
+
+impl Whose {
+    fn owners(self, store: &Store) -> futures::stream::BoxStream<'static, Result<UserId>> {
+        match self {
+            Self::One(owner) => futures::stream::iter([Ok(owner)]).boxed(),
+            Self::All => owners::all(store).boxed(),
+        }
     }
-    Ok(report)
 }
 
-/// Moves all messages of these owners that are hot now to segments, a few owners at a time.
-pub(crate) async fn consolidate_all(store: &Store, owners: Vec<UserId>) -> Result<ConsolidationReport> {
-    stream::iter(owners)
-        .map(|owner| async move { consolidate(store, &owner).await })
-        .buffer_unordered(CONSOLIDATIONS)
-        .try_fold(ConsolidationReport::default(), async |all, one| {
-            Ok(ConsolidationReport { segments: all.segments + one.segments, messages: all.messages + one.messages })
-        })
-        .await
+/// Rewrites these owners' segments, each as far as rows in them are gone, one owner after the other: a segment is
+/// built in memory. An owner for whom it fails keeps nobody else from it; the first failure is the answer.
+pub(crate) async fn compact_all(store: &Store, whose: Whose) -> Result<CompactionReport> {
+    let (mut report, mut failed) = (CompactionReport::default(), None);
+    let mut owners = whose.owners(store);
+    while let Some(owner) = owners.next().await {
+        match store.compact(&owner?, true).await {
+            Ok(done) => {
+                report.replaced_segments += done.replaced;
+                report.written_segments += done.written;
+                report.dropped_rows += done.dropped_rows;
+            }
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    failed.map_or(Ok(report), |error| Err(error.into()))
 }
 
-/// Moves all messages of an owner that are hot now to segments.
-async fn consolidate(store: &Store, owner: &UserId) -> Result<ConsolidationReport> {
+/// Moves all messages of these owners that are hot now to segments, a few owners at a time; a failure is as
+/// [`compact_all`]'s.
+pub(crate) async fn consolidate_all(store: &Store, whose: Whose) -> Result<ConsolidationReport> {
+    let (mut report, mut failed) = (ConsolidationReport::default(), None);
+    let owners = whose.owners(store);
+    let mut done =
+        owners.map(async |owner| consolidate(store, &owner?, |_| true).await).buffer_unordered(CONSOLIDATIONS);
+    while let Some(one) = done.next().await {
+        match one {
+            Ok(one) => {
+                report.segments += one.segments;
+                report.messages += one.messages;
+            }
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    failed.map_or(Ok(report), Err)
+}
+
+/// Moves an owner's messages that are hot now to segments, as long as its state is as wanted.
+async fn consolidate(
+    store: &Store,
+    owner: &UserId,
+    wanted: impl Fn(&OwnerState) -> bool,
+) -> Result<ConsolidationReport> {
     let mut report = ConsolidationReport::default();
-    let hot = store.snapshot().owner(owner)?.hot_messages;
+    let mut state = store.snapshot().owner(owner)?;
+    let hot = state.hot_messages;
     // What comes meanwhile is for the next time: a busy owner must not keep this going for ever.
     while report.messages < hot
+        && wanted(&state)
         && let Some(done) = store.consolidate(owner).await?
     {
         report.segments += 1;
         report.messages += done.messages;
+        state = store.snapshot().owner(owner)?;
     }
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests;

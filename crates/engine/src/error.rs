@@ -48,7 +48,7 @@ impl From<kalamdb_store::Error> for Error {
             ErrorKind::Changed => ErrorCode::Conflict,
             ErrorKind::Refused(code) => code,
             ErrorKind::Unavailable => ErrorCode::StorageUnavailable,
-            ErrorKind::Unusable | ErrorKind::Corrupt => ErrorCode::Internal,
+            ErrorKind::Unusable | ErrorKind::Corrupt | ErrorKind::Fault => ErrorCode::Internal,
         };
         Self::new(code, error.message)
     }

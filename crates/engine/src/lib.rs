@@ -29,7 +29,7 @@ pub use settings::{ConsolidationSettings, LiveSettings, QuerySettings, Settings}
 use tokio::sync::watch;
 
 use crate::{
-    background::Background,
+    background::{Background, Whose},
     live::Hub,
     read::Reader,
     sql::Statement,
@@ -54,6 +54,8 @@ struct Inner {
     store: Store,
     reader: Reader,
     workers: Workers,
+    /// Where background work runs: never on the threads of statements.
+    background: background::Threads,
     live: Arc<Hub>,
     max_statement_bytes: usize,
     stop: watch::Sender<bool>,
@@ -114,13 +116,14 @@ impl Engine {
     /// When the system gives no threads.
     pub fn start(store: Store, settings: Settings) -> Result<Self> {
         let workers = Workers::start(&settings.query)?;
+        let background = background::Threads::start()?;
         let reader = Reader::new(store.clone(), &settings.query)?;
         let (stop, stopped) = watch::channel(false);
         let max_statement_bytes = settings.query.max_statement_bytes;
         let feed = store.feed().ok_or_else(|| Error::fault("the store has an engine already"))?;
         let live = Hub::start(store.clone(), reader.clone(), workers.handle(), &settings, feed, stopped.clone())?;
-        workers.handle().spawn(Background::new(store.clone(), settings).run(stopped));
-        Ok(Self(Arc::new(Inner { store, reader, workers, live, max_statement_bytes, stop })))
+        background.handle().spawn(Background::new(store.clone(), settings).run(stopped));
+        Ok(Self(Arc::new(Inner { store, reader, workers, background, live, max_statement_bytes, stop })))
     }
 
     /// Runs one SQL statement; dropping the future stops it, unless its commit is on its way. A repeated
@@ -166,8 +169,8 @@ impl Engine {
     /// # Errors
     /// When the disk or the object store fails.
     pub async fn consolidate(&self, owner: Option<&UserId>) -> Result<ConsolidationReport> {
-        let (store, owners) = (self.0.store.clone(), self.owners(owner)?);
-        self.to_the_end(async move { background::consolidate_all(&store, owners).await }).await
+        let (store, whose) = (self.0.store.clone(), whose(owner));
+        self.to_the_end(async move { background::consolidate_all(&store, whose).await }).await
     }
 
     /// Rewrites one owner's segments, or everybody's, without the rows that are gone, and removes what nothing refers
@@ -176,37 +179,43 @@ impl Engine {
     /// # Errors
     /// When the disk or the object store fails; what was not done is done in the background later.
     pub async fn compact(&self, owner: Option<&UserId>) -> Result<CompactionReport> {
-        let (store, owners) = (self.0.store.clone(), self.owners(owner)?);
+        let (store, whose) = (self.0.store.clone(), whose(owner));
         self.to_the_end(async move {
             // What has had its time goes first, so that the files are written without it.
             store.sweep().await?;
-            let report = background::compact_all(&store, owners).await?;
+            let report = background::compact_all(&store, whose).await?;
             store.sweep().await?;
             Ok(report)
         })
         .await
     }
 
-    fn owners(&self, owner: Option<&UserId>) -> Result<Vec<UserId>> {
-        match owner {
-            Some(owner) => Ok(vec![owner.clone()]),
-            None => Ok(self.0.store.snapshot().owners()?.into_iter().map(|(owner, _)| owner).collect()),
-        }
+    /// Whether a write would succeed now: the store decides and writes commits.
+    ///
+    /// # Errors
+    /// `storage_unavailable`, and why.
+    pub async fn ready(&self) -> Result<()> {
+        Ok(self.0.store.ready().await?)
     }
 
     /// Runs work on files to its end, whether or not somebody still waits for it: what stops half-way leaves a file
     /// that is in nobody's way, but stays until the next start.
     async fn to_the_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let task = self.0.workers.handle().spawn(work);
+        let task = self.0.background.handle().spawn(work);
         task.await.unwrap_or_else(|broken| Err(ended_early(&broken)))
     }
 
     /// Stops background work and waits for statements that run.
     pub async fn shutdown(&self) {
         self.0.stop.send_replace(true);
-        self.0.workers.shutdown().await;
+        tokio::join!(self.0.workers.shutdown(), self.0.background.shutdown());
         self.0.live.end().await;
     }
+}
+
+/// One owner, or everybody.
+fn whose(owner: Option<&UserId>) -> Whose {
+    owner.map_or(Whose::All, |owner| Whose::One(owner.clone()))
 }
 
 impl Inner {
@@ -224,7 +233,7 @@ impl Inner {
             Statement::Read(read) => {
                 let view = self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()));
                 let rows = view.rows(&read, request, ticket).await?;
-                write::record_read(&self.store, caller, &read.foreign).await?;
+                Box::pin(write::record_read(&self.store, caller, &read.foreign)).await?;
                 return Ok(Outcome::Rows(rows));
             }
             Statement::Insert(insert) => Write::Insert(insert),

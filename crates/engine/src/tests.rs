@@ -73,6 +73,7 @@ fn open_rules() -> Rules {
         max_group_participants: 10,
         large_message_threshold_bytes: 100 * 1024,
         max_message_bytes: 1024 * 1024,
+        max_metadata_bytes: 64 * 1024,
         trash_retention: Some(RETENTION),
         upload_ttl: DAY,
         audit_retention: 365 * DAY,
@@ -96,7 +97,13 @@ fn quiet_settings() -> Settings {
 }
 
 pub(crate) fn open_store(folder: &Path, clock: Arc<Shifted>) -> Store {
-    let rules = open_rules();
+    open_store_with(folder, clock, |_| {})
+}
+
+/// The same with other rules.
+pub(crate) fn open_store_with(folder: &Path, clock: Arc<Shifted>, change: impl FnOnce(&mut Rules)) -> Store {
+    let mut rules = open_rules();
+    change(&mut rules);
     let settings = kalamdb_store::Settings {
         base_path: folder.to_owned(),
         durability: Durability::Os,

@@ -47,6 +47,27 @@ pub(crate) enum Command {
     ReleaseIntent { path: String },
 }
 
+impl Command {
+    /// Bytes that it takes in memory, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        /// What a command takes besides lists and texts, and each of their entries.
+        const PLAIN: usize = 256;
+        let lengths = |texts: &[String]| texts.iter().map(|text| PLAIN + text.len()).sum::<usize>();
+        PLAIN
+            + match self {
+                Self::Write { proposal, texts } => proposal.bytes() + texts.len() * PLAIN,
+                Self::Moved { paths } | Self::Forget { paths } => lengths(paths),
+                Self::Expire { entries } => entries.iter().map(|entry| PLAIN + entry.len()).sum(),
+                Self::TrimAudit { ids, .. } => size_of_val(ids.as_slice()),
+                Self::PublishSegment { rows, .. } => rows.len() * PLAIN,
+                Self::PublishCompaction { inputs, .. } => {
+                    inputs.iter().map(|input| size_of_val(input.moved_to.as_slice())).sum()
+                }
+                Self::AddFile { .. } | Self::Barrier | Self::ReserveSegment { .. } | Self::ReleaseIntent { .. } => 0,
+            }
+    }
+}
+
 /// What a command came to.
 #[derive(Debug, Clone)]
 pub(crate) enum Done {

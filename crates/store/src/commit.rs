@@ -274,6 +274,64 @@ pub enum Change {
     },
 }
 
+/// Bytes that a change takes besides its texts, about: ids, numbers, its place in a list.
+const CHANGE_BYTES: usize = 128;
+
+impl Proposal {
+    /// Bytes that it takes in memory, roughly: every text in it, and something for each of its parts.
+    pub(crate) fn bytes(&self) -> usize {
+        let key = self.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+        let expect = self.expect.len() * CHANGE_BYTES;
+        CHANGE_BYTES + key + expect + self.changes.iter().map(Change::bytes).sum::<usize>()
+    }
+}
+
+impl Change {
+    /// Bytes that it takes in memory, roughly.
+    fn bytes(&self) -> usize {
+        let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        CHANGE_BYTES
+            + match self {
+                Self::Send(new) => len(&new.from) + new.content.len() + len(&new.content_ref) + len(&new.metadata),
+                Self::Edit { message, content, metadata, copies, .. } => {
+                    let Message { from, content: old, content_ref, metadata: old_metadata, .. } = message;
+                    let before = from.len() + old.len() + len(content_ref) + len(old_metadata);
+                    let after = len(content) + metadata.as_ref().map_or(0, len);
+                    before + after + copies.len() * CHANGE_BYTES
+                }
+                Self::Delete { from, .. } | Self::Restore { from, .. } => from.len(),
+                Self::AdminStatement { target, .. } => target.len(),
+                Self::CreateConversation { metadata, .. } | Self::AddMember { metadata, .. } => len(metadata),
+                Self::SetConversation { metadata, .. } | Self::SetMember { metadata, .. } => {
+                    metadata.as_ref().map_or(0, len)
+                }
+                Self::DeleteConversation { cold, .. } => {
+                    cold.iter().map(|(_, ranges)| size_of::<u64>() * (1 + ranges.len())).sum()
+                }
+                Self::Purge { .. } | Self::Cold(_) | Self::RemoveMember { .. } => 0,
+            }
+    }
+
+    /// The metadata that it gives a row.
+    pub(crate) fn metadata(&self) -> Option<&str> {
+        match self {
+            Self::Send(NewMessage { metadata, .. })
+            | Self::CreateConversation { metadata, .. }
+            | Self::AddMember { metadata, .. } => metadata.as_deref(),
+            Self::Edit { metadata, .. } | Self::SetConversation { metadata, .. } | Self::SetMember { metadata, .. } => {
+                metadata.as_ref()?.as_deref()
+            }
+            Self::Delete { .. }
+            | Self::Restore { .. }
+            | Self::Purge { .. }
+            | Self::AdminStatement { .. }
+            | Self::Cold(_)
+            | Self::DeleteConversation { .. }
+            | Self::RemoveMember { .. } => None,
+        }
+    }
+}
+
 /// What became of a proposal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {

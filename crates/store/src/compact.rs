@@ -6,23 +6,27 @@
 
 use bytes::Bytes;
 use kalamdb_protocol::{Micros, UserId};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 
 use crate::{
     Store,
-    command::{Command, CompactedSegment, DROPPED, Done},
-    error::{Error, ErrorKind, Result},
+    command::{Command, CompactedSegment, DROPPED},
+    error::{Error, Result},
     model::{ColdTrash, Segment},
+    objects,
     records::SegmentRecord,
-    segment::{SegmentReader, SegmentWriter},
+    segment::{MAX_DECODED_BYTES, SegmentReader, SegmentWriter, read_decoded_bytes},
     settings::Step,
+    threads::blocking,
 };
 
 /// Rows of a compacted segment: a reader opens fewer files then, and publishing one costs the sequencer little.
-const MAX_ROWS: u64 = 400_000;
+pub(crate) const MAX_ROWS: u64 = 400_000;
 /// Bytes of it: inputs and output are held in memory.
 const MAX_BYTES: u64 = 64 << 20;
+/// Bytes of the inputs' rows once they are decoded, all inputs of one compaction together: every one of them is open
+/// at the same time.
+const MAX_INPUT_BYTES: u64 = MAX_DECODED_BYTES;
 /// Segments below this many rows are small.
 const SMALL_ROWS: u64 = 25_000;
 /// So many small ones beside each other are worth a rewrite without anybody asking.
@@ -39,16 +43,25 @@ pub struct Compacted {
     pub dropped_rows: u64,
 }
 
+const _: () = assert!(MAX_ROWS < DROPPED as u64, "no row has the position that says that it is gone");
+
 /// A segment to read.
 struct Input {
     segment: Segment,
     /// Rows that are gone for good.
     gone: RoaringBitmap,
+    /// Bytes of its rows once they are decoded.
+    decoded: u64,
 }
 
 impl Input {
     fn rows(&self) -> u64 {
         u64::from(self.segment.rows) - self.gone.len()
+    }
+
+    /// Whether it is to be rewritten with its neighbours: a large one that is as it should be is left alone.
+    fn joins(&self, all: bool) -> bool {
+        all || self.rows() < SMALL_ROWS || !self.gone.is_empty()
     }
 }
 
@@ -68,7 +81,7 @@ impl Store {
     pub async fn compact(&self, owner: &UserId, all: bool) -> Result<Compacted> {
         let _turn = self.turn(owner).await;
         let mut done = Compacted::default();
-        for inputs in plan(self.inputs(owner)?, all) {
+        for inputs in plan(self.inputs(owner, all).await?, all) {
             done.replaced += inputs.len() as u64;
             done.dropped_rows += inputs.iter().map(|input| input.gone.len()).sum::<u64>();
             done.written += u64::from(self.compact_segments(owner, inputs).await?);
@@ -77,19 +90,28 @@ impl Store {
     }
 
     /// The owner's segments, and which of their rows are gone: deleted, and not in the trash.
-    fn inputs(&self, owner: &UserId) -> Result<Vec<Input>> {
+    async fn inputs(&self, owner: &UserId, all: bool) -> Result<Vec<Input>> {
         let snapshot = self.snapshot();
         let mut inputs: Vec<Input> = snapshot
             .segments(owner)?
             .into_iter()
-            .map(|segment| Input { gone: segment.deleted.clone(), segment })
+            .map(|segment| Input { gone: segment.deleted.clone(), segment, decoded: 0 })
             .collect();
         for ColdTrash { segment, positions, .. } in snapshot.cold_trash(owner)? {
             if let Some(input) = inputs.iter_mut().find(|input| input.segment.number == segment.number) {
                 input.gone -= positions;
             }
         }
+        for input in inputs.iter_mut().filter(|input| input.joins(all)) {
+            input.decoded = self.decoded_bytes(&input.segment).await?;
+        }
         Ok(inputs)
+    }
+
+    /// Bytes of a segment's rows once they are decoded: its footer says that.
+    async fn decoded_bytes(&self, segment: &Segment) -> Result<u64> {
+        let path = objects::parse(&segment.path)?;
+        read_decoded_bytes(self.inner.objects.reader(), path, segment.bytes).await
     }
 
     /// Writes one segment in the place of some; whether one was needed.
@@ -99,66 +121,53 @@ impl Store {
                 number: input.segment.number,
                 moved_to: vec![DROPPED; input.segment.rows as usize],
             };
-            self.publish(owner, inputs.iter().map(all_gone).collect(), None).await?;
+            let inputs = inputs.iter().map(all_gone).collect();
+            self.command(Command::PublishCompaction { owner: owner.clone(), inputs, output: None }).await?;
+            self.inner.components.step(Step::SegmentPublished);
             return Ok(false);
         }
         let (number, path) = self.reserve_segment(owner).await?;
-        match self.write_compacted(owner, number, &path, inputs).await {
-            // As for a consolidation: such a commit may be in the log all the same.
-            Err(error) if error.kind != ErrorKind::Unavailable => {
-                self.give_up(path).await?;
-                Err(error)
-            }
-            done => done.map(|()| true),
-        }
+        let merged = match self.merge(&path, inputs).await {
+            Ok(merged) => merged,
+            Err(error) => return Err(self.gave_up(path, error).await),
+        };
+        let Merged { inputs, bytes, record } = merged;
+        let publish = Command::PublishCompaction { owner: owner.clone(), inputs, output: Some((number, record)) };
+        self.put_and_publish(path, bytes, publish).await?;
+        Ok(true)
     }
 
-    async fn write_compacted(&self, owner: &UserId, number: u64, path: &str, inputs: Vec<Input>) -> Result<()> {
+    /// Reads segments and makes one of them, which is to lie at `path`.
+    async fn merge(&self, path: &str, inputs: Vec<Input>) -> Result<Merged> {
         let mut files = Vec::with_capacity(inputs.len());
         for input in inputs {
             let bytes = self.inner.objects.read_all(&input.segment.path).await?;
             files.push((input, bytes));
         }
         let (to, now) = (path.to_owned(), self.now());
-        let merged = tokio::task::spawn_blocking(move || merge(files, to, now))
-            .await
-            .map_err(|_| Error::corrupt("segment"))??;
-        self.inner.objects.write(path, merged.bytes).await?;
-        self.inner.components.step(Step::SegmentWritten);
-        self.publish(owner, merged.inputs, Some((number, merged.record))).await
-    }
-
-    async fn publish(
-        &self,
-        owner: &UserId,
-        inputs: Vec<CompactedSegment>,
-        output: Option<(u64, SegmentRecord)>,
-    ) -> Result<()> {
-        let done = self.command(Command::PublishCompaction { owner: owner.clone(), inputs, output }).await?;
-        self.inner.components.step(Step::SegmentPublished);
-        match done {
-            Done::Finished => Ok(()),
-            _ => Err(Error::corrupt("answer")),
-        }
+        blocking(move || merge(files, to, now)).await
     }
 }
 
 /// Which segments become one: neighbours by number, which is by age, as long as they fit.
 fn plan(inputs: Vec<Input>, all: bool) -> Vec<Vec<Input>> {
     let mut groups: Vec<Vec<Input>> = Vec::new();
-    let (mut rows, mut bytes, mut open) = (0, 0, false);
+    let (mut rows, mut bytes, mut decoded, mut open) = (0, 0, 0, false);
     for input in inputs {
-        // A large segment that is as it should be is left alone, and ends a group.
-        let joins = all || input.rows() < SMALL_ROWS || !input.gone.is_empty();
-        let fits = rows + input.rows() <= MAX_ROWS && bytes + input.segment.bytes <= MAX_BYTES;
+        // One that is left alone ends a group.
+        let joins = input.joins(all);
+        let fits = rows + input.rows() <= MAX_ROWS
+            && bytes + input.segment.bytes <= MAX_BYTES
+            && decoded + input.decoded <= MAX_INPUT_BYTES;
         match groups.last_mut() {
             Some(group) if open && joins && fits => {
                 rows += input.rows();
                 bytes += input.segment.bytes;
+                decoded += input.decoded;
                 group.push(input);
             }
             _ => {
-                (rows, bytes, open) = (input.rows(), input.segment.bytes, joins);
+                (rows, bytes, decoded, open) = (input.rows(), input.segment.bytes, input.decoded, joins);
                 groups.push(vec![input]);
             }
         }
@@ -173,8 +182,7 @@ fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<Merged
     let mut readers = Vec::with_capacity(files.len());
     let (mut inputs, mut gone) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
     for (input, bytes) in files {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-        readers.push(SegmentReader::new(reader)?);
+        readers.push(SegmentReader::new(bytes)?);
         let moved_to = vec![DROPPED; input.segment.rows as usize];
         inputs.push(CompactedSegment { number: input.segment.number, moved_to });
         gone.push(input.gone);
@@ -193,10 +201,10 @@ fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<Merged
             continue;
         }
         let moved_to = inputs[at].moved_to.get_mut(position as usize).ok_or_else(|| Error::corrupt("segment"))?;
-        *moved_to = u32::try_from(writer.len()).map_err(|_| Error::corrupt("segment"))?;
+        *moved_to = u32::try_from(writer.len()).map_err(|_| Error::fault("a segment has more rows than positions"))?;
         writer.push_message(message)?;
     }
-    let written = writer.finish(path, now)?.ok_or_else(|| Error::corrupt("segment"))?;
+    let written = writer.finish(path, now)?.ok_or_else(|| Error::fault("a compaction of rows found none"))?;
     Ok(Merged { inputs, bytes: written.bytes, record: written.record })
 }
 
@@ -220,7 +228,7 @@ mod tests {
             conversations: (key.clone(), key),
             deleted: RoaringBitmap::new(),
         };
-        Input { segment, gone: (0..gone).collect() }
+        Input { segment, gone: (0..gone).collect(), decoded: 1 << 20 }
     }
 
     fn planned(rows: &[(u32, u32)], all: bool) -> Vec<Vec<u64>> {
@@ -240,5 +248,12 @@ mod tests {
         assert_eq!(planned(&[small, small], true), [vec![0, 1]]);
         assert_eq!(planned(&[large, small, large, small], true), [vec![0, 1], vec![2, 3]]);
         assert!(planned(&[large], true).is_empty());
+    }
+
+    #[test]
+    fn segments_that_become_large_once_they_are_decoded_are_not_open_together() {
+        let inputs = (0..6).map(|number| Input { decoded: 100 << 20, ..input(number, 10, 0) }).collect();
+        let groups: Vec<usize> = plan(inputs, true).iter().map(Vec::len).collect();
+        assert_eq!(groups, [2, 2, 2]);
     }
 }

@@ -5,24 +5,31 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bytes::Bytes;
 use kalamdb_protocol::{Micros, UserId};
 use tokio::sync::MutexGuard;
 
 use crate::{
     CONSOLIDATIONS, Consolidated, Store,
     command::{Command, Done},
+    compact,
     error::{Error, ErrorKind, Result},
     model::MessageRange,
-    segment::{SegmentWriter, WrittenSegment},
+    objects::Move,
+    paths,
+    segment::{MAX_DECODED_BYTES, SegmentWriter, WrittenSegment},
     settings::Step,
     snapshot::Snapshot,
+    threads::blocking,
 };
 
 /// Rows of a segment. Adopting one takes the sequencer about a microsecond a row; this keeps that below what a
 /// waiting sender would notice.
 const MAX_ROWS: usize = 50_000;
-/// Bytes of a segment: it is built in memory.
+/// Bytes of a segment, every column counted: it is built in memory.
 const MAX_BYTES: usize = 64 << 20;
+
+const _: () = assert!(MAX_ROWS as u64 <= compact::MAX_ROWS, "a compaction takes what a consolidation wrote");
 
 impl Store {
     /// Moves an owner's hot messages to one new segment, or as many as fit one; `None` when there are none.
@@ -35,33 +42,52 @@ impl Store {
             return Ok(None);
         }
         let (number, path) = self.reserve_segment(owner).await?;
-        let published = self.write_and_publish(owner, number, &path).await;
-        match published {
-            Ok(Some(done)) => Ok(Some(done)),
-            Ok(None) => self.give_up(path).await.map(|()| None),
+        let (snapshot, of, to, now) = (self.snapshot(), owner.clone(), path.clone(), self.now());
+        let written = match blocking(move || write(&snapshot, &of, to, now)).await {
+            Ok(Some(written)) => written,
+            Ok(None) => return self.give_up(path).await.map(|()| None),
+            Err(error) => return Err(self.gave_up(path, error).await),
+        };
+        let WrittenSegment { bytes, rows, record } = written;
+        let done = Consolidated { messages: u64::from(record.rows), bytes: record.bytes };
+        let publish = Command::PublishSegment { owner: owner.clone(), number, segment: record, rows };
+        self.put_and_publish(path, bytes, publish).await?;
+        Ok(Some(done))
+    }
+
+    /// Writes a segment's file and adopts it; where that fails the file goes, and its name.
+    pub(crate) async fn put_and_publish(&self, path: String, bytes: Bytes, publish: Command) -> Result<()> {
+        if let Err(error) = self.put_segment(&path, bytes).await {
+            return Err(self.gave_up(path, error).await);
+        }
+        self.inner.components.step(Step::SegmentWritten);
+        match self.command(publish).await {
+            Ok(_) => {
+                self.inner.components.step(Step::SegmentPublished);
+                Ok(())
+            }
             // The commit may be in the log although its write failed, and would adopt the file at the next start; so
             // the file and its intent stay, and that start decides.
             Err(error) if error.kind == ErrorKind::Unavailable => Err(error),
-            Err(error) => {
-                self.give_up(path).await?;
-                Err(error)
-            }
+            Err(error) => Err(self.gave_up(path, error).await),
         }
     }
 
-    async fn write_and_publish(&self, owner: &UserId, number: u64, path: &str) -> Result<Option<Consolidated>> {
-        let (snapshot, of, to) = (self.snapshot(), owner.clone(), path.to_owned());
-        let now = self.inner.components.clock.now();
-        let written = tokio::task::spawn_blocking(move || write(&snapshot, &of, to, now))
-            .await
-            .map_err(|_| Error::corrupt("segment"))??;
-        let Some(WrittenSegment { bytes, rows, record }) = written else { return Ok(None) };
-        let done = Consolidated { messages: u64::from(record.rows), bytes: record.bytes };
-        self.inner.objects.write(path, bytes).await?;
-        self.inner.components.step(Step::SegmentWritten);
-        self.command(Command::PublishSegment { owner: owner.clone(), number, segment: record, rows }).await?;
-        self.inner.components.step(Step::SegmentPublished);
-        Ok(Some(done))
+    /// Writes a segment's file as every file is: whole and durable in the spool, then moved to its place.
+    async fn put_segment(&self, path: &str, bytes: Bytes) -> Result<()> {
+        let spooled = self.spool_bytes(bytes).await?;
+        self.inner.components.step(Step::SegmentSpooled);
+        match self.inner.objects.move_to(&paths::spooled(&spooled.name), path).await {
+            Ok(Move::Done) => Ok(()),
+            Ok(Move::Lost) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "A file has vanished from the spool in the data folder; let nobody else write there.",
+            )),
+            Err(error) => {
+                self.remove_spooled(vec![spooled.name]).await;
+                Err(error)
+            }
+        }
     }
 
     /// Waits until nobody else writes segments of the owner: two would write the same rows. An owner always waits for
@@ -74,10 +100,10 @@ impl Store {
     pub(crate) async fn reserve_segment(&self, owner: &UserId) -> Result<(u64, String)> {
         let Done::Reserved { number, path } = self.command(Command::ReserveSegment { owner: owner.clone() }).await?
         else {
-            return Err(Error::corrupt("answer"));
+            return Err(Error::fault("a command was answered as another"));
         };
-        // The name must survive a power loss before the file can exist, whatever the durability of messages is.
-        self.inner.database.sync()?;
+        // The name must survive a power loss before the file can exist, also where commits need not.
+        self.inner.sync_if_os()?;
         self.inner.components.step(Step::SegmentReserved);
         Ok((number, path))
     }
@@ -86,6 +112,14 @@ impl Store {
     pub(crate) async fn give_up(&self, path: String) -> Result<()> {
         self.inner.objects.remove(&path).await?;
         self.command(Command::ReleaseIntent { path }).await.map(|_| ())
+    }
+
+    /// The same after `error`, which is what the caller hears of.
+    pub(crate) async fn gave_up(&self, path: String, error: Error) -> Error {
+        if self.give_up(path).await.is_err() {
+            tracing::warn!("a file that nothing refers to stays until the next start");
+        }
+        error
     }
 }
 
@@ -100,7 +134,7 @@ fn write(snapshot: &Snapshot, owner: &UserId, path: String, now: Micros) -> Resu
     let mut writer = SegmentWriter::new()?;
     for row in snapshot.messages(owner, &MessageRange::default())? {
         writer.push(row?)?;
-        if writer.len() >= MAX_ROWS || writer.size() >= MAX_BYTES {
+        if writer.len() >= MAX_ROWS || writer.size() >= MAX_BYTES || writer.decoded() >= MAX_DECODED_BYTES {
             break;
         }
     }

@@ -13,8 +13,9 @@ use crate::{
 };
 
 /// The layout of the folder that this program writes. 1 knew no content files, no trash and no audit log: their
-/// families are new, and nothing else has changed.
-const FORMAT: u64 = 2;
+/// families are new, and nothing else has changed. 2 kept the metadata of conversations in each owner's view of them,
+/// where it is still read until the view is next written.
+const FORMAT: u64 = 3;
 
 const FORMAT_KEY: &[u8] = b"format";
 const EPOCH_KEY: &[u8] = b"epoch";
@@ -47,9 +48,9 @@ pub(crate) fn changes_below(read: &impl Read) -> Result<Seq> {
     Ok(number(read, CHANGES_BELOW_KEY)?.unwrap_or(0))
 }
 
-/// Moves it on, before anything is let go.
-pub(crate) fn set_changes_below(database: &Database, below: Seq) -> Result<()> {
-    put(database, &[(CHANGES_BELOW_KEY, below)])
+/// The row that keeps it.
+pub(crate) fn changes_below_entry(below: Seq) -> (&'static [u8], [u8; 8]) {
+    (CHANGES_BELOW_KEY, below.to_be_bytes())
 }
 
 impl Counters {
@@ -67,6 +68,7 @@ impl Counters {
     /// The id that a message sent at `now` gets: its microseconds, unless a clock that stood still or jumped back
     /// would repeat one. So ids rise in commit order and stay within 53 bits until the year 2255.
     pub(crate) fn next_msg_id(self, now: Micros) -> Result<MsgId> {
+        assert!(self.last_msg_id >= 0, "message ids are positive");
         let next = now.max(self.last_msg_id + 1);
         if next > MAX_MICROS {
             return Err(Error::new(
@@ -104,8 +106,8 @@ pub(crate) fn start(database: &Database, durability: Durability) -> Result<u64> 
 
 /// Notes that everything is on disk.
 pub(crate) fn stop(database: &Database) -> Result<()> {
-    database.sync()?;
-    put(database, &[(RUNNING_KEY, 0)])
+    let mark = 0_u64.to_be_bytes();
+    database.close([(Family::Meta, RUNNING_KEY, Some(mark.as_slice()))])
 }
 
 fn put(database: &Database, values: &[(&[u8], u64)]) -> Result<()> {

@@ -2,14 +2,7 @@
 //!
 //! Invariant: the only file that names RocksDB's handles; above it there are families, keys and values.
 
-use std::{
-    ops::ControlFlow,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
-};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
@@ -17,7 +10,9 @@ use rocksdb::{
 };
 
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, without_paths},
+    fatal,
+    horizon::Horizon,
     keys::{Family, seq_of_change},
     records::{Record, RequestRecord},
     settings::{Durability, Settings},
@@ -30,14 +25,11 @@ const MAX_OPEN_FILES: i32 = 512;
 /// The log is cut into memtables at this size whatever the families hold: it bounds the time of a restart.
 const MAX_WAL_BYTES: u64 = 256 << 20;
 
-/// What compaction may forget: derived rows that have had their time.
-#[derive(Debug, Default)]
-pub(crate) struct Horizon {
-    /// Change log entries below this commit.
-    pub(crate) changes_below: AtomicU64,
-    /// Receipts that expired before this time.
-    pub(crate) requests_before: AtomicI64,
-}
+/// A row that is never there: deleting it is a write that changes nothing.
+const PROBE_KEY: &[u8] = b"probe";
+/// A file that holds what may be forgotten one day is rewritten once it is this old, where nothing else has it rewritten
+/// before: RocksDB's own habit is thirty days.
+const REWRITE_SECONDS: u64 = 24 * 3_600;
 
 /// The database's handle.
 pub(crate) struct Database {
@@ -74,7 +66,7 @@ impl Database {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache, horizon))
         });
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {
-            tracing::error!(%error, "RocksDB does not open");
+            tracing::error!(error = without_paths(error.as_ref()), "RocksDB does not open");
             Error::new(
                 ErrorKind::Unusable,
                 "The database folder cannot be opened: another server may be running on it, or it is damaged.",
@@ -84,7 +76,7 @@ impl Database {
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily> {
-        self.db.cf_handle(family.name()).ok_or_else(|| Error::corrupt("column family"))
+        self.db.cf_handle(family.name()).ok_or_else(|| Error::fault("a column family was not opened"))
     }
 
     /// Applies the entries in one atomic write (`None` deletes), durable as the settings say, or now.
@@ -93,6 +85,23 @@ impl Database {
         entries: impl IntoIterator<Item = (Family, &'a [u8], Option<&'a [u8]>)>,
         sync: bool,
     ) -> Result<()> {
+        self.write_batch(entries, sync)?.map_err(write_failed)
+    }
+
+    /// The last write before the database is closed: whatever makes it fail, the end is there already.
+    pub(crate) fn close<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (Family, &'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<()> {
+        self.db.flush_wal(true)?;
+        Ok(self.write_batch(entries, true)??)
+    }
+
+    fn write_batch<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (Family, &'a [u8], Option<&'a [u8]>)>,
+        sync: bool,
+    ) -> Result<Result<(), rocksdb::Error>> {
         let mut batch = WriteBatch::default();
         for (family, key, value) in entries {
             match value {
@@ -102,12 +111,51 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync || self.durability == Durability::Sync);
-        Ok(self.db.write_opt(batch, &options)?)
+        Ok(self.db.write_opt(batch, &options))
     }
 
     /// Makes everything written so far survive a power loss.
     pub(crate) fn sync(&self) -> Result<()> {
-        Ok(self.db.flush_wal(true)?)
+        self.db.flush_wal(true).map_err(write_failed)
+    }
+
+    /// Writes nothing to anybody's row, as durably as the settings say: whether a commit would be written now.
+    pub(crate) fn probe(&self) -> Result<()> {
+        self.write([(Family::Meta, PROBE_KEY, None)], false)
+    }
+
+    /// Has RocksDB rewrite a family, and forget what is behind the horizon.
+    #[cfg(test)]
+    pub(crate) fn compact(&self, family: Family) {
+        let handle = self.family(family).unwrap();
+        self.db.flush_cf(handle).unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        self.db.compact_range_cf_opt(handle, None::<&[u8]>, None::<&[u8]>, &options);
+    }
+}
+
+/// What a failed write means. A full disk is waited out: RocksDB looks every few seconds whether there is room, and
+/// writes again once there is. After any other failure of the log it takes no write until it is opened anew, and what of
+/// the last one is on the disk is for that opening to find out; so the process ends, because a start does just that.
+fn write_failed(error: rocksdb::Error) -> Error {
+    if !passes_by_itself(error.as_ref()) {
+        fatal::end(&format!("the database takes no writes any more: {}", without_paths(error.as_ref())));
+    }
+    error.into()
+}
+
+/// Whether writes succeed again without the database being opened anew, by what RocksDB says. It tells the kind of an
+/// error in its text only, with the words of a table in `util/status.cc`, the kind's subcode second:
+/// `IO error: No space left on device: While appending to file: …`.
+pub(crate) fn passes_by_itself(said: &str) -> bool {
+    let mut words = said.split(": ");
+    match words.next().unwrap_or_default().trim_end_matches(':') {
+        "IO error" => matches!(words.next(), Some("No space left on device" | "Space limit reached")),
+        kind => {
+            ["Resource busy", "Result incomplete", "Shutdown in progress", "Operation timed out"].contains(&kind)
+                || kind.starts_with("Operation failed. Try again.")
+        }
     }
 }
 
@@ -124,14 +172,18 @@ fn family_options(family: Family, settings: &Settings, cache: &Cache, horizon: &
     options.set_write_buffer_size((settings.write_buffer_size_mb << 20) / 4);
     let horizon = Arc::clone(horizon);
     match family {
-        Family::Changes => options.set_compaction_filter(c"changes", move |_level, key: &[u8], _value: &[u8]| {
-            let below = horizon.changes_below.load(Ordering::Relaxed);
-            forget(seq_of_change(key).is_some_and(|seq| seq < below))
-        }),
-        Family::Requests => options.set_compaction_filter(c"requests", move |_level, _key: &[u8], value: &[u8]| {
-            let before = horizon.requests_before.load(Ordering::Relaxed);
-            forget(RequestRecord::decode(value).is_ok_and(|request| request.expires < before))
-        }),
+        Family::Changes => {
+            options.set_periodic_compaction_seconds(REWRITE_SECONDS);
+            options.set_compaction_filter(c"changes", move |_level, key: &[u8], _value: &[u8]| {
+                forget(seq_of_change(key).is_some_and(|seq| horizon.is_past_change(seq)))
+            });
+        }
+        Family::Requests => {
+            options.set_periodic_compaction_seconds(REWRITE_SECONDS);
+            options.set_compaction_filter(c"requests", move |_level, _key: &[u8], value: &[u8]| {
+                forget(RequestRecord::decode(value).is_ok_and(|request| horizon.is_past_request(request.expires)))
+            });
+        }
         _ => {}
     }
     options

@@ -48,7 +48,7 @@ pub(crate) fn until(now: Micros) -> Vec<u8> {
 
 /// A time as sorting bytes; nothing is due before 1970.
 fn time(at: Micros) -> [u8; 8] {
-    u64::try_from(at).unwrap_or(0).to_be_bytes()
+    u64::try_from(at).expect("nothing is due before 1970").to_be_bytes()
 }
 
 impl Due {

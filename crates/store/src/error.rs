@@ -1,6 +1,10 @@
 //! What can go wrong in the store, by what the caller would do about it.
 //!
-//! Invariant: no message holds a row's content, a path of the machine or a secret.
+//! Invariant: no message and no log line holds a row's content, a path of the machine or a secret. A mistake of ours
+//! is a [`ErrorKind::Fault`], never called a damaged disk; what the system reports is logged where it happened, with
+//! what was tried.
+
+use std::{error::Error as StdError, io};
 
 use kalamdb_protocol::ErrorCode;
 
@@ -25,8 +29,10 @@ pub enum ErrorKind {
     Unavailable,
     /// The folder is not one that this program can open: an operator must act.
     Unusable,
-    /// What was read is not what was written: a fault.
+    /// What was read is not what was written: the disk, or somebody else, changed it.
     Corrupt,
+    /// The program made a mistake: nothing that was stored is suspected.
+    Fault,
 }
 
 /// A result of the store.
@@ -46,35 +52,75 @@ impl Error {
         Self::new(ErrorKind::Refused(code), message)
     }
 
+    /// Something that was stored, like `segment`, is not what was written.
     pub(crate) fn corrupt(what: &str) -> Self {
         Self::new(ErrorKind::Corrupt, format!("A stored {what} cannot be read."))
     }
+
+    /// A mistake of ours: `what` goes to the log, like "a task panicked".
+    pub(crate) fn fault(what: &'static str) -> Self {
+        tracing::error!(what, "a fault of the server");
+        Self::new(ErrorKind::Fault, "The server made a mistake; it has been logged. Try again, or report it.")
+    }
+
+    /// The store is closing.
+    pub(crate) fn stopped() -> Self {
+        Self::new(ErrorKind::Unavailable, "The server is shutting down; try again.")
+    }
+
+    /// The system refused `tried`, like "sync a folder".
+    pub(crate) fn io(tried: &'static str, error: &io::Error) -> Self {
+        tracing::error!(tried, %error, "the disk failed");
+        Self::new(ErrorKind::Unavailable, "The database's disk does not answer; try again later.")
+    }
+
+    /// The object store refused `tried`. Its own words hold paths, so that only what the system said is logged.
+    pub(crate) fn objects(tried: &'static str, error: &object_store::Error) -> Self {
+        let cause = io_cause(error).map(ToString::to_string);
+        tracing::error!(tried, cause, "the object store failed");
+        Self::new(ErrorKind::Unavailable, "The message files cannot be read or written; try again later.")
+    }
+}
+
+/// What the system said, behind all that was said about it.
+pub(crate) fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(cause) = error.downcast_ref() {
+            return Some(cause);
+        }
+        next = error.source();
+    }
+    None
 }
 
 impl From<rocksdb::Error> for Error {
     fn from(error: rocksdb::Error) -> Self {
-        tracing::error!(kind = ?error.kind(), %error, "RocksDB failed");
-        Self::new(ErrorKind::Unavailable, "The database's disk does not answer; try again later.")
+        tracing::error!(error = without_paths(error.as_ref()), "RocksDB failed");
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::corrupt("row"),
+            _ => Self::new(ErrorKind::Unavailable, "The database's disk does not answer; try again later."),
+        }
     }
 }
 
-impl From<object_store::Error> for Error {
-    fn from(error: object_store::Error) -> Self {
-        tracing::error!(%error, "the object store failed");
-        Self::new(ErrorKind::Unavailable, "The message files cannot be read or written; try again later.")
-    }
+/// A message of RocksDB's without the paths in it: `While appending to file: /data/000012.log: …` names the machine's
+/// folders, which are nobody's business who reads a log.
+pub(crate) fn without_paths(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').map(|word| if word.contains('/') { "…" } else { word }).collect();
+    words.join(" ")
 }
 
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Self {
-        tracing::error!(%error, "the disk failed");
-        Self::new(ErrorKind::Unavailable, "The database's disk does not answer; try again later.")
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<parquet::errors::ParquetError> for Error {
-    fn from(error: parquet::errors::ParquetError) -> Self {
-        tracing::error!(%error, "a segment could not be written");
-        Self::new(ErrorKind::Unavailable, "The message files cannot be read or written; try again later.")
+    #[test]
+    fn a_log_line_holds_no_path() {
+        let said = "IO error: While appending to file: /srv/x y/000012.log: Input/output error";
+        assert!(!without_paths(said).contains("srv"), "{}", without_paths(said));
+        let inside = io::Error::from(io::ErrorKind::StorageFull);
+        let outside = object_store::Error::Generic { store: "local", source: Box::new(inside) };
+        assert_eq!(io_cause(&outside).map(io::Error::kind), Some(io::ErrorKind::StorageFull));
     }
 }

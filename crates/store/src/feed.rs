@@ -313,6 +313,33 @@ pub(crate) type Conversations = Before<(UserId, ConversationKey), Option<Arc<Con
 /// Groups' participants.
 pub(crate) type Groups = Before<ConversationId, Arc<[Member]>>;
 
+/// What a change holds besides texts, about: ids, numbers, its place in lists.
+const EVENT_BYTES: usize = 256;
+
+fn len(text: Option<&String>) -> usize {
+    text.map_or(0, String::len)
+}
+
+/// Bytes of the rows of a change, roughly. A row that several owners share is counted for each, because the bound is
+/// for the worst case; but for a group's participants, which may be many and are always shared.
+fn weight(change: &RowChange) -> usize {
+    let message = |row: &Row<Message>| match row {
+        Row::There(row) => {
+            row.from.len() + row.content.len() + len(row.content_ref.as_ref()) + len(row.metadata.as_ref())
+        }
+        Row::Absent | Row::Cold => 0,
+    };
+    let conversation = |row: &Option<Arc<Conversation>>| {
+        row.as_ref().map_or(0, |row| row.storage_path.len() + len(row.metadata.as_ref()))
+    };
+    EVENT_BYTES
+        + match change {
+            RowChange::Message { before, after, .. } => message(before) + message(after),
+            RowChange::Conversation { before, after } => conversation(before) + conversation(after),
+            RowChange::MessagesGone { .. } | RowChange::Members { .. } => 0,
+        }
+}
+
 /// What one commit changes, while it is decided.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
@@ -323,13 +350,15 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// A message changed.
+    /// A row changed.
     pub(crate) fn push(&mut self, owner: &UserId, n: u32, change: RowChange) {
-        if let RowChange::Message { after: Row::There(row), .. } = &change {
-            // A row that several owners share is counted for each: the bound is for the worst case.
-            self.bytes += row.content.len() + row.metadata.as_ref().map_or(0, String::len) + 256;
-        }
+        self.bytes += weight(&change);
         self.events.push(Event { owner: owner.clone(), n, change });
+    }
+
+    /// Counts a group's participants, once for all who are told of them.
+    pub(crate) fn count_members(&mut self, members: &[Member]) {
+        self.bytes += members.iter().map(|member| EVENT_BYTES + len(member.metadata.as_ref())).sum::<usize>();
     }
 
     /// Whether the conversation's row before this commit is known.
@@ -354,6 +383,7 @@ impl Gathered {
 
     /// Who took part in a group before this commit.
     pub(crate) fn group_was(&mut self, group: &ConversationId, n: u32, before: Vec<Member>) {
+        self.count_members(&before);
         self.groups.insert(group.clone(), (n, before.into()));
     }
 
@@ -366,5 +396,76 @@ impl Gathered {
     pub(crate) fn into_commit(mut self, seq: Seq) -> Commit {
         self.events.sort_by_key(|event| event.n);
         Commit { seq, events: self.events, bytes: self.bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kalamdb_protocol::{ConversationType, Role};
+
+    use super::*;
+
+    fn conversation(metadata: &str) -> Arc<Conversation> {
+        let key = ConversationKey { id: ConversationId::new("g").unwrap(), kind: ConversationType::Group };
+        Arc::new(Conversation {
+            key,
+            user_id: None,
+            first_msg_id: None,
+            last_msg_id: None,
+            created: 0,
+            updated: 0,
+            storage_path: String::new(),
+            metadata: Some(metadata.to_owned()),
+            last_read_msg_id: None,
+            unread_count: 0,
+            joined: true,
+            version: 1,
+        })
+    }
+
+    #[test]
+    fn conversations_and_members_count_as_messages_do() {
+        let owner = UserId::new("ann").unwrap();
+        let (large, small) = ("m".repeat(10_000), String::new());
+        let mut told = Gathered::default();
+        told.push(
+            &owner,
+            0,
+            RowChange::Conversation { before: Some(conversation(&large)), after: Some(conversation(&small)) },
+        );
+        assert!(told.bytes >= 10_000, "{}", told.bytes);
+        let group = ConversationId::new("g").unwrap();
+        let member = Member {
+            user: owner.clone(),
+            group: group.clone(),
+            role: Role::Member,
+            created: 0,
+            updated: 0,
+            metadata: Some(large),
+            version: 1,
+        };
+        told.group_was(&group, 1, vec![member.clone()]);
+        told.count_members(&[member]);
+        assert!(told.bytes >= 30_000, "{}", told.bytes);
+        assert!(told.into_commit(7).bytes >= 30_000, "the commit keeps the count");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_told_as_missed() {
+        let (teller, mut feed) = channel();
+        let heavy = |seq, bytes| {
+            let events = vec![Event {
+                owner: UserId::new("ann").unwrap(),
+                n: 0,
+                change: RowChange::Conversation { before: None, after: None },
+            }];
+            Commit { seq, events, bytes }
+        };
+        teller.tell(heavy(1, QUEUE_BYTES));
+        teller.tell(heavy(2, 1));
+        assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 1));
+        assert!(matches!(feed.next().await, Some(Told::Missed)));
+        teller.tell(heavy(3, 1));
+        assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 3));
     }
 }

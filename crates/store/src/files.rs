@@ -7,7 +7,7 @@
 use std::{ops::Range, path::Path, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{StreamExt, stream::BoxStream};
 use kalamdb_protocol::{ErrorCode, UserId};
 
 use crate::{
@@ -17,12 +17,18 @@ use crate::{
     error::{Error, Result},
     large,
     model::{NewFile, StoredFile, Uploaded},
+    objects::Move,
     paths, rows,
     settings::Step,
+    threads::whole,
 };
 
 /// A file's bytes, read as they are asked for.
 pub type FileBytes = BoxStream<'static, Result<Bytes>>;
+
+/// What the log says of a file that somebody else removed from the spool before it was moved: its messages stay, and
+/// whoever asks for it is told that it is not there.
+pub(crate) const LOST: &str = "a content file has vanished from the spool; it cannot be read any more";
 
 impl Store {
     /// Where an upload may be written before [`Store::add_file`] takes it: a folder on the same disk as the content
@@ -40,41 +46,37 @@ impl Store {
     /// fails. The source is left to the caller then.
     pub async fn add_file(&self, actor: &Actor, file: NewFile) -> Result<Uploaded> {
         if file.extension.is_empty() || !file.extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(Error::corrupt("file extension"));
+            return Err(Error::fault("an upload's extension is not letters and digits"));
         }
         let (store, actor) = (self.clone(), actor.clone());
         whole(async move { store.add_spooled(actor, file).await }).await
     }
 
-    async fn add_spooled(&self, actor: Actor, file: NewFile) -> Result<Uploaded> {
+    async fn add_spooled(&self, actor: Actor, mut file: NewFile) -> Result<Uploaded> {
+        // Whatever fails from here on, these are nobody's, or a commit's.
         let name = self.spool_name();
-        let (source, target) = (file.source.clone(), self.inner.spool.join(&name));
-        let bytes = tokio::task::spawn_blocking(move || {
-            let open = std::fs::File::open(&source)?;
-            open.sync_all()?;
-            // A link, so that a caller whose upload is refused still has its file to remove.
-            std::fs::hard_link(&source, &target)?;
-            open.metadata().map(|metadata| metadata.len())
-        })
-        .await
-        .map_err(|_| Error::corrupt("file"))??;
-        let thumbnail = match file.thumbnail {
-            Some(thumbnail) => Some(SpooledThumbnail {
-                file: self.spool_bytes(thumbnail.bytes).await?,
-                content_type: thumbnail.content_type,
-                extension: thumbnail.extension,
-            }),
-            None => None,
+        let mut spooled = vec![name.clone()];
+        let thumbnail = file.thumbnail.take();
+        let small = thumbnail.as_ref().map(|thumbnail| (self.spool_name(), thumbnail.bytes.clone()));
+        spooled.extend(small.iter().map(|(name, _)| name.clone()));
+        let sizes = match self.spool_upload(&file.source, &name, small.clone()).await {
+            Ok(sizes) => sizes,
+            Err(error) => {
+                self.remove_spooled(spooled).await;
+                return Err(error);
+            }
         };
-        let spooled: Vec<String> =
-            [name.clone()].into_iter().chain(thumbnail.iter().map(|small| small.file.name.clone())).collect();
-        self.sync_spool().await?;
         self.inner.components.step(Step::FileSpooled);
+        let thumbnail = thumbnail.zip(small).map(|(thumbnail, (name, bytes))| SpooledThumbnail {
+            file: Spooled { name, bytes: bytes.len() as u64 },
+            content_type: thumbnail.content_type,
+            extension: thumbnail.extension,
+        });
         let upload = Upload {
             owner: file.owner,
             conversation: file.conversation,
             conversation_type: file.conversation_type,
-            file: Spooled { name, bytes },
+            file: Spooled { name, bytes: sizes },
             content_type: file.content_type,
             extension: file.extension,
             thumbnail,
@@ -84,9 +86,20 @@ impl Store {
                 self.settle(spooled, adopted).await;
                 Ok(uploaded)
             }
-            Ok(_) => Err(Error::corrupt("answer")),
+            Ok(_) => Err(Error::fault("a command was answered as another")),
             Err(error) => Err(self.unspool(spooled, error).await),
         }
+    }
+
+    /// Puts an upload and its thumbnail into the spool, durably; the upload's size.
+    async fn spool_upload(&self, source: &Path, name: &str, small: Option<(String, Bytes)>) -> Result<u64> {
+        let objects = &self.inner.objects;
+        let bytes = objects.link_spooled(source, &paths::spooled(name)).await?;
+        if let Some((name, bytes)) = small {
+            objects.write_spooled(&paths::spooled(&name), bytes).await?;
+        }
+        objects.sync(&paths::spooled("")).await?;
+        Ok(bytes)
     }
 
     /// The file of that path, if there is one that `reader` may read: because a message of theirs that is not deleted
@@ -117,14 +130,14 @@ impl Store {
         if range.is_empty() {
             return Ok(Some(futures::stream::empty().boxed()));
         }
-        // It may be moved to its place between the two looks; then the third finds it.
+        // It may be moved to its place before it is looked for in the spool; then the second look finds it.
         let spooled = match rows::file(&*self.inner.database, &file.path)? {
             Some(record) => record.moving_from.map(|name| paths::spooled(&name)),
             None => None,
         };
-        for path in [Some(&file.path), spooled.as_ref(), spooled.as_ref().map(|_| &file.path)].into_iter().flatten() {
+        for path in [spooled.as_ref(), Some(&file.path)].into_iter().flatten() {
             if let Some(bytes) = self.inner.objects.read(path, range.clone()).await? {
-                return Ok(Some(bytes.map_err(Error::from).boxed()));
+                return Ok(Some(bytes));
             }
         }
         Ok(None)
@@ -153,7 +166,7 @@ impl Store {
     async fn write(&self, proposal: Proposal, texts: Texts) -> Result<(Receipt, Vec<Adopted>)> {
         match self.command(Command::Write { proposal, texts }).await? {
             Done::Write { receipt, adopted } => Ok((receipt, adopted)),
-            _ => Err(Error::corrupt("answer")),
+            _ => Err(Error::fault("a command was answered as another")),
         }
     }
 
@@ -209,16 +222,11 @@ impl Store {
         self.inner.next_spooled.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    async fn spool_bytes(&self, bytes: Bytes) -> Result<Spooled> {
+    /// Writes a file of the spool, durably.
+    pub(crate) async fn spool_bytes(&self, bytes: Bytes) -> Result<Spooled> {
         let spooled = Spooled { name: self.spool_name(), bytes: bytes.len() as u64 };
         self.inner.objects.write_spooled(&paths::spooled(&spooled.name), bytes).await?;
         Ok(spooled)
-    }
-
-    async fn sync_spool(&self) -> Result<()> {
-        let spool = self.inner.spool.clone();
-        let synced = tokio::task::spawn_blocking(move || std::fs::File::open(spool)?.sync_all()).await;
-        Ok(synced.map_err(|_| Error::corrupt("file"))??)
     }
 
     /// After a commit: moves what it named to its place, removes what it did not (a repeated request's).
@@ -227,24 +235,40 @@ impl Store {
         self.remove_spooled(rest).await;
         self.inner.components.step(Step::FileCommitted);
         // The commit stands whatever happens here: the files are read from the spool, and moved at the next sweep.
-        if let Err(error) = self.finish_moves(adopted).await {
-            tracing::warn!(%error, "files stay in the spool for now");
+        match self.finish_moves(adopted).await {
+            Ok(0) => {}
+            Ok(failed) => tracing::warn!(failed, "files stay in the spool for now"),
+            Err(error) => tracing::warn!(%error, "files stay in the spool for now"),
         }
     }
 
-    /// Moves files that a commit has named to their places.
-    pub(crate) async fn finish_moves(&self, adopted: Vec<Adopted>) -> Result<()> {
+    /// Moves files that a commit has named to their places; how many could not be, and stay where they are. One that
+    /// somebody else has removed is lost: that is said once, and holds up nobody.
+    pub(crate) async fn finish_moves(&self, adopted: Vec<Adopted>) -> Result<u64> {
         if adopted.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         // A file in its place is never older than the commit that named it, whatever the durability of commits is.
         self.inner.sync_if_os()?;
-        for file in &adopted {
-            self.inner.objects.move_to(&paths::spooled(&file.spooled), &file.path).await?;
+        let (mut paths, mut failed) = (Vec::with_capacity(adopted.len()), 0);
+        for Adopted { path, spooled } in adopted {
+            match self.inner.objects.move_to(&paths::spooled(&spooled), &path).await {
+                Ok(Move::Done) => paths.push(path),
+                Ok(Move::Lost) => {
+                    // Somebody who was quicker may have moved it, and a sweep removed it since.
+                    if rows::file(&*self.inner.database, &path)?.is_some_and(|file| file.moving_from.is_some()) {
+                        tracing::error!(path, "{LOST}");
+                    }
+                    paths.push(path);
+                }
+                Err(_) => failed += 1,
+            }
         }
         self.inner.components.step(Step::FileMoved);
-        let paths = adopted.into_iter().map(|file| file.path).collect();
-        self.command(Command::Moved { paths }).await.map(|_| ())
+        if !paths.is_empty() {
+            self.command(Command::Moved { paths }).await?;
+        }
+        Ok(failed)
     }
 
     /// After a refusal: removes files that no commit has named. One whose write failed may be in the log all the
@@ -256,18 +280,14 @@ impl Store {
         error
     }
 
-    async fn remove_spooled(&self, names: Vec<String>) {
+    /// Removes files of the spool; one that cannot be removed stays until the next start.
+    pub(crate) async fn remove_spooled(&self, names: Vec<String>) {
         for name in names {
-            if let Err(error) = self.inner.objects.remove(&paths::spooled(&name)).await {
-                tracing::warn!(%error, "a file stays in the spool until the next start");
+            if self.inner.objects.remove(&paths::spooled(&name)).await.is_err() {
+                tracing::warn!("a file stays in the spool until the next start");
             }
         }
     }
-}
-
-/// Runs work to its end, also when nobody waits for it any more: half of it would leave a file in the spool.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work).await.map_err(|_| Error::corrupt("file"))?
 }
 
 /// A change's text, and the file that its message refers to besides.

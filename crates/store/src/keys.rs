@@ -26,6 +26,8 @@ pub(crate) enum Family {
     MessageIds,
     /// owner, conversation → the owner's view of it.
     Conversations,
+    /// owner, conversation → its metadata, where no group shares that.
+    ConversationMetadata,
     /// group → what its participants share.
     Groups,
     /// group, user → a participant.
@@ -62,11 +64,12 @@ pub(crate) enum Family {
 
 impl Family {
     /// Every family, in the order of their numbers.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Meta,
         Self::Messages,
         Self::MessageIds,
         Self::Conversations,
+        Self::ConversationMetadata,
         Self::Groups,
         Self::Members,
         Self::Owners,
@@ -92,6 +95,7 @@ impl Family {
             Self::Messages => "messages",
             Self::MessageIds => "message_ids",
             Self::Conversations => "conversations",
+            Self::ConversationMetadata => "conversation_metadata",
             Self::Groups => "groups",
             Self::Members => "members",
             Self::Owners => "owners",
@@ -156,7 +160,8 @@ fn push_number(key: &mut Vec<u8>, number: u64) {
     key.extend_from_slice(&number.to_be_bytes());
 }
 
-/// A message id as a number: ids are positive, which whoever takes one from a client has checked.
+/// A message id as a number. Ids that are stored are positive; a reader may ask for others, which come before all of
+/// them.
 fn id_number(msg_id: MsgId) -> u64 {
     u64::try_from(msg_id).unwrap_or(0)
 }

@@ -16,14 +16,18 @@ mod counters;
 mod database;
 mod due;
 mod error;
+mod fatal;
 mod feed;
 mod files;
+mod horizon;
 mod keys;
 mod large;
+mod limits;
 mod model;
 mod objects;
 mod overlay;
 mod paths;
+mod queue;
 mod records;
 mod recover;
 mod rows;
@@ -34,14 +38,16 @@ mod snapshot;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64},
     },
+    time::Duration,
 };
 
 pub use commit::{Actor, Change, ColdSummary, Expect, Idempotency, NewMessage, Place, Proposal, Receipt, Sent};
@@ -49,7 +55,8 @@ pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
 pub use feed::{Commit, Event, Feed, Row, RowChange, Told, Watching};
 pub use files::FileBytes;
-use kalamdb_protocol::{ErrorCode, Micros, UserId};
+use kalamdb_protocol::{Micros, UserId};
+pub use limits::{MAX_CHANGES, MAX_PROPOSAL_BYTES};
 pub use model::{
     AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Member,
     Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage, Uploaded,
@@ -57,28 +64,31 @@ pub use model::{
 pub use paths::holds_text;
 pub use segment::segment_schema;
 pub use settings::{Clock, Components, Durability, Rules, Settings, Step, SystemClock};
-pub use snapshot::{AuditCursor, ChangeCursor, FileCursor, MessageCursor, Snapshot, TrashCursor};
+pub use snapshot::{
+    AuditCursor, ChangeCursor, ConversationCursor, FileCursor, MemberCursor, MessageCursor, Snapshot, TrashCursor,
+};
 pub use sweep::Swept;
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     command::{Command, Done},
-    database::{Database, DatabaseSnapshot, Horizon},
+    database::{Database, DatabaseSnapshot},
     feed::Watched,
+    horizon::Horizon,
     objects::Objects,
     sequencer::Sequencer,
     snapshot::Pins,
 };
 
-/// Changes of one proposal: it is applied by one thread, in one write, while everybody else waits.
-pub const MAX_CHANGES: usize = 100_000;
-/// Bytes of text in one proposal.
-pub const MAX_PROPOSAL_BYTES: usize = 64 << 20;
-
 /// Consolidations that may run at the same time: they wait for the disk most of the time, and each holds a segment
 /// in memory.
 pub const CONSOLIDATIONS: usize = 4;
+
+/// How long what [`Store::ready`] found is taken for true: asking costs a write.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long the database may take for that: longer than a slow disk's sync with a full queue before it.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a consolidation did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +124,8 @@ struct Inner {
     audit_trimmed: AtomicI64,
     consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
     sweeping: tokio::sync::Mutex<()>,
+    /// What [`Store::ready`] found last, and when.
+    probed: tokio::sync::Mutex<Option<(Instant, Result<()>)>>,
 }
 
 impl Inner {
@@ -142,14 +154,16 @@ impl Store {
     /// When the folder cannot be used, is in use, or has a newer format.
     pub fn open(settings: Settings, components: Components) -> Result<Self> {
         let state = settings.base_path.join(paths::STATE);
-        std::fs::create_dir_all(&state)?;
-        let base_path = std::path::absolute(&settings.base_path)?;
+        std::fs::create_dir_all(&state).map_err(|error| Error::io("make the data folder", &error))?;
+        let base_path = std::path::absolute(&settings.base_path)
+            .map_err(|error| Error::io("find the working directory", &error))?;
         let horizon = Arc::new(Horizon::default());
         let database = Arc::new(Database::open(&state.join("rocksdb"), &settings, &horizon)?);
         let epoch = counters::start(&database, settings.durability)?;
-        recover::clear_intents(&database, &base_path)?;
+        horizon.load(&*database)?;
         let objects = Objects::local(&base_path)?;
-        recover::finish_moves(&database, &objects, &base_path)?;
+        recover::clear_intents(&database, &objects)?;
+        let next_spooled = recover::finish_moves(&database, &objects)?;
         let litter = Arc::new(Notify::new());
         // What a crash left to remove is looked for at once.
         litter.notify_one();
@@ -174,13 +188,14 @@ impl Store {
             durability: settings.durability,
             epoch,
             spool: base_path.join(paths::spooled("")),
-            next_spooled: AtomicU64::new(1),
+            next_spooled: AtomicU64::new(next_spooled),
             pins,
             watched,
             feed: parking_lot::Mutex::new(Some(feed)),
             audit_trimmed: AtomicI64::new(0),
             consolidating: Default::default(),
             sweeping: tokio::sync::Mutex::default(),
+            probed: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -200,7 +215,7 @@ impl Store {
     /// [`ErrorKind::Changed`] when something that the preparation read is no longer so; [`ErrorKind::Refused`] when a
     /// rule forbids it; [`ErrorKind::Unavailable`] when the disk fails.
     pub async fn commit(&self, proposal: Proposal) -> Result<Receipt> {
-        check_size(&proposal)?;
+        limits::check(&proposal, &self.inner.rules)?;
         self.commit_with_texts(proposal).await
     }
 
@@ -220,6 +235,30 @@ impl Store {
     #[must_use]
     pub fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
         self.inner.objects.reader()
+    }
+
+    /// Whether a commit would be written now: the sequencer answers, and the database takes a write. What was found is
+    /// true for a moment, so that whoever asks all the time costs no more than one who asks now and then.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ready(&self) -> Result<()> {
+        let mut probed = self.inner.probed.lock().await;
+        if let Some((at, found)) = &*probed
+            && at.elapsed() < PROBE_EVERY
+        {
+            return found.clone();
+        }
+        let probe = async {
+            self.command(Command::Barrier).await?;
+            let database = Arc::clone(&self.inner.database);
+            threads::blocking(move || database.probe()).await
+        };
+        let found = tokio::time::timeout(PROBE_WITHIN, probe).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unavailable, "The database does not answer in time; its disk may be overloaded."))
+        });
+        *probed = Some((Instant::now(), found.clone()));
+        found
     }
 
     /// The last commit that changed anything the owner can see, newest, not a snapshot's.
@@ -279,44 +318,13 @@ impl Store {
         self.inner.sequencer.crowded().await
     }
 
-    /// Lets compaction forget derived rows that have had their time: change log entries below `changes_below`, and
-    /// receipts of requests that have expired.
+    /// Lets compaction forget derived rows that have had their time: change log entries of commits that are older than
+    /// `reach`, and receipts of requests that have expired. To be called now and then: each call notes how far commits
+    /// have come, which a later one goes by, in this process or another.
     ///
     /// # Errors
     /// When the disk fails; nothing is forgotten then.
-    pub fn forget(&self, changes_below: Seq) -> Result<()> {
-        self.inner.horizon.requests_before.fetch_max(self.now(), Ordering::Relaxed);
-        if changes_below > counters::changes_below(&*self.inner.database)? {
-            // Whoever asks for what is gone must be told so, after a restart too.
-            counters::set_changes_below(&self.inner.database, changes_below)?;
-            self.inner.horizon.changes_below.fetch_max(changes_below, Ordering::Relaxed);
-        }
-        Ok(())
+    pub fn forget(&self, reach: Micros) -> Result<()> {
+        self.inner.horizon.advance(&self.inner.database, self.now(), reach)
     }
-}
-
-/// Refuses what would keep everybody else waiting.
-fn check_size(proposal: &Proposal) -> Result<()> {
-    let bytes: usize = proposal
-        .changes
-        .iter()
-        .map(|change| match change {
-            Change::Send(message) => message.content.len() + message.metadata.as_ref().map_or(0, String::len),
-            Change::Edit { content, metadata, .. } => {
-                let metadata = metadata.iter().flatten().map(String::len).sum::<usize>();
-                content.as_ref().map_or(0, String::len) + metadata
-            }
-            _ => 0,
-        })
-        .sum();
-    if proposal.changes.len() > MAX_CHANGES || bytes > MAX_PROPOSAL_BYTES {
-        return Err(Error::refused(
-            ErrorCode::PayloadTooLarge,
-            format!(
-                "One statement may change at most {MAX_CHANGES} rows and {} MiB; change fewer at a time.",
-                MAX_PROPOSAL_BYTES >> 20
-            ),
-        ));
-    }
-    Ok(())
 }

@@ -95,6 +95,7 @@ pub(crate) struct ConversationRecord {
     pub(crate) shown_last: Option<Option<MsgId>>,
     pub(crate) created: Micros,
     pub(crate) updated: Micros,
+    /// On its way to or from the trash, and in rows of format 2; else it stands in a row of its own, or in the group's.
     pub(crate) metadata: Option<String>,
     pub(crate) last_read: Option<MsgId>,
     pub(crate) unread: u64,
@@ -116,6 +117,13 @@ impl ConversationRecord {
             joined: true,
         }
     }
+}
+
+/// The metadata of a conversation that no group shares, without owner and conversation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MetadataRecord {
+    /// JSON text of an object.
+    pub(crate) text: String,
 }
 
 /// What the participants of a group share.
@@ -316,6 +324,7 @@ macro_rules! records {
 
 records!(
     ConversationRecord = "conversation",
+    MetadataRecord = "metadata",
     GroupRecord = "group",
     MemberRecord = "participant",
     OwnerRecord = "owner",

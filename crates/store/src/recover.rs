@@ -1,42 +1,42 @@
 //! What the start does about what a crash left half-way, before anybody else is there.
 //!
 //! Invariant: a file is removed only when this server named it and no commit adopted it; a file that a commit names is
-//! moved to its place.
+//! moved to its place. A file that cannot be moved or removed stays for the next time, and keeps nobody from starting.
 
-use std::{ops::ControlFlow, path::Path};
+use std::ops::ControlFlow;
 
 use crate::{
     database::{Database, Read},
     due::{self, Due},
     error::{Error, Result},
+    files::LOST,
     keys::Family,
-    objects::Objects,
+    objects::{Move, Objects},
     paths,
-    records::{IntentRecord, Record},
+    records::{FileRecord, IntentRecord, Record},
     rows,
 };
 
-/// Removes files that were named and perhaps written, but adopted by no commit.
-pub(crate) fn clear_intents(database: &Database, base_path: &Path) -> Result<()> {
+/// Removes files that were named and perhaps written, but adopted by no commit. One that cannot be removed keeps its
+/// intent, so that the next start tries again.
+pub(crate) fn clear_intents(database: &Database, objects: &Objects) -> Result<()> {
     let mut paths = Vec::new();
     database.scan(Family::Intents, &[], &[0xff], false, &mut |key, value| {
         IntentRecord::decode(value)?;
         paths.push(String::from_utf8(key.to_vec()).map_err(|_| Error::corrupt("intent"))?);
         Ok(ControlFlow::Continue(()))
     })?;
+    paths.retain(|path| objects.remove_now(path).is_ok());
     for path in &paths {
-        match std::fs::remove_file(base_path.join(path)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => tracing::info!(path, "removed a file that no commit had adopted"),
-        }
+        tracing::info!(path, "removed a file that no commit had adopted");
     }
     database.write(paths.iter().map(|path| (Family::Intents, path.as_bytes(), None)), true)
 }
 
-/// Finishes at the start what a crash interrupted: moves committed files to their places, empties the spool.
-pub(crate) fn finish_moves(database: &Database, objects: &Objects, base_path: &Path) -> Result<()> {
-    let spool = base_path.join(paths::spooled(""));
-    std::fs::create_dir_all(&spool)?;
+/// Finishes at the start what a crash interrupted: moves committed files to their places, empties the spool. A file
+/// that cannot be moved stays in the spool, from where it is read, and each sweep tries again. Answers the first number
+/// that no file of the spool has for its name.
+pub(crate) fn finish_moves(database: &Database, objects: &Objects) -> Result<u64> {
     let mut named = Vec::new();
     database.scan(Family::Due, &[], &due::until(due::AT_ONCE), false, &mut |key, _| {
         if let (_, Due::Move { path }) = Due::parse(key)? {
@@ -44,17 +44,34 @@ pub(crate) fn finish_moves(database: &Database, objects: &Objects, base_path: &P
         }
         Ok(ControlFlow::Continue(()))
     })?;
+    let mut unmoved = Vec::new();
     for path in &named {
-        let Some(mut file) = rows::file(database, path)? else { continue };
-        if let Some(name) = file.moving_from.take() {
-            objects.move_now(&paths::spooled(&name), path)?;
+        let Some(file) = rows::file(database, path)? else { continue };
+        match move_file(objects, path, &file) {
+            Some(name) => unmoved.push(name),
+            None => settle(database, path, file)?,
         }
-        let (due, record) = (Due::Move { path: path.clone() }.key(due::AT_ONCE), file.encode()?);
-        let entries = [(Family::Files, path.as_bytes(), Some(record.as_slice())), (Family::Due, &due, None)];
-        database.write(entries, true)?;
     }
-    for entry in std::fs::read_dir(&spool)? {
-        std::fs::remove_file(entry?.path())?;
+    objects.empty_now(&paths::spooled(""), &unmoved)?;
+    Ok(unmoved.iter().filter_map(|name| name.parse::<u64>().ok()).max().unwrap_or(0) + 1)
+}
+
+/// Moves a file to its place; its name in the spool where it stays there.
+fn move_file(objects: &Objects, path: &str, file: &FileRecord) -> Option<String> {
+    let name = file.moving_from.as_ref()?;
+    match objects.move_now(&paths::spooled(name), path) {
+        Ok(Move::Done) => None,
+        Ok(Move::Lost) => {
+            tracing::error!(path, "{LOST}");
+            None
+        }
+        Err(_) => Some(name.clone()),
     }
-    Ok(())
+}
+
+/// Notes that a file has left the spool.
+fn settle(database: &Database, path: &str, mut file: FileRecord) -> Result<()> {
+    file.moving_from = None;
+    let (due, record) = (Due::Move { path: path.to_owned() }.key(due::AT_ONCE), file.encode()?);
+    database.write([(Family::Files, path.as_bytes(), Some(record.as_slice())), (Family::Due, &due, None)], true)
 }

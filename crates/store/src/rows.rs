@@ -16,8 +16,8 @@ use crate::{
     },
     paths,
     records::{
-        ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MemberRecord, MessageRecord, OwnerRecord, Record,
-        ReferenceRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
+        ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MemberRecord, MessageRecord, MetadataRecord,
+        OwnerRecord, Record, ReferenceRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
     },
 };
 
@@ -48,6 +48,37 @@ pub(crate) fn owners(read: &impl Read) -> Result<Vec<(UserId, OwnerRecord)>> {
     under(read, Family::Owners, &[], |key, value| Ok((keys::parse_owner(key)?, OwnerRecord::decode(value)?)))
 }
 
+/// Owners by id, from the first one after `after` on; at most `most`.
+pub(crate) fn owners_after(
+    read: &impl Read,
+    after: Option<&UserId>,
+    most: usize,
+) -> Result<Vec<(UserId, OwnerRecord)>> {
+    // An id is a whole key here: the next key after it is the same with the lowest byte behind it.
+    let from = after.map(|owner| [owner.as_str().as_bytes(), &[0]].concat()).unwrap_or_default();
+    let mut owners = Vec::new();
+    read.scan(Family::Owners, &from, &keys::after_prefix(&[]), false, &mut |key, value| {
+        owners.push((keys::parse_owner(key)?, OwnerRecord::decode(value)?));
+        Ok(if owners.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(owners)
+}
+
+/// Whether the owner has a segment.
+pub(crate) fn has_segments(read: &impl Read, owner: &UserId) -> Result<bool> {
+    has_any(read, Family::Segments, &keys::id_prefix(owner.as_str()))
+}
+
+/// Whether there is anything under a prefix.
+fn has_any(read: &impl Read, family: Family, prefix: &[u8]) -> Result<bool> {
+    let mut found = false;
+    read.scan(family, prefix, &keys::after_prefix(prefix), false, &mut |_, _| {
+        found = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
 pub(crate) fn group(read: &impl Read, group: &ConversationId) -> Result<Option<GroupRecord>> {
     decoded(read, Family::Groups, group.as_str().as_bytes())
 }
@@ -62,18 +93,17 @@ pub(crate) fn members(read: &impl Read, group: &ConversationId) -> Result<Vec<(U
     })
 }
 
+/// The participants of a group, by id: their rows, and what they hold of metadata, are not read.
+pub(crate) fn member_ids(read: &impl Read, group: &ConversationId) -> Result<Vec<UserId>> {
+    under(read, Family::Members, &keys::id_prefix(group.as_str()), |key, _| keys::parse_member(key))
+}
+
 pub(crate) fn conversation(
     read: &impl Read,
     owner: &UserId,
     key: &ConversationKey,
 ) -> Result<Option<ConversationRecord>> {
     decoded(read, Family::Conversations, &keys::conversation(owner, key))
-}
-
-pub(crate) fn conversations(read: &impl Read, owner: &UserId) -> Result<Vec<(ConversationKey, ConversationRecord)>> {
-    under(read, Family::Conversations, &keys::id_prefix(owner.as_str()), |key, value| {
-        Ok((keys::parse_conversation(key)?, ConversationRecord::decode(value)?))
-    })
 }
 
 /// A hot message by its id.
@@ -210,13 +240,7 @@ pub(crate) fn references(read: &impl Read, path: &str) -> Result<u64> {
 
 /// Whether anything refers to the file.
 pub(crate) fn is_referred_to(read: &impl Read, path: &str) -> Result<bool> {
-    let prefix = keys::id_prefix(path);
-    let mut found = false;
-    read.scan(Family::References, &prefix, &keys::after_prefix(&prefix), false, &mut |_, _| {
-        found = true;
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(found)
+    has_any(read, Family::References, &keys::id_prefix(path))
 }
 
 /// Whether the user may read the file: a message of theirs shows it, or they uploaded it and nothing refers to it yet.
@@ -312,22 +336,49 @@ pub(crate) fn owner_state(record: &OwnerRecord) -> OwnerState {
     }
 }
 
+/// Whether the metadata of a conversation is its group's: an AI conversation has its own, and so has who left a group.
+pub(crate) fn shares_metadata(key: &ConversationKey, view: &ConversationRecord) -> bool {
+    key.kind == ConversationType::Group && view.joined
+}
+
+/// The metadata of a conversation as its owner sees it: the group's, or the owner's own. The view itself holds it in
+/// older folders, until it is next written.
+pub(crate) fn metadata(
+    read: &impl Read,
+    owner: &UserId,
+    key: &ConversationKey,
+    view: &ConversationRecord,
+) -> Result<Option<String>> {
+    if shares_metadata(key, view)
+        && let Some(group) = group(read, &key.id)?
+    {
+        return Ok(group.metadata);
+    }
+    let own = decoded::<MetadataRecord>(read, Family::ConversationMetadata, &keys::conversation(owner, key))?;
+    Ok(own.map(|own| own.text).or_else(|| view.metadata.clone()))
+}
+
 /// The public form of an owner's view of a conversation.
-pub(crate) fn public_conversation(owner: &UserId, key: ConversationKey, record: ConversationRecord) -> Conversation {
-    Conversation {
+pub(crate) fn public_conversation(
+    read: &impl Read,
+    owner: &UserId,
+    key: ConversationKey,
+    record: &ConversationRecord,
+) -> Result<Conversation> {
+    Ok(Conversation {
         user_id: (key.kind == ConversationType::Ai).then(|| owner.clone()),
         first_msg_id: record.first,
         last_msg_id: record.shown_last.unwrap_or(record.last),
         created: record.created,
         updated: record.updated,
         storage_path: paths::conversation(owner, &key),
-        metadata: record.metadata,
+        metadata: metadata(read, owner, &key, record)?,
         last_read_msg_id: record.last_read,
         unread_count: record.unread,
         joined: record.joined,
         version: record.version,
         key,
-    }
+    })
 }
 
 /// The public form of a participant.

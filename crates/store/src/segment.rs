@@ -3,19 +3,29 @@
 //! Invariant: plain Parquet with the columns of the table `messages` and nothing else, sorted by conversation, then
 //! by id, laid out so that "the last 50 of one conversation" reads a few pages.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Builder, RecordBatch, StringArray, StringBuilder},
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
 use bytes::Bytes;
+use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId};
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path as ObjectPath};
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReader},
+    arrow::{
+        ArrowWriter,
+        arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        async_reader::MetadataFetch,
+    },
     basic::{Compression, ZstdLevel},
+    errors::ParquetError,
     file::{
-        metadata::SortingColumn,
+        metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData, SortingColumn},
         properties::{EnabledStatistics, WriterProperties, WriterVersion},
     },
     schema::types::ColumnPath,
@@ -35,6 +45,22 @@ const ROW_GROUP_ROWS: usize = 16 * 1024;
 const PAGE_ROWS: usize = 512;
 /// Rows handed to the writer at a time; divides [`PAGE_ROWS`], which the writer checks once a batch.
 const WRITE_BATCH_ROWS: usize = 256;
+/// Bytes of rows that wait to be handed to the Parquet writer, every column counted: beyond this they go, whatever
+/// their number.
+const PENDING_BYTES: usize = 8 << 20;
+/// Bytes of the rows of one segment before they are compressed: whoever reads a few whole segments at a time, as a
+/// compaction does, holds so many times that at the most, and text that repeats itself compresses a thousandfold.
+pub(crate) const MAX_DECODED_BYTES: u64 = 256 << 20;
+/// What a file says of that in its footer.
+const DECODED_BYTES: &str = "kalamdb.decoded_bytes";
+/// Bytes of rows that a [`SegmentReader`] decodes at a time, about.
+const READ_BYTES: u64 = 8 << 20;
+/// Rows of them at the most.
+const READ_ROWS: u64 = 1_024;
+
+const _: () = assert!(PAGE_ROWS.is_multiple_of(WRITE_BATCH_ROWS), "the writer looks at a page's size once a batch");
+const _: () = assert!(ROW_GROUP_ROWS.is_multiple_of(PAGE_ROWS), "a row group ends with a full page");
+
 /// ZSTD's level: above 3 the file shrinks by little and the writing slows by much.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -60,7 +86,7 @@ fn properties() -> Result<WriterProperties> {
     let sorted_by = [1, 2, 0].map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
     Ok(WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).map_err(|error| unwritable(&error))?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(WRITE_BATCH_ROWS)
@@ -80,9 +106,14 @@ fn properties() -> Result<WriterProperties> {
 /// A batch of messages on its way into a file.
 pub(crate) struct SegmentWriter {
     writer: ArrowWriter<Vec<u8>>,
-    columns: Columns,
+    /// Rows on their way to it.
+    pending: Columns,
+    /// Bytes that it holds of those it has.
+    written: usize,
     /// Rows so far.
     len: usize,
+    /// Bytes of them, as they came.
+    decoded: u64,
     /// Of those that are hot: what they were.
     rows: Vec<RowVersion>,
     /// The first and the last so far.
@@ -102,9 +133,12 @@ impl SegmentWriter {
     /// An empty file.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            writer: ArrowWriter::try_new(Vec::new(), segment_schema(), Some(properties()?))?,
-            columns: Columns::default(),
+            writer: ArrowWriter::try_new(Vec::new(), segment_schema(), Some(properties()?))
+                .map_err(|error| unwritable(&error))?,
+            pending: Columns::default(),
+            written: 0,
             len: 0,
+            decoded: 0,
             rows: Vec::new(),
             conversations: None,
             msg_ids: (MsgId::MAX, MsgId::MIN),
@@ -123,28 +157,23 @@ impl SegmentWriter {
     pub(crate) fn push_message(&mut self, message: Message) -> Result<()> {
         self.msg_ids = (self.msg_ids.0.min(message.msg_id), self.msg_ids.1.max(message.msg_id));
         self.timestamps = (self.timestamps.0.min(message.timestamp), self.timestamps.1.max(message.timestamp));
-        self.columns.msg_id.append_value(message.msg_id);
-        self.columns.conversation_id.append_value(message.conversation.id.as_str());
-        self.columns.conversation_type.append_value(message.conversation.kind.as_str());
-        self.columns.from.append_value(&message.from);
-        self.columns.timestamp.append_value(message.timestamp);
-        self.columns.content.append_value(&message.content);
-        self.columns.content_ref.append_option(message.content_ref);
-        self.columns.metadata.append_option(message.metadata);
+        self.decoded += self.pending.push(&message) as u64;
         self.conversations = match self.conversations.take() {
             None => Some((message.conversation.clone(), message.conversation)),
             Some((first, _)) => Some((first, message.conversation)),
         };
         self.len += 1;
-        if self.len.is_multiple_of(ROW_GROUP_ROWS) {
+        if self.pending.bytes >= PENDING_BYTES || self.pending.rows >= ROW_GROUP_ROWS {
             self.flush()?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        let batch = self.columns.finish()?;
-        Ok(self.writer.write(&batch)?)
+        let batch = self.pending.finish()?;
+        self.writer.write(&batch).map_err(|error| unwritable(&error))?;
+        self.written = self.writer.bytes_written() + self.writer.memory_size();
+        Ok(())
     }
 
     /// Rows so far.
@@ -152,19 +181,26 @@ impl SegmentWriter {
         self.len
     }
 
-    /// Bytes that the file holds so far, roughly.
+    /// Bytes that this holds in memory, roughly, and at least as many as the file will have.
     pub(crate) fn size(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size() + self.columns.content.values_slice().len()
+        self.written + self.pending.bytes
+    }
+
+    /// Bytes of the rows so far before they are compressed.
+    pub(crate) fn decoded(&self) -> u64 {
+        self.decoded
     }
 
     /// The file; `None` when there is no row in it.
     pub(crate) fn finish(mut self, path: String, created: Micros) -> Result<Option<WrittenSegment>> {
         self.flush()?;
-        let bytes = Bytes::from(self.writer.into_inner()?);
+        let decoded = KeyValue::new(DECODED_BYTES.to_owned(), self.decoded.to_string());
+        self.writer.append_key_value_metadata(decoded);
+        let bytes = Bytes::from(self.writer.into_inner().map_err(|error| unwritable(&error))?);
         let Some(conversations) = self.conversations else { return Ok(None) };
         let record = SegmentRecord {
             path,
-            rows: u32::try_from(self.len).map_err(|_| Error::corrupt("segment"))?,
+            rows: u32::try_from(self.len).map_err(|_| Error::fault("a segment has more rows than positions"))?,
             bytes: bytes.len() as u64,
             created,
             msg_ids: self.msg_ids,
@@ -172,6 +208,51 @@ impl SegmentWriter {
             conversations,
         };
         Ok(Some(WrittenSegment { bytes, record, rows: self.rows }))
+    }
+}
+
+/// The writer works in memory: where it fails, the rows that it was given are at fault.
+fn unwritable(error: &ParquetError) -> Error {
+    tracing::error!(%error, "a segment cannot be encoded");
+    Error::fault("a segment cannot be encoded")
+}
+
+/// A file that is not the Parquet that was written.
+fn unreadable(error: &ParquetError) -> Error {
+    tracing::error!(%error, "a segment cannot be decoded");
+    Error::corrupt("segment")
+}
+
+/// Bytes of a file's rows once they are decoded, by its footer: `kalamdb.decoded_bytes = 2022000`.
+fn decoded_bytes(file: &ParquetMetaData) -> u64 {
+    let said = file.file_metadata().key_value_metadata().into_iter().flatten().find(|said| said.key == DECODED_BYTES);
+    if let Some(bytes) = said.and_then(|said| said.value.as_ref()?.parse().ok()) {
+        return bytes;
+    }
+    // Older files do not say it. Values that repeat are encoded once for many rows: then this is less.
+    let columns = file.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    columns.map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(0)).sum()
+}
+
+/// Reads from a file's footer how many bytes its rows are once they are decoded.
+pub(crate) async fn read_decoded_bytes(store: Arc<dyn ObjectStore>, path: ObjectPath, size: u64) -> Result<u64> {
+    let footer = ParquetMetaDataReader::new()
+        .load_and_finish(Part { store, path }, size)
+        .await
+        .map_err(|error| unreadable(&error))?;
+    Ok(decoded_bytes(&footer))
+}
+
+/// A file of which parts are read.
+struct Part {
+    store: Arc<dyn ObjectStore>,
+    path: ObjectPath,
+}
+
+impl MetadataFetch for Part {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        let part = async move { self.store.get_range(&self.path, range).await };
+        part.map_err(|error| ParquetError::External(Box::new(error))).boxed()
     }
 }
 
@@ -184,8 +265,13 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// At the first row.
-    pub(crate) fn new(batches: ParquetRecordBatchReader) -> Result<Self> {
+    /// At the first row of a file.
+    pub(crate) fn new(file: Bytes) -> Result<Self> {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
+        let row_bytes = (decoded_bytes(builder.metadata()) / rows).max(1);
+        let batch_rows = usize::try_from((READ_BYTES / row_bytes).clamp(1, READ_ROWS)).unwrap_or(1);
+        let batches = builder.with_batch_size(batch_rows).build().map_err(|error| unreadable(&error))?;
         let mut reader = Self { batches, rows: Vec::new(), position: 0 };
         reader.fill()?;
         Ok(reader)
@@ -243,6 +329,7 @@ fn messages(batch: &RecordBatch) -> Option<Vec<Message>> {
         .collect()
 }
 
+/// Rows that wait to be written, column by column.
 #[derive(Default)]
 struct Columns {
     msg_id: Int64Builder,
@@ -253,10 +340,33 @@ struct Columns {
     content: StringBuilder,
     content_ref: StringBuilder,
     metadata: StringBuilder,
+    rows: usize,
+    /// Bytes of all their values.
+    bytes: usize,
 }
 
 impl Columns {
+    /// Adds a row; its bytes.
+    fn push(&mut self, message: &Message) -> usize {
+        let Message { msg_id, conversation, from, timestamp, content, content_ref, metadata } = message;
+        let (id, kind) = (conversation.id.as_str(), conversation.kind.as_str());
+        self.msg_id.append_value(*msg_id);
+        self.conversation_id.append_value(id);
+        self.conversation_type.append_value(kind);
+        self.from.append_value(from);
+        self.timestamp.append_value(*timestamp);
+        self.content.append_value(content);
+        self.content_ref.append_option(content_ref.as_deref());
+        self.metadata.append_option(metadata.as_deref());
+        let optional = [content_ref, metadata].into_iter().flatten().map(String::len).sum::<usize>();
+        let bytes = 2 * size_of::<i64>() + id.len() + kind.len() + from.len() + content.len() + optional;
+        self.rows += 1;
+        self.bytes += bytes;
+        bytes
+    }
+
     fn finish(&mut self) -> Result<RecordBatch> {
+        (self.rows, self.bytes) = (0, 0);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.msg_id.finish()),
             Arc::new(self.conversation_id.finish()),
@@ -267,6 +377,60 @@ impl Columns {
             Arc::new(self.content_ref.finish()),
             Arc::new(self.metadata.finish()),
         ];
-        RecordBatch::try_new(segment_schema(), columns).map_err(|_| Error::corrupt("message"))
+        RecordBatch::try_new(segment_schema(), columns).map_err(|_| Error::fault("the columns of a segment differ"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(msg_id: MsgId, content: String, metadata: Option<String>) -> Message {
+        Message {
+            msg_id,
+            conversation: ConversationKey { id: ConversationId::new("c").unwrap(), kind: ConversationType::Ai },
+            from: "ann".to_owned(),
+            timestamp: msg_id,
+            content,
+            content_ref: None,
+            metadata,
+        }
+    }
+
+    #[test]
+    fn every_column_counts_and_no_more_than_a_bound_waits() {
+        const MIB: usize = 1 << 20;
+        let mut writer = SegmentWriter::new().unwrap();
+        for (msg_id, before) in (0..40).zip(0_u64..) {
+            writer.push_message(message(msg_id, String::new(), Some("m".repeat(MIB)))).unwrap();
+            assert!(writer.pending.bytes < PENDING_BYTES + MIB + 1_000, "{}", writer.pending.bytes);
+            assert!(writer.decoded() > before * MIB as u64);
+        }
+        let mut long_from = message(40, String::new(), None);
+        long_from.from = "f".repeat(MIB);
+        let before = writer.size();
+        writer.push_message(long_from).unwrap();
+        assert!(writer.size() >= before + MIB, "`from` counts as well");
+    }
+
+    #[test]
+    fn a_file_says_how_large_its_rows_become() {
+        let mut writer = SegmentWriter::new().unwrap();
+        for msg_id in 0..1_000 {
+            writer.push_message(message(msg_id, "x".repeat(1_000), Some("y".repeat(1_000)))).unwrap();
+        }
+        let decoded = writer.decoded();
+        let file = writer.finish(String::new(), 0).unwrap().unwrap();
+        assert!(file.record.bytes < decoded / 20, "it compresses well");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file.bytes.clone()).unwrap();
+        let said = decoded_bytes(reader.metadata());
+        assert_eq!(said, decoded);
+        let mut reader = SegmentReader::new(file.bytes).unwrap();
+        let mut rows = 0;
+        while let Some((position, row)) = reader.next().unwrap() {
+            assert_eq!((position, row.msg_id, row.content.len()), (rows, MsgId::from(rows), 1_000));
+            rows += 1;
+        }
+        assert_eq!(rows, 1_000);
     }
 }

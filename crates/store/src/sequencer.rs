@@ -4,43 +4,56 @@
 //! Invariant: nothing is acknowledged before it is written, nothing is written in another order than it is
 //! numbered, and a refused command leaves no trace. The thread does no I/O but RocksDB's.
 
-use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle};
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use kalamdb_protocol::{ErrorCode, Micros, UserId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
+    MAX_PROPOSAL_BYTES,
     apply::{Aftermath, Apply},
     command::{Adopted, Command, Done},
     commit::{Idempotency, Proposal, Receipt},
     counters::Counters,
     database::{Database, Read},
     error::{Error, ErrorKind, Result},
+    fatal,
     feed::{Commit, Teller, Watched},
     keys::{self, Family},
     model::Seq,
     overlay::Overlay,
+    queue::{self, Weighed},
     records::{Record, RequestRecord},
     settings::{Components, Rules, Step},
 };
 
 /// Commands that may wait; beyond it senders wait for a place, which is what slows a flood down.
 const QUEUE: usize = 1024;
+/// Bytes of them, and of those being written: texts and rows wait in memory.
+const QUEUE_BYTES: usize = 128 << 20;
 /// Commands in one write: enough to share a sync among all who wait, few enough to keep the wait short.
 const BATCH_COMMANDS: usize = 256;
 /// Bytes of one write, after which it goes out whatever else waits.
 const BATCH_BYTES: usize = 8 << 20;
+const _: () = assert!(MAX_PROPOSAL_BYTES <= QUEUE_BYTES, "what passes the door fits into the queue");
+
 /// How long a client's name for a request is remembered.
 const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
 
+/// A command and who waits for what it comes to.
 type Waiting = (Command, oneshot::Sender<Result<Done>>);
 
 /// The sequencer's handle.
 pub(crate) struct Sequencer {
     crowd: Arc<Crowd>,
     litter: Arc<Notify>,
-    queue: Mutex<Option<mpsc::Sender<Waiting>>>,
+    queue: Mutex<Option<queue::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -55,24 +68,30 @@ impl Sequencer {
         teller: Teller,
     ) -> Result<Self> {
         let counters = Counters::load(&*database)?;
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (queue, waiting) = queue::channel(QUEUE, QUEUE_BYTES);
         let crowd = Arc::new(Crowd::default());
         let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));
         let mut work =
             Work { database, rules, components, counters, crowd: to_crowd, litter: to_litter, watched, teller };
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
-            .spawn(move || work.run(waiting))
+            .spawn(move || {
+                // What it was deciding is not known to be right any more, nor is what it would decide next.
+                if catch_unwind(AssertUnwindSafe(|| work.run(waiting))).is_err() {
+                    fatal::end("the thread that decides every write has panicked");
+                }
+            })
             .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
         Ok(Self { crowd, litter, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Commits a command; returns once it is durable.
     pub(crate) async fn commit(&self, command: Command) -> Result<Done> {
-        let queue = self.queue.lock().clone().ok_or_else(stopped)?;
+        let queue = self.queue.lock().clone().ok_or_else(Error::stopped)?;
         let (reply, answer) = oneshot::channel();
-        queue.send((command, reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let bytes = command.bytes();
+        queue.send((command, reply), bytes).await.ok_or_else(Error::stopped)?;
+        answer.await.map_err(|_| Error::stopped())?
     }
 
     /// Waits until somebody has many hot messages; who that is.
@@ -94,10 +113,9 @@ impl Sequencer {
     /// Finishes what waits and ends the thread. Blocks.
     pub(crate) fn stop(&self) {
         self.queue.lock().take();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the sequencer ended in a panic");
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of it has ended the process.
+            drop(thread.join());
         }
     }
 }
@@ -116,10 +134,6 @@ impl Crowd {
             self.grown.notify_one();
         }
     }
-}
-
-fn stopped() -> Error {
-    Error::new(ErrorKind::Unavailable, "The server is shutting down; try again.")
 }
 
 struct Work {
@@ -142,7 +156,7 @@ struct News {
 }
 
 impl Work {
-    fn run(&mut self, mut waiting: mpsc::Receiver<Waiting>) {
+    fn run(&mut self, mut waiting: mpsc::Receiver<Weighed<Waiting>>) {
         let mut batch = Vec::with_capacity(BATCH_COMMANDS);
         while waiting.blocking_recv_many(&mut batch, BATCH_COMMANDS) > 0 {
             let mut rest = batch.drain(..).peekable();
@@ -153,18 +167,20 @@ impl Work {
     }
 
     /// Applies commands until the batch is full, writes them, and answers.
-    fn commit_batch(&mut self, commands: &mut impl Iterator<Item = Waiting>) {
+    fn commit_batch(&mut self, commands: &mut impl Iterator<Item = Weighed<Waiting>>) {
         let database = Arc::clone(&self.database);
         let mut overlay = Overlay::new(&database);
         let mut counters = self.counters;
         let mut answers = Vec::new();
         let mut news = News::default();
         while overlay.bytes() < BATCH_BYTES
-            && let Some((command, reply)) = commands.next()
+            && let Some(Weighed { item: (command, reply), share }) = commands.next()
         {
             let result = self.apply(&mut overlay, &mut counters, command, &mut news);
-            answers.push((reply, result));
+            answers.push((reply, result, share));
         }
+        let Counters { seq, last_msg_id } = self.counters;
+        assert!(counters.seq >= seq && counters.last_msg_id >= last_msg_id, "numbers only rise");
         let written = self.write(&overlay, counters);
         if written.is_ok() {
             self.counters = counters;
@@ -176,7 +192,7 @@ impl Work {
                 self.teller.tell(commit);
             }
         }
-        for (reply, result) in answers {
+        for (reply, result, _share) in answers {
             let answer = match &written {
                 Ok(()) => result,
                 // A refusal was decided on earlier commands of the batch, which are not there now.

@@ -41,6 +41,8 @@ pub struct Rules {
     pub large_message_threshold_bytes: usize,
     /// A message's text may have this many bytes.
     pub max_message_bytes: usize,
+    /// The metadata of a message, a conversation or a participant may have this many bytes.
+    pub max_metadata_bytes: usize,
     /// For how long a deleted message can be brought back, in microseconds; `None`: not at all.
     pub trash_retention: Option<Micros>,
     /// How long an upload waits for a message that refers to it, in microseconds.
@@ -77,6 +79,8 @@ pub enum Step {
     AfterWrite,
     /// A segment has a name, and no file.
     SegmentReserved,
+    /// Its file is complete in the spool, and not yet in its place.
+    SegmentSpooled,
     /// It has a file that no commit has adopted.
     SegmentWritten,
     /// It is adopted.

@@ -5,10 +5,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
@@ -25,7 +22,7 @@ use crate::{
         AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, Member, MessageRange,
         OwnerState, Segment, Seq, StoredFile, TrashedMessage,
     },
-    records::{AuditRecord, ChangeRecord, FileRecord, Record, TrashRecord},
+    records::{AuditRecord, ChangeRecord, ConversationRecord, FileRecord, Record, TrashRecord},
     rows,
 };
 
@@ -46,6 +43,17 @@ impl Snapshot {
     /// The last commit that it holds.
     pub fn seq(&self) -> Result<Seq> {
         counters::seq(&self.database)
+    }
+
+    /// Owners by id, from the first one after `after` on; at most `most`.
+    pub fn owners_after(&self, after: Option<&UserId>, most: usize) -> Result<Vec<(UserId, OwnerState)>> {
+        let owners = rows::owners_after(&self.database, after, most)?;
+        Ok(owners.into_iter().map(|(owner, record)| (owner, rows::owner_state(&record))).collect())
+    }
+
+    /// Whether the owner has a segment.
+    pub fn has_segments(&self, owner: &UserId) -> Result<bool> {
+        rows::has_segments(&self.database, owner)
     }
 
     /// Every owner, by id.
@@ -147,7 +155,7 @@ impl Snapshot {
     /// One conversation as its owner sees it.
     pub fn conversation(&self, owner: &UserId, key: &ConversationKey) -> Result<Option<Conversation>> {
         let record = rows::conversation(&self.database, owner, key)?;
-        Ok(record.map(|record| rows::public_conversation(owner, key.clone(), record)))
+        record.map(|record| rows::public_conversation(&self.database, owner, key.clone(), &record)).transpose()
     }
 
     /// The lowest and highest id of the owner's messages in a conversation, whatever an UPDATE shows instead.
@@ -157,9 +165,9 @@ impl Snapshot {
     }
 
     /// The owner's conversations, in key order.
-    pub fn conversations(&self, owner: &UserId) -> Result<Vec<Conversation>> {
-        let rows = rows::conversations(&self.database, owner)?;
-        Ok(rows.into_iter().map(|(key, record)| rows::public_conversation(owner, key, record)).collect())
+    pub fn conversations(&self, owner: &UserId) -> Result<ConversationCursor> {
+        let entries = self.under(Family::Conversations, owner)?;
+        Ok(ConversationCursor { entries, snapshot: self.clone(), owner: owner.clone() })
     }
 
     /// The participants of a group, by user id.
@@ -180,14 +188,56 @@ impl Snapshot {
     }
 
     /// All participants of the groups that the owner takes part in.
-    pub fn visible_members(&self, owner: &UserId) -> Result<Vec<Member>> {
-        let mut members = Vec::new();
-        for (key, record) in rows::conversations(&self.database, owner)? {
-            if key.kind == ConversationType::Group && record.joined {
-                members.extend(self.members(&key.id)?);
+    pub fn visible_members(&self, owner: &UserId) -> Result<MemberCursor> {
+        let conversations = self.under(Family::Conversations, owner)?;
+        Ok(MemberCursor { conversations, members: Vec::new().into_iter(), snapshot: self.clone() })
+    }
+}
+
+/// An owner's conversations, read as they are asked for.
+pub struct ConversationCursor {
+    entries: Entries,
+    snapshot: Snapshot,
+    owner: UserId,
+}
+
+impl Iterator for ConversationCursor {
+    type Item = Result<Conversation>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.entries.next(|key, value| {
+            let (key, record) = (keys::parse_conversation(key)?, ConversationRecord::decode(value)?);
+            rows::public_conversation(&self.snapshot.database, &self.owner, key, &record)
+        })
+    }
+}
+
+/// The participants of the groups that an owner takes part in, read a group at a time.
+pub struct MemberCursor {
+    conversations: Entries,
+    members: std::vec::IntoIter<Member>,
+    snapshot: Snapshot,
+}
+
+impl Iterator for MemberCursor {
+    type Item = Result<Member>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(member) = self.members.next() {
+                return Some(Ok(member));
+            }
+            let snapshot = &self.snapshot;
+            let members = self.conversations.next(|key, value| {
+                let (key, record) = (keys::parse_conversation(key)?, ConversationRecord::decode(value)?);
+                let takes_part = key.kind == ConversationType::Group && record.joined;
+                if takes_part { snapshot.members(&key.id) } else { Ok(Vec::new()) }
+            })?;
+            match members {
+                Ok(members) => self.members = members.into_iter(),
+                Err(error) => return Some(Err(error)),
             }
         }
-        Ok(members)
     }
 }
 
@@ -261,33 +311,46 @@ impl Iterator for ChangeCursor {
 
 /// The snapshots that are alive: a file that one of them may read is not removed.
 pub(crate) struct Pins {
-    /// How many there are that are at least as new as this commit; at most as many as statements run.
-    alive: Mutex<BTreeMap<Seq, usize>>,
-    /// Whether a file waits for one of them to go.
-    blocking: AtomicBool,
-    /// Who removes it then.
+    alive: Mutex<Alive>,
+    /// Who removes what waited, once it can be.
     litter: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Alive {
+    /// How many there are that are at least as new as this commit; at most as many as statements run.
+    pins: BTreeMap<Seq, usize>,
+    /// The first commit that released a file which a snapshot keeps from being removed.
+    waiting: Option<Seq>,
+}
+
+impl Alive {
+    /// Whether a snapshot may be of before this commit.
+    fn block(&self, released: Seq) -> bool {
+        self.pins.first_key_value().is_some_and(|(oldest, _)| *oldest < released)
+    }
 }
 
 impl Pins {
     /// None yet.
     pub(crate) fn new(litter: Arc<Notify>) -> Self {
-        Self { alive: Mutex::default(), blocking: AtomicBool::new(false), litter }
+        Self { alive: Mutex::default(), litter }
     }
 
-    /// Notes that a file waits, to be looked at again when a snapshot goes.
-    pub(crate) fn wait(&self) {
-        self.blocking.store(true, Ordering::SeqCst);
-    }
-
-    /// The oldest commit that some snapshot may be of.
-    pub(crate) fn oldest(&self) -> Option<Seq> {
-        self.alive.lock().first_key_value().map(|(seq, _)| *seq)
+    /// Whether a snapshot may still read a file that was released by this commit; if so, the last such snapshot to go
+    /// has somebody look again.
+    pub(crate) fn block(&self, released: Seq) -> bool {
+        let mut alive = self.alive.lock();
+        let blocked = alive.block(released);
+        if blocked {
+            alive.waiting = Some(alive.waiting.map_or(released, |waiting| waiting.min(released)));
+        }
+        blocked
     }
 
     /// Notes a snapshot that is about to be taken, `seq` being committed.
     pub(crate) fn pin(self: &Arc<Self>, seq: Seq) -> Arc<Pin> {
-        *self.alive.lock().entry(seq).or_default() += 1;
+        *self.alive.lock().pins.entry(seq).or_default() += 1;
         Arc::new(Pin { pins: Arc::clone(self), seq })
     }
 }
@@ -301,14 +364,15 @@ pub(crate) struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut alive = self.pins.alive.lock();
-        if let Entry::Occupied(mut entry) = alive.entry(self.seq) {
+        if let Entry::Occupied(mut entry) = alive.pins.entry(self.seq) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
-                if self.pins.blocking.swap(false, Ordering::SeqCst) {
-                    self.pins.litter.notify_one();
-                }
             }
+        }
+        if alive.waiting.is_some_and(|released| !alive.block(released)) {
+            alive.waiting = None;
+            self.pins.litter.notify_one();
         }
     }
 }
@@ -339,5 +403,33 @@ impl Iterator for MessageCursor {
                 item => return Some(item),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether somebody was told to look again since the last time.
+    async fn told(litter: &Notify) -> bool {
+        let woken = tokio::time::timeout(std::time::Duration::ZERO, litter.notified()).await;
+        woken.is_ok()
+    }
+
+    #[tokio::test]
+    async fn only_the_last_snapshot_that_blocks_a_file_has_somebody_look_again() {
+        let litter = Arc::new(Notify::new());
+        let pins = Arc::new(Pins::new(Arc::clone(&litter)));
+        let (old, older, new) = (pins.pin(5), pins.pin(3), pins.pin(9));
+        assert!(!pins.block(3), "the oldest snapshot is not from before it");
+        assert!(pins.block(8) && pins.block(6));
+        drop(new);
+        assert!(!told(&litter).await, "it blocked nothing");
+        drop(older);
+        assert!(!told(&litter).await, "there is another one");
+        drop(old);
+        assert!(told(&litter).await);
+        drop(pins.pin(1));
+        assert!(!told(&litter).await, "nothing waits any more");
     }
 }

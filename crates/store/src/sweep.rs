@@ -37,6 +37,8 @@ pub struct Swept {
     pub removed_files: u64,
     /// Audit rows whose time was up.
     pub audit_rows: u64,
+    /// Files that could not be moved or removed, which the next sweep tries again.
+    pub failed_files: u64,
 }
 
 /// A page of what is due.
@@ -54,7 +56,8 @@ impl Store {
     /// refers to any more, old audit rows. A file that a [`crate::Snapshot`] may still read stays for the next time.
     ///
     /// # Errors
-    /// When the disk or the object store fails; what was not done is done next time.
+    /// When the database fails; what was not done is done next time. A file that the system does not move or remove is
+    /// counted, and keeps nothing else from being done.
     pub async fn sweep(&self) -> Result<Swept> {
         let _turn = self.inner.sweeping.lock().await;
         let mut swept = Swept::default();
@@ -82,8 +85,8 @@ impl Store {
                 swept.purged_messages += messages;
                 swept.expired_uploads += uploads;
             }
-            self.finish_moves(page.moves).await?;
-            swept.removed_files += self.remove_files(page.removals).await?;
+            swept.failed_files += self.finish_moves(page.moves).await?;
+            self.remove_files(page.removals, swept).await?;
             from = page.next;
         }
         Ok(())
@@ -114,36 +117,42 @@ impl Store {
     }
 
     /// Removes files that nobody can read any more.
-    async fn remove_files(&self, removals: Vec<(String, Seq)>) -> Result<u64> {
-        if removals.is_empty() {
-            return Ok(0);
-        }
-        // Noted first: a snapshot that goes after the look has somebody look again.
-        self.inner.pins.wait();
-        let oldest = self.inner.pins.oldest();
-        let paths: Vec<String> = removals
-            .into_iter()
-            .filter(|(_, released)| oldest.is_none_or(|oldest| oldest >= *released))
-            .map(|(path, _)| path)
-            .collect();
+    async fn remove_files(&self, removals: Vec<(String, Seq)>, swept: &mut Swept) -> Result<()> {
+        let free = removals.into_iter().filter(|(_, released)| !self.inner.pins.block(*released));
+        let paths: Vec<String> = free.map(|(path, _)| path).collect();
         if paths.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         // What releases a file must survive whatever the removal survives.
-        self.inner.database.sync()?;
+        self.inner.sync_if_os()?;
         self.inner.components.step(Step::LitterFound);
-        for path in &paths {
-            // Its move may be under way: a file that was not moved yet is removed where it is.
-            if let Some(name) = rows::file(&*self.inner.database, path)?.and_then(|file| file.moving_from) {
-                self.finish_moves(vec![Adopted { path: path.clone(), spooled: name }]).await?;
+        let mut removed = Vec::with_capacity(paths.len());
+        for path in paths {
+            if self.remove_file(&path).await? {
+                removed.push(path);
+            } else {
+                swept.failed_files += 1;
             }
-            self.inner.objects.remove(path).await?;
-            self.inner.objects.remove_empty_folders(path).await?;
         }
         self.inner.components.step(Step::LitterRemoved);
-        let removed = paths.len() as u64;
-        self.command(Command::Forget { paths }).await?;
-        Ok(removed)
+        swept.removed_files += removed.len() as u64;
+        if !removed.is_empty() {
+            self.command(Command::Forget { paths: removed }).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a file and the folders that it leaves empty; whether it is gone.
+    async fn remove_file(&self, path: &str) -> Result<bool> {
+        // Its move may be under way: a file that was not moved yet is removed where it is.
+        if let Some(name) = rows::file(&*self.inner.database, path)?.and_then(|file| file.moving_from)
+            && self.finish_moves(vec![Adopted { path: path.to_owned(), spooled: name }]).await? > 0
+        {
+            return Ok(false);
+        }
+        let objects = &self.inner.objects;
+        // An empty folder that stays is in nobody's way, but the next file of it takes it along.
+        Ok(objects.remove(path).await.is_ok() && objects.remove_empty_folders(path).await.is_ok())
     }
 
     /// Removes audit rows whose time is up, now and then.

@@ -1,7 +1,9 @@
 //! The store as its callers use it, on a real folder, with a clock of the test's own.
 
+mod bounds;
 mod compaction;
 mod crash;
+mod fatal;
 mod feed;
 mod files;
 mod overlay;
@@ -53,6 +55,7 @@ pub(super) fn settings(base_path: &Path) -> Settings {
             max_group_participants: 3,
             large_message_threshold_bytes: 2048,
             max_message_bytes: 16_384,
+            max_metadata_bytes: 4_096,
             trash_retention: None,
             upload_ttl: HOUR,
             audit_retention: 400 * DAY,
@@ -63,9 +66,10 @@ pub(super) fn settings(base_path: &Path) -> Settings {
 
 /// A store in a folder of its own, whose clock stands still.
 pub(super) struct Fixture {
-    pub(super) folder: tempfile::TempDir,
-    pub(super) clock: Arc<TestClock>,
+    // Closed before its folder goes.
     pub(super) store: Store,
+    pub(super) clock: Arc<TestClock>,
+    pub(super) folder: tempfile::TempDir,
     settings: Settings,
 }
 
@@ -90,7 +94,7 @@ impl Fixture {
         let mut settings = settings(folder.path());
         change(&mut settings);
         let store = Store::open(settings.clone(), components).unwrap();
-        Self { folder, clock, store, settings }
+        Self { store, clock, folder, settings }
     }
 
     /// Time goes by.
@@ -100,11 +104,11 @@ impl Fixture {
 
     /// The same folder, opened again.
     pub(super) fn reopen(self) -> Self {
-        let Self { folder, clock, store, settings } = self;
+        let Self { store, clock, folder, settings } = self;
         drop(store);
         let components = Components { clock: Arc::clone(&clock) as _, on_step: None };
         let store = Store::open(settings.clone(), components).unwrap();
-        Self { folder, clock, store, settings }
+        Self { store, clock, folder, settings }
     }
 
     pub(super) async fn commit(&self, user: &str, changes: Vec<Change>) -> Result<Receipt> {

@@ -58,6 +58,7 @@ pub(super) fn rules() -> Rules {
         max_group_participants: 10,
         large_message_threshold_bytes: LARGE,
         max_message_bytes: 1 << 20,
+        max_metadata_bytes: 1 << 16,
         trash_retention: Some(TRASH_RETENTION),
         upload_ttl: UPLOAD_TTL,
         audit_retention: AUDIT_RETENTION,

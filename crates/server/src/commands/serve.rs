@@ -56,6 +56,14 @@ pub enum Error {
         /// What the system says.
         error: io::Error,
     },
+    /// The folder of the data cannot be made, or not be closed to others.
+    #[error("The data in {} cannot be opened: {error}", .path.display())]
+    Folder {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The data cannot be opened.
     #[error("The data in {} cannot be opened: {error}", .path.display())]
     Store {
@@ -154,10 +162,8 @@ async fn listen_on(server: &Server) -> Result<TcpListener, Error> {
 fn open(settings: &Settings) -> Result<(Store, Engine), Error> {
     let store = settings.store();
     let path = store.base_path.clone();
-    let store = private_folder(&path)
-        .map_err(kalamdb_store::Error::from)
-        .and_then(|()| Store::open(store, Components::default()))
-        .map_err(|error| Error::Store { path, error })?;
+    private_folder(&path).map_err(|error| Error::Folder { path: path.clone(), error })?;
+    let store = Store::open(store, Components::default()).map_err(|error| Error::Store { path, error })?;
     let engine = Engine::start(store.clone(), settings.engine()).map_err(Error::Engine)?;
     Ok((store, engine))
 }

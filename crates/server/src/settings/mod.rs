@@ -233,6 +233,7 @@ impl Settings {
                 max_group_participants: self.conversations.max_group_participants,
                 large_message_threshold_bytes: self.message.large_message_threshold_bytes,
                 max_message_bytes: self.message.max_size_bytes,
+                max_metadata_bytes: self.message.max_metadata_bytes,
                 trash_retention: deletion.soft_delete_enabled.then(|| days(deletion.soft_delete_retention_days)),
                 upload_ttl: Micros::from(self.media.unreferenced_ttl_hours) * MICROS_PER_HOUR,
                 audit_retention: days(self.audit.retention_days),

@@ -26,6 +26,7 @@ macro_rules! settings {
             $(#[doc = $section_doc])+
             #[derive(Debug, Clone)]
             #[allow(dead_code, reason = "what comes with a later version is read and checked now")]
+            #[allow(clippy::struct_field_names, reason = "a setting's name ends with its unit")]
             pub struct $Section {
                 $($(#[doc = $doc])+ pub $name: $type,)+
             }
@@ -115,6 +116,9 @@ settings! {
         large_message_threshold_bytes: usize = number(102_400, 1_024, 16_777_216);
         /// The largest text of a message, in bytes. In JSON it has to fit into `server.max_body_bytes`.
         max_size_bytes: usize = number(10_485_760, 1_024, 33_554_432);
+        /// The largest metadata of a message, a conversation or a group's member, in bytes. It is read with the row
+        /// that it belongs to, so what is large belongs into a message's text or an upload.
+        max_metadata_bytes: usize = number(65_536, 1_024, 1_048_576);
     }
 
     /// Uploads: what is taken, by what its first bytes show it to be.

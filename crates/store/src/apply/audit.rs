@@ -61,7 +61,7 @@ impl Apply<'_, '_> {
                 target,
                 details: serde_json::to_string(&details).map_err(|_| Error::corrupt("audit entry"))?,
             };
-            self.overlay.put(Family::Audit, keys::audit(&log, audit_id), record.encode()?);
+            self.put(Family::Audit, keys::audit(&log, audit_id), record.encode()?);
             self.touch(&log)?;
         }
         Ok(())

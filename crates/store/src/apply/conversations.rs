@@ -1,7 +1,8 @@
 //! Creating, changing and deleting conversations.
 //!
-//! Invariant: what a group's participants share stands in the group's row and in each participant's view of it, and
-//! both are written by the same commit.
+//! Invariant: the metadata that a group's participants share stands in the group's row alone; what else they share, in
+//! each participant's view of it too, and both are written by the same commit. A view is small: it is written with every
+//! message, and metadata is not.
 
 use std::ops::ControlFlow;
 
@@ -74,7 +75,7 @@ impl Apply<'_, '_> {
     ) -> Result<()> {
         self.remember_group(&key.id)?;
         let member = MemberRecord { version: self.seq, role, created: self.now, updated: self.now, metadata };
-        self.overlay.put(Family::Members, keys::member(&key.id, user), member.encode()?);
+        self.put(Family::Members, keys::member(&key.id, user), member.encode()?);
         // Someone who left keeps their copies, and with them their view of the conversation.
         let mut row = match rows::conversation(self.overlay, user, key)? {
             Some(row) => row,
@@ -82,18 +83,24 @@ impl Apply<'_, '_> {
         };
         row.joined = true;
         row.created = group.created;
-        row.metadata.clone_from(&group.metadata);
         self.put_conversation(user, key, row)?;
+        // From now on it is the group's that counts.
+        self.put_metadata(user, key, None)?;
         group.participants += 1;
         group.version = self.seq;
-        self.overlay.put(Family::Groups, key.id.as_str().as_bytes().to_vec(), group.encode()?);
+        self.put_group(&key.id, &group)?;
         self.log_to_members(&key.id, ChangeKind::MemberChanged)
+    }
+
+    pub(super) fn put_group(&mut self, group: &ConversationId, record: &GroupRecord) -> Result<()> {
+        self.put(Family::Groups, group.as_str().as_bytes().to_vec(), record.encode()?);
+        Ok(())
     }
 
     /// Notes a change of the group for everybody who takes part in it.
     pub(super) fn log_to_members(&mut self, group: &ConversationId, kind: ChangeKind) -> Result<()> {
         let key = ConversationKey { id: group.clone(), kind: ConversationType::Group };
-        for (user, _) in rows::members(self.overlay, group)? {
+        for user in rows::member_ids(self.overlay, group)? {
             self.log(&user, kind, &key, None)?;
         }
         Ok(())
@@ -128,41 +135,51 @@ impl Apply<'_, '_> {
                 _ => 0,
             };
         }
+        let mut group = None;
         if let Some(metadata) = set.metadata {
-            row.metadata.clone_from(metadata);
+            row.metadata = None;
             if key.kind == ConversationType::Group {
-                self.set_group_metadata(actor, owner, key, metadata.as_ref())?;
+                group = self.set_group_metadata(actor, owner, key, metadata.as_ref())?;
             }
         }
+        let alone = !rows::shares_metadata(key, &row);
         self.put_conversation(owner, key, row)?;
+        // Where the metadata stands comes last: who watches is told how it was before.
+        if let Some(group) = group {
+            self.put_group(&key.id, &group)?;
+        }
+        if let Some(metadata) = set.metadata
+            && alone
+        {
+            self.put_metadata(owner, key, metadata.clone())?;
+        }
         self.log(owner, ChangeKind::ConversationChanged, key, None)
     }
 
-    /// Gives a group new metadata, in everybody's view of it.
+    /// Gives a group new metadata: everybody's view of it is another one now, and has a new version. Answers the group's
+    /// row, to be written when that is noted.
     fn set_group_metadata(
         &mut self,
         actor: &Actor,
         owner: &UserId,
         key: &ConversationKey,
         metadata: Option<&String>,
-    ) -> Result<()> {
+    ) -> Result<Option<GroupRecord>> {
         let role = rows::member(self.overlay, &key.id, owner)?.map(|member| member.role);
         if !actor.admin && !matches!(role, Some(Role::Owner | Role::Admin)) {
             return Err(forbidden("Only a group's owner and admins may change its metadata."));
         }
-        let Some(mut group) = rows::group(self.overlay, &key.id)? else { return Ok(()) };
+        let Some(mut group) = rows::group(self.overlay, &key.id)? else { return Ok(None) };
         group.metadata = metadata.cloned();
-        self.overlay.put(Family::Groups, key.id.as_str().as_bytes().to_vec(), group.encode()?);
-        for (user, _) in rows::members(self.overlay, &key.id)? {
+        for user in rows::member_ids(self.overlay, &key.id)? {
             if &user != owner
-                && let Some(mut row) = rows::conversation(self.overlay, &user, key)?
+                && let Some(row) = rows::conversation(self.overlay, &user, key)?
             {
-                row.metadata = metadata.cloned();
                 self.put_conversation(&user, key, row)?;
                 self.log(&user, ChangeKind::ConversationChanged, key, None)?;
             }
         }
-        Ok(())
+        Ok(Some(group))
     }
 
     /// Removes a conversation with all of the owner's messages in it, into the trash where there is one; of a group
@@ -174,7 +191,9 @@ impl Apply<'_, '_> {
         version: Seq,
         cold: &[(u64, Vec<(u32, u32)>)],
     ) -> Result<()> {
-        let row = self.unchanged(owner, key, version)?;
+        let mut row = self.unchanged(owner, key, version)?;
+        row.metadata = rows::metadata(self.overlay, owner, key, &row)?;
+        let metadata = row.metadata.clone();
         let hot = self.hot_ids(owner, key)?;
         let messages = hot.len() as u64
             + cold.iter().flat_map(|(_, ranges)| ranges).map(|(start, end)| u64::from(end - start)).sum::<u64>();
@@ -186,13 +205,21 @@ impl Apply<'_, '_> {
         self.note_messages(owner, AuditAction::ConversationDelete, audit::conversation(key), messages);
         if key.kind == ConversationType::Group && joined {
             self.note(owner, AuditAction::MemberLeave, audit::member(&key.id, owner));
+            // The group may go with its last participant: then this is how its metadata was.
+            self.put_metadata(owner, key, metadata)?;
             self.leave(&key.id, owner)?;
         }
         self.doom_unsent(owner, key)?;
-        self.remember_conversation(owner, key)?;
-        self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
+        self.delete_conversation_row(owner, key)?;
         self.tell_messages_gone(owner, key);
         self.log(owner, ChangeKind::ConversationDeleted, key, None)
+    }
+
+    /// Takes away an owner's view of a conversation.
+    pub(super) fn delete_conversation_row(&mut self, owner: &UserId, key: &ConversationKey) -> Result<()> {
+        self.remember_conversation(owner, key)?;
+        self.overlay.delete(Family::Conversations, keys::conversation(owner, key));
+        self.put_metadata(owner, key, None)
     }
 
     /// All of an owner's messages of a conversation go to the trash; those in segments stay where they are.

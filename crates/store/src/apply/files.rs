@@ -63,8 +63,8 @@ impl Apply<'_, '_> {
             self.adopt(&of, small, &thumbnail.file)?;
             record.thumbnail = Some(of);
         }
-        self.overlay.put(Family::Due, Due::Upload { path: path.clone() }.key(until), Vec::new());
-        self.overlay.put(Family::Holdings, keys::message(&upload.owner, &key, number), path.clone().into_bytes());
+        self.put(Family::Due, Due::Upload { path: path.clone() }.key(until), Vec::new());
+        self.put(Family::Holdings, keys::message(&upload.owner, &key, number), path.clone().into_bytes());
         let stored = rows::public_file(path.clone(), record.clone(), 0);
         self.adopt(&path, record, &upload.file)?;
         Ok(Uploaded { file: stored, conversation_created })
@@ -105,7 +105,7 @@ impl Apply<'_, '_> {
     fn adopt(&mut self, path: &str, mut record: FileRecord, file: &Spooled) -> Result<()> {
         record.moving_from = Some(file.name.clone());
         self.put_file(path, &record)?;
-        self.overlay.put(Family::Due, Due::Move { path: path.to_owned() }.key(AT_ONCE), Vec::new());
+        self.put(Family::Due, Due::Move { path: path.to_owned() }.key(AT_ONCE), Vec::new());
         self.adopted.push(Adopted { path: path.to_owned(), spooled: file.name.clone() });
         Ok(())
     }
@@ -123,7 +123,7 @@ impl Apply<'_, '_> {
     }
 
     fn put_file(&mut self, path: &str, record: &FileRecord) -> Result<()> {
-        self.overlay.put(Family::Files, path.as_bytes().to_vec(), record.encode()?);
+        self.put(Family::Files, path.as_bytes().to_vec(), record.encode()?);
         Ok(())
     }
 
@@ -155,8 +155,8 @@ impl Apply<'_, '_> {
         {
             self.put_file(path, &file)?;
         }
-        self.overlay.put(Family::References, keys::reference(path, owner, msg_id), reference.encode()?);
-        self.overlay.put(Family::Holdings, keys::message(owner, key, msg_id), path.as_bytes().to_vec());
+        self.put(Family::References, keys::reference(path, owner, msg_id), reference.encode()?);
+        self.put(Family::Holdings, keys::message(owner, key, msg_id), path.as_bytes().to_vec());
         Ok(())
     }
 
@@ -189,7 +189,7 @@ impl Apply<'_, '_> {
         reference: ReferenceRecord,
     ) -> Result<bool> {
         let Some(path) = rows::holding(self.overlay, owner, key, msg_id)? else { return Ok(false) };
-        self.overlay.put(Family::References, keys::reference(&path, owner, msg_id), reference.encode()?);
+        self.put(Family::References, keys::reference(&path, owner, msg_id), reference.encode()?);
         Ok(true)
     }
 
@@ -231,7 +231,7 @@ impl Apply<'_, '_> {
     /// Has a file removed once nobody reads a snapshot from before this commit.
     pub(super) fn remove_later(&mut self, path: &str) -> Result<()> {
         let key = Due::Removal { path: path.to_owned() }.key(AT_ONCE);
-        self.overlay.put(Family::Due, key, RemovalRecord { released: self.seq }.encode()?);
+        self.put(Family::Due, key, RemovalRecord { released: self.seq }.encode()?);
         self.litters = true;
         Ok(())
     }

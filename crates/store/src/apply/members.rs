@@ -82,7 +82,7 @@ impl Apply<'_, '_> {
         self.remember_group(group)?;
         member.version = self.seq;
         member.updated = self.now;
-        self.overlay.put(Family::Members, keys::member(group, user), member.encode()?);
+        self.put(Family::Members, keys::member(group, user), member.encode()?);
         Ok(())
     }
 
@@ -90,14 +90,13 @@ impl Apply<'_, '_> {
     fn bump_group(&mut self, group: &ConversationId, participants: i32) -> Result<()> {
         let Some(mut record) = rows::group(self.overlay, group)? else { return Ok(()) };
         record.version = self.seq;
-        record.participants = record.participants.saturating_add_signed(participants);
-        let key = group.as_str().as_bytes().to_vec();
+        record.participants =
+            record.participants.checked_add_signed(participants).expect("a group counts who takes part in it");
         if record.participants == 0 {
-            self.overlay.delete(Family::Groups, key);
-        } else {
-            self.overlay.put(Family::Groups, key, record.encode()?);
+            self.overlay.delete(Family::Groups, group.as_str().as_bytes().to_vec());
+            return Ok(());
         }
-        Ok(())
+        self.put_group(group, &record)
     }
 
     /// Changes a participant's role or metadata.
@@ -177,18 +176,19 @@ impl Apply<'_, '_> {
         for log in [owner, user] {
             self.note(log, action, audit::member(group, user));
         }
-        self.leave(group, user)?;
         let key = group_key(group);
+        // Who leaves keeps the metadata as it is now, whatever becomes of the group's.
+        let metadata = rows::group(self.overlay, group)?.and_then(|group| group.metadata);
+        self.put_metadata(user, &key, metadata)?;
+        self.leave(group, user)?;
         match rows::conversation(self.overlay, user, &key)? {
             // The copies stay, and with them the view of the conversation.
             Some(mut row) if row.first.is_some() => {
                 row.joined = false;
+                row.metadata = None;
                 self.put_conversation(user, &key, row)?;
             }
-            _ => {
-                self.remember_conversation(user, &key)?;
-                self.overlay.delete(Family::Conversations, keys::conversation(user, &key));
-            }
+            _ => self.delete_conversation_row(user, &key)?,
         }
         self.log(user, ChangeKind::MemberRemoved, &key, None)
     }

@@ -103,11 +103,11 @@ impl Apply<'_, '_> {
         if founded {
             self.found_group(owner, key, self.now, None)?;
         }
-        let members = rows::members(self.overlay, &key.id)?;
-        if !actor.admin && !members.iter().any(|(user, _)| user == owner) {
+        let members = rows::member_ids(self.overlay, &key.id)?;
+        if !actor.admin && !members.contains(owner) {
             return Err(not_a_participant());
         }
-        Ok((members.into_iter().map(|(user, _)| user).collect(), founded))
+        Ok((members, founded))
     }
 
     /// The message's id: the next one, or the one given if it is free for every recipient.
@@ -141,10 +141,12 @@ impl Apply<'_, '_> {
                 )));
             }
         }
+        // Where the clock jumps back, ids go on from the last one, and would come to this one a second time.
+        self.counters.last_msg_id = self.counters.last_msg_id.max(given);
         Ok(given)
     }
 
-    fn has_hot(&self, owner: &UserId, msg_id: MsgId) -> Result<bool> {
+    pub(super) fn has_hot(&self, owner: &UserId, msg_id: MsgId) -> Result<bool> {
         Ok(self.overlay.get(Family::MessageIds, &keys::message_id(owner, msg_id))?.is_some())
     }
 
@@ -155,9 +157,9 @@ impl Apply<'_, '_> {
         msg_id: MsgId,
         bytes: Vec<u8>,
     ) -> Result<()> {
-        self.bytes += bytes.len();
-        self.overlay.put(Family::Messages, keys::message(owner, key, msg_id), bytes);
-        self.overlay.put(Family::MessageIds, keys::message_id(owner, msg_id), keys::conversation_value(key));
+        assert!(msg_id > 0, "a message's id is positive");
+        self.put(Family::Messages, keys::message(owner, key, msg_id), bytes);
+        self.put(Family::MessageIds, keys::message_id(owner, msg_id), keys::conversation_value(key));
         let now = self.now;
         let (record, _) = self.owner(owner)?;
         record.hot_messages += 1;
@@ -169,7 +171,8 @@ impl Apply<'_, '_> {
         self.overlay.delete(Family::Messages, keys::message(owner, key, msg_id));
         self.overlay.delete(Family::MessageIds, keys::message_id(owner, msg_id));
         let (record, _) = self.owner(owner)?;
-        record.hot_messages = record.hot_messages.saturating_sub(1);
+        record.hot_messages =
+            record.hot_messages.checked_sub(1).expect("an owner's hot messages are counted one by one");
         if record.hot_messages == 0 {
             record.hot_since = None;
         }
@@ -328,7 +331,7 @@ impl Apply<'_, '_> {
         self.discard(owner, conversation, msg_id, place)?;
         if let Some(mut row) = rows::conversation(self.overlay, owner, conversation)? {
             if from != owner.as_str() && msg_id > row.last_read.unwrap_or(0) {
-                row.unread = row.unread.saturating_sub(1);
+                row.unread = row.unread.checked_sub(1).expect("unread messages are counted one by one");
             }
             if row.first == Some(msg_id) || row.last == Some(msg_id) {
                 self.shortened.insert((owner.clone(), conversation.clone()));

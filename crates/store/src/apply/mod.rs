@@ -19,6 +19,7 @@ use roaring::RoaringBitmap;
 
 use self::{audit::Notes, trash::ColdTrashRows};
 use crate::{
+    MAX_CHANGES, MAX_PROPOSAL_BYTES,
     command::{Adopted, Texts},
     commit::{Actor, Change, Expect, Proposal, Receipt},
     counters::Counters,
@@ -28,15 +29,19 @@ use crate::{
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
     overlay::Overlay,
-    records::{ChangeRecord, ConversationRecord, OwnerRecord, Record},
+    records::{ChangeRecord, ConversationRecord, MetadataRecord, OwnerRecord, Record},
     rows,
     settings::Rules,
 };
 
 /// Rows that one commit may write, every participant's copy counted: everybody else waits for it.
 const MAX_COMMIT_ROWS: u32 = 200_000;
-/// Bytes of messages that one commit may write, every copy counted: it is held in memory until it is written.
+/// Bytes that one commit may write, every key and value of every copy counted: they are held in memory until they are
+/// written.
 const MAX_COMMIT_BYTES: usize = 128 << 20;
+
+const _: () = assert!(MAX_CHANGES <= MAX_COMMIT_ROWS as usize, "a proposal of plain changes fits into a commit");
+const _: () = assert!(MAX_PROPOSAL_BYTES <= MAX_COMMIT_BYTES, "what passes the door fits into a commit");
 
 /// One commit in the making.
 pub(crate) struct Apply<'a, 'db> {
@@ -70,7 +75,7 @@ pub(crate) struct Apply<'a, 'db> {
     logged: u32,
     /// Rows so far that somebody sees differently now.
     rows: u32,
-    /// Bytes of messages so far.
+    /// Bytes written so far.
     bytes: usize,
 }
 
@@ -206,22 +211,24 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.write_cold_trash()?;
         self.write_notes()?;
         self.tell_touched()?;
-        let mut aftermath =
-            Aftermath { crowded: Vec::new(), litters: self.litters, adopted: self.adopted, told: self.told };
-        for ((owner, number), deleted) in &self.deletions {
-            let key = keys::segment(owner, *number);
-            self.overlay.put(Family::Deletions, key, rows::encode_deletions(deleted)?);
+        for ((owner, number), deleted) in std::mem::take(&mut self.deletions) {
+            let rows = rows::segment(self.overlay, &owner, number)?.map_or(0, |segment| segment.rows);
+            assert!(deleted.max().is_none_or(|last| last < rows), "a position is a row of its segment");
+            self.put(Family::Deletions, keys::segment(&owner, number), rows::encode_deletions(&deleted)?);
         }
-        for (owner, (mut record, changed)) in self.owners {
+        let mut crowded = Vec::new();
+        for (owner, (mut record, changed)) in std::mem::take(&mut self.owners) {
+            assert!(record.change <= self.seq && record.cold_version <= self.seq, "numbers of commits only rise");
             if changed {
                 record.change = self.seq;
             }
-            self.overlay.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
+            self.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
             if record.hot_messages >= self.rules.crowded_at {
-                aftermath.crowded.push(owner);
+                crowded.push(owner);
             }
         }
-        Ok(aftermath)
+        self.check_bounds()?;
+        Ok(Aftermath { crowded, litters: self.litters, adopted: self.adopted, told: self.told })
     }
 
     /// An owner's counters, to be written at the end.
@@ -230,7 +237,7 @@ impl<'a, 'db> Apply<'a, 'db> {
             let record = rows::owner(self.overlay, owner)?;
             self.owners.insert(owner.clone(), (record, false));
         }
-        self.owners.get_mut(owner).ok_or_else(|| Error::corrupt("owner"))
+        Ok(self.owners.get_mut(owner).expect("it has just been put there"))
     }
 
     /// Notes in the change log that something changed for `owner`.
@@ -238,7 +245,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.touch(owner)?;
         let record =
             ChangeRecord { kind, conversation_id: of.id.as_str().to_owned(), conversation_type: of.kind, msg_id };
-        self.overlay.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
+        self.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
         self.logged += 1;
         self.count_row()
     }
@@ -249,9 +256,20 @@ impl<'a, 'db> Apply<'a, 'db> {
         Ok(())
     }
 
-    /// Bounds what one commit does.
+    /// Writes a row: the one way for a value into this commit, so that each of its bytes counts.
+    fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.overlay.put(family, key, value);
+    }
+
+    /// Counts a row that somebody sees differently now.
     fn count_row(&mut self) -> Result<()> {
         self.rows += 1;
+        self.check_bounds()
+    }
+
+    /// Bounds what one commit does.
+    fn check_bounds(&self) -> Result<()> {
         if self.rows > MAX_COMMIT_ROWS || self.bytes > MAX_COMMIT_BYTES {
             return Err(Error::refused(
                 ErrorCode::PayloadTooLarge,
@@ -275,7 +293,24 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.remember_conversation(owner, key)?;
         record.version = self.seq;
         record.updated = self.now;
-        self.overlay.put(Family::Conversations, keys::conversation(owner, key), record.encode()?);
+        // A new row hands its metadata over like this, and so do rows of older folders and of deleted conversations,
+        // which hold their own. This row is written with every message, and is to be small.
+        let metadata = record.metadata.take();
+        if metadata.is_some() && !rows::shares_metadata(key, &record) {
+            self.put_metadata(owner, key, metadata)?;
+        }
+        self.put(Family::Conversations, keys::conversation(owner, key), record.encode()?);
+        Ok(())
+    }
+
+    /// Writes the metadata that an owner alone has of a conversation; after the row, whose watchers are told how both
+    /// were before.
+    fn put_metadata(&mut self, owner: &UserId, key: &ConversationKey, metadata: Option<String>) -> Result<()> {
+        let at = keys::conversation(owner, key);
+        match metadata {
+            Some(text) => self.put(Family::ConversationMetadata, at, MetadataRecord { text }.encode()?),
+            None => self.overlay.delete(Family::ConversationMetadata, at),
+        }
         Ok(())
     }
 

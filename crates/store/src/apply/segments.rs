@@ -27,7 +27,7 @@ impl Apply<'_, '_> {
         record.last_segment += 1;
         let number = record.last_segment;
         let path = paths::segment(owner, number, now);
-        self.overlay.put(Family::Intents, path.clone().into_bytes(), IntentRecord { created: now }.encode()?);
+        self.put(Family::Intents, path.clone().into_bytes(), IntentRecord { created: now }.encode()?);
         Ok((number, path))
     }
 
@@ -43,6 +43,7 @@ impl Apply<'_, '_> {
         if self.overlay.get(Family::Intents, segment.path.as_bytes())?.is_none() {
             return Err(Error::changed());
         }
+        assert_eq!(written.len(), segment.rows as usize, "a segment holds the rows that it was written from");
         let unchanged = self.unchanged_rows(owner, written)?;
         for position in &unchanged {
             if let Some(row) = written.get(position as usize) {
@@ -53,7 +54,7 @@ impl Apply<'_, '_> {
         if !deleted.is_empty() {
             self.deletions.insert((owner.clone(), number), deleted);
         }
-        self.overlay.put(Family::Segments, keys::segment(owner, number), segment.encode()?);
+        self.put(Family::Segments, keys::segment(owner, number), segment.encode()?);
         self.overlay.delete(Family::Intents, segment.path.clone().into_bytes());
         let seq = self.seq;
         let (record, _) = self.owner(owner)?;
@@ -74,6 +75,7 @@ impl Apply<'_, '_> {
         let mut deleted = RoaringBitmap::new();
         for input in inputs {
             let record = rows::segment(self.overlay, owner, input.number)?.ok_or_else(Error::changed)?;
+            assert_eq!(input.moved_to.len(), record.rows as usize, "each row of an input went somewhere, or is gone");
             deleted |= moved(&rows::deletions(self.overlay, owner, input.number)?, &input.moved_to);
             self.overlay.delete(Family::Segments, keys::segment(owner, input.number));
             self.overlay.delete(Family::Deletions, keys::segment(owner, input.number));
@@ -87,7 +89,7 @@ impl Apply<'_, '_> {
             if !deleted.is_empty() {
                 self.deletions.insert((owner.clone(), *number), deleted);
             }
-            self.overlay.put(Family::Segments, keys::segment(owner, *number), segment.encode()?);
+            self.put(Family::Segments, keys::segment(owner, *number), segment.encode()?);
             self.overlay.delete(Family::Intents, segment.path.clone().into_bytes());
         }
         let seq = self.seq;

@@ -75,7 +75,7 @@ impl Apply<'_, '_> {
 
     fn told_conversation(&self, owner: &UserId, key: &ConversationKey) -> Result<Option<Conversation>> {
         let record = rows::conversation(self.overlay, owner, key)?;
-        Ok(record.map(|record| rows::public_conversation(owner, key.clone(), record)))
+        record.map(|record| rows::public_conversation(self.overlay, owner, key.clone(), &record)).transpose()
     }
 
     fn told_members(&self, group: &ConversationId) -> Result<Vec<Member>> {
@@ -92,6 +92,7 @@ impl Apply<'_, '_> {
         }
         for (group, (n, before)) in groups {
             let after: Arc<[Member]> = self.told_members(&group)?.into();
+            self.told.count_members(&after);
             let mut owners: Vec<_> = before.iter().chain(after.iter()).map(|member| member.user.clone()).collect();
             owners.sort();
             owners.dedup();

@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 use super::{Apply, audit, messages::with_message};
 use crate::{
     commit::Place,
+    database::Read,
     due::Due,
     error::{Error, Result},
     feed::Row,
@@ -67,9 +68,10 @@ impl Apply<'_, '_> {
     ) -> Result<()> {
         let record =
             TrashRecord { version: self.seq, conversation: key.clone(), message, deleted_at, expires_at }.encode()?;
-        self.bytes += record.len();
-        self.overlay.put(Family::Trash, keys::trash(owner, msg_id), record);
-        self.overlay.put(Family::Due, Due::Trash { owner: owner.clone(), msg_id }.key(expires_at), Vec::new());
+        let at = keys::trash(owner, msg_id);
+        assert!(self.overlay.get(Family::Trash, &at)?.is_none(), "a copy is in one place");
+        self.put(Family::Trash, at, record);
+        self.put(Family::Due, Due::Trash { owner: owner.clone(), msg_id }.key(expires_at), Vec::new());
         self.count_row()
     }
 
@@ -116,7 +118,7 @@ impl Apply<'_, '_> {
     ) -> Result<()> {
         if self.mark_reference(owner, key, msg_id, ReferenceRecord::Hidden { deletion: self.seq })? {
             let due = Due::Holding { owner: owner.clone(), deletion: self.seq, conversation: key.clone(), msg_id };
-            self.overlay.put(Family::Due, due.key(expires_at), Vec::new());
+            self.put(Family::Due, due.key(expires_at), Vec::new());
         }
         Ok(())
     }
@@ -171,8 +173,8 @@ impl Apply<'_, '_> {
                 expires_at: rows.expires_at,
                 positions: rows::encode_deletions(&rows.positions)?,
             };
-            self.overlay.put(Family::ColdTrash, key, record.encode()?);
-            self.overlay.put(Family::Due, due, Vec::new());
+            self.put(Family::ColdTrash, key, record.encode()?);
+            self.put(Family::Due, due, Vec::new());
         }
         Ok(())
     }
@@ -187,9 +189,9 @@ impl Apply<'_, '_> {
     ) -> Result<()> {
         self.forget_trashed_conversation(owner, key)?;
         let record = TrashConversationRecord { conversation, expires_at };
-        self.overlay.put(Family::TrashConversations, keys::conversation(owner, key), record.encode()?);
+        self.put(Family::TrashConversations, keys::conversation(owner, key), record.encode()?);
         let due = Due::Conversation { owner: owner.clone(), conversation: key.clone() };
-        self.overlay.put(Family::Due, due.key(expires_at), Vec::new());
+        self.put(Family::Due, due.key(expires_at), Vec::new());
         Ok(())
     }
 
@@ -218,6 +220,7 @@ impl Apply<'_, '_> {
             Place::TrashedHot { version } => {
                 let record = self.take_trash(owner, msg_id, Some(version))?;
                 let bytes = record.message.encode(self.seq)?;
+                assert!(!self.has_hot(owner, msg_id)?, "a copy is in one place");
                 self.put_hot(owner, key, msg_id, bytes)?;
                 Row::There(Self::told_row(key, msg_id, &record.message))
             }

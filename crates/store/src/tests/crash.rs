@@ -30,10 +30,11 @@ use crate::{
 /// How the child learns where to work and when to die.
 const CHILD: &str = "KALAMDB_CRASH_CHILD";
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step::BeforeWrite,
     Step::AfterWrite,
     Step::SegmentReserved,
+    Step::SegmentSpooled,
     Step::SegmentWritten,
     Step::SegmentPublished,
     Step::FileSpooled,

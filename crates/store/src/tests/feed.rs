@@ -2,8 +2,8 @@
 
 use futures::FutureExt;
 
-use super::{Fixture, add, ai, group, id};
-use crate::{Change, ChangeKind, Event, Feed, Row, RowChange, Told};
+use super::{DAY, Fixture, add, ai, group, id};
+use crate::{Change, ChangeKind, Event, Feed, Row, RowChange, Told, database::Read, keys::Family};
 
 /// Everything told so far.
 fn told(feed: &mut Feed) -> Vec<(u64, Event)> {
@@ -165,9 +165,55 @@ async fn the_log_tells_what_came_after_and_how_far_back_it_reaches() {
     assert_eq!(log(seq, 0).unwrap(), [(sent, 1), (sent, 2), (sent, 0)]);
     assert_eq!(log(seq, u32::MAX).unwrap(), [(sent, 0)]);
     assert_eq!(fixture.store.snapshot().changes(&id("bob"), 0, 0).unwrap().unwrap().count(), 0);
-    fixture.store.forget(seq + 1).unwrap();
+    // The first notes how far commits have come, the second lets go what is as old as that.
+    fixture.store.forget(0).unwrap();
+    assert!(log(seq, 0).is_some());
+    fixture.store.forget(0).unwrap();
     assert_eq!(log(seq, 0), None);
     assert_eq!(log(seq + 1, 0).unwrap(), []);
     let fixture = fixture.reopen();
     assert!(fixture.store.snapshot().changes(&id("ann"), seq, 0).unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_shrinks_on_a_server_that_restarts_every_day() {
+    let mut fixture = Fixture::new();
+    let logged = |fixture: &Fixture| {
+        let mut entries = 0;
+        let count = &mut |_: &[u8], _: &[u8]| {
+            entries += 1;
+            Ok(std::ops::ControlFlow::Continue(()))
+        };
+        fixture.store.inner.database.scan(Family::Changes, &[], &[0xff], false, count).unwrap();
+        entries
+    };
+    let mut last = 0;
+    for _ in 0..4 {
+        fixture.send("ann", &ai("c"), "of the day").await.unwrap();
+        last = fixture.store.last_seq().unwrap();
+        fixture.store.forget(DAY).unwrap();
+        fixture.later(DAY);
+        fixture = fixture.reopen();
+    }
+    assert_eq!(logged(&fixture), 4);
+    fixture.store.forget(DAY).unwrap();
+    assert!(fixture.store.snapshot().changes(&id("ann"), last - 1, 0).unwrap().is_none());
+    assert!(fixture.store.snapshot().changes(&id("ann"), last, 0).unwrap().is_some());
+    // Another process knows the mark as well, before it has looked at the time.
+    let fixture = fixture.reopen();
+    fixture.store.inner.database.compact(Family::Changes);
+    assert_eq!(logged(&fixture), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_keeps_the_log_bounded() {
+    let fixture = Fixture::new();
+    for jump in [0, 400 * DAY, -400 * DAY, DAY / 2, DAY / 2, DAY / 2] {
+        fixture.later(jump);
+        fixture.send("ann", &ai("c"), "x").await.unwrap();
+        fixture.store.forget(DAY).unwrap();
+    }
+    let changes = |seq| fixture.store.snapshot().changes(&id("ann"), seq, 0).unwrap().is_some();
+    let last = fixture.store.last_seq().unwrap();
+    assert!(changes(last) && !changes(last - 3));
 }

@@ -1,9 +1,11 @@
 //! Large texts, uploads, who may read them, and when they go.
 
+use std::path::Path;
+
 use kalamdb_protocol::ErrorCode;
 
 use super::{Fixture, HOUR, add, ai, edit, group, id, message};
-use crate::{Actor, Change, ErrorKind, Idempotency, NewFile, Proposal, Step, StoredFile, Thumbnail};
+use crate::{Actor, Change, Components, ErrorKind, Idempotency, NewFile, Proposal, Step, Store, StoredFile, Thumbnail};
 
 fn large(letter: &str) -> String {
     letter.repeat(3_000)
@@ -259,4 +261,125 @@ async fn a_group_begins_anew_while_its_files_are_being_removed() {
     let new_path = format!("shared/conversations/g/msg-{new}.bin");
     assert_eq!(fixture.read("bob", &new_path).await.unwrap(), large("y").as_bytes());
     assert_eq!(fixture.files().into_iter().filter(|path| !path.ends_with('/')).collect::<Vec<_>>(), [new_path]);
+}
+
+/// Has a file lie where a user's folder would be, so that nothing can be moved there.
+fn block(fixture: &Fixture, name: &str) -> std::path::PathBuf {
+    let folder = fixture.folder.path().join(name);
+    std::fs::write(&folder, "in the way").unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_moved_stops_neither_sweeps_nor_the_next_start() {
+    let fixture = Fixture::new();
+    let in_the_way = block(&fixture, "ann");
+    let stuck = fixture.send("ann", &ai("c"), &large("a")).await.unwrap();
+    let path = format!("ann/msg-{stuck}.bin");
+    assert_eq!(fixture.read("ann", &path).await.unwrap(), large("a").as_bytes(), "it is read from the spool");
+    // What bob leaves goes all the same.
+    let gone = fixture.send("bob", &ai("c"), &large("b")).await.unwrap();
+    fixture.delete("bob", &ai("c"), &[gone]).await;
+    let swept = fixture.store.sweep().await.unwrap();
+    assert_eq!((swept.removed_files, swept.failed_files > 0), (1, true));
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.read("ann", &path).await.unwrap(), large("a").as_bytes(), "it is still in the spool");
+    // The file that waits keeps its name there to itself.
+    let other = fixture.send("bob", &ai("c"), &large("c")).await.unwrap();
+    let others = format!("bob/msg-{other}.bin");
+    assert_eq!(fixture.read("bob", &others).await.unwrap(), large("c").as_bytes());
+    std::fs::remove_file(in_the_way).unwrap();
+    assert_eq!(fixture.store.sweep().await.unwrap().failed_files, 0);
+    assert_eq!(fixture.spooled(), 0);
+    assert_eq!(fixture.files(), ["ann/", &path, "bob/", &others]);
+    assert_eq!(fixture.read("ann", &path).await.unwrap(), large("a").as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_took_from_the_spool_is_lost_and_nothing_else() {
+    let fixture = Fixture::new();
+    let in_the_way = block(&fixture, "ann");
+    let mut paths = Vec::new();
+    for text in ["a", "b"] {
+        let msg_id = fixture.send("ann", &ai("c"), &large(text)).await.unwrap();
+        paths.push(format!("ann/msg-{msg_id}.bin"));
+    }
+    let spool = fixture.store.spool().to_owned();
+    std::fs::remove_file(spool.join("1")).unwrap();
+    std::fs::create_dir(spool.join("a folder of somebody's")).unwrap();
+    std::fs::remove_file(in_the_way).unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.read("ann", &paths[0]).await, None);
+    assert_eq!(fixture.read("ann", &paths[1]).await.unwrap(), large("b").as_bytes());
+    assert_eq!(fixture.messages("ann").len(), 2, "the messages are there, with what their rows keep");
+    assert_eq!(fixture.store.sweep().await.unwrap(), crate::Swept::default(), "and it is not asked for again");
+    // The same while the server runs.
+    let in_the_way = block(&fixture, "bob");
+    fixture.send("bob", &ai("c"), &large("c")).await.unwrap();
+    for entry in std::fs::read_dir(&spool).unwrap() {
+        drop(std::fs::remove_file(entry.unwrap().path()));
+    }
+    std::fs::remove_file(in_the_way).unwrap();
+    assert_eq!(fixture.store.sweep().await.unwrap(), crate::Swept::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_removed_keeps_no_other_from_going() {
+    let fixture = Fixture::new();
+    let mut ids = Vec::new();
+    for text in ["a", "b", "c"] {
+        ids.push(fixture.send("ann", &ai("c"), &large(text)).await.unwrap());
+    }
+    let stuck = fixture.folder.path().join(format!("ann/msg-{}.bin", ids[0]));
+    std::fs::remove_file(&stuck).unwrap();
+    std::fs::create_dir_all(stuck.join("somebody's folder")).unwrap();
+    fixture.delete("ann", &ai("c"), &ids).await;
+    let swept = fixture.store.sweep().await.unwrap();
+    assert_eq!((swept.removed_files, swept.failed_files > 0), (2, true));
+    assert_eq!(fixture.store.snapshot().files().unwrap().count(), 1, "its row brings the work here again");
+    std::fs::remove_dir_all(&stuck).unwrap();
+    assert_eq!(fixture.store.sweep().await.unwrap().failed_files, 0);
+    assert_eq!(fixture.store.snapshot().files().unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_fails_half_way_leaves_nothing_in_the_spool() {
+    let fixture = Fixture::new();
+    // The upload takes the first name, its thumbnail the second, which somebody has.
+    std::fs::create_dir(fixture.store.spool().join("2")).unwrap();
+    assert_eq!(fixture.upload("ann", &ai("c"), b"picture").await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(fixture.spooled(), 1, "the folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_may_lie_on_another_disk() {
+    // On most machines this is memory, and the temporary folder is not; elsewhere it is a plain rename.
+    let elsewhere = Path::new("/dev/shm");
+    let state = match tempfile::tempdir_in(if elsewhere.is_dir() { elsewhere } else { Path::new("/tmp") }) {
+        Ok(state) => state,
+        Err(_) => tempfile::tempdir().unwrap(),
+    };
+    let base = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(state.path(), base.path().join(".kalamdb")).unwrap();
+    let store = Store::open(super::settings(base.path()), Components::default()).unwrap();
+    let send = async |store: &Store| {
+        let changes = vec![Change::Send(message("ann", &ai("c"), &large("x")))];
+        let actor = Actor { user: id("ann"), admin: false };
+        let proposal = Proposal { actor, idempotency: None, expect: Vec::new(), changes };
+        store.commit(proposal).await.unwrap().sent[0].msg_id
+    };
+    let first = send(&store).await;
+    store.consolidate(&id("ann")).await.unwrap().unwrap();
+    let second = send(&store).await;
+    drop(store);
+    let store = Store::open(super::settings(base.path()), Components::default()).unwrap();
+    let mut there: Vec<String> = std::fs::read_dir(base.path().join("ann"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("batch-"))
+        .collect();
+    there.sort();
+    assert_eq!(there, [format!("msg-{first}.bin"), format!("msg-{second}.bin")]);
+    assert_eq!(super::messages(&store, base.path(), &id("ann")).len(), 2);
+    assert_eq!(std::fs::read_dir(store.spool()).unwrap().count(), 0);
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::settings;
 use crate::{
-    database::{Database, Horizon, Read},
+    database::{Database, Read},
+    horizon::Horizon,
     keys::Family,
     overlay::Overlay,
 };

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use kalamdb_protocol::{ErrorCode, MAX_MICROS, Role};
+use proptest::prelude::*;
 
 use super::{Fixture, NOW, add, ai, group, id, message};
 use crate::{Actor, Change, ErrorKind, Expect, Idempotency, Place, Proposal};
@@ -20,6 +21,57 @@ async fn ids_rise_whatever_the_clock_does() {
     let fixture = fixture.reopen();
     fixture.clock.0.store(1, Ordering::SeqCst);
     assert!(fixture.send("ann", &ai("c"), "again").await.unwrap() > last);
+}
+
+#[tokio::test]
+async fn an_id_that_was_given_is_not_generated_again() {
+    let fixture = Fixture::new();
+    let first = fixture.send("ann", &ai("c"), "first").await.unwrap();
+    fixture.later(1_000_000);
+    let mut given = message("ann", &ai("c"), "given");
+    given.msg_id = Some(first + 5);
+    fixture.commit("ann", vec![Change::Send(given)]).await.unwrap();
+    fixture.later(-super::HOUR);
+    for _ in 0..7 {
+        assert!(fixture.send("ann", &ai("c"), "later").await.unwrap() > first + 5);
+    }
+    assert_eq!(fixture.messages("ann").len(), 9);
+    assert_eq!(fixture.hot("ann", first + 5).message.content, "given");
+    assert_eq!(fixture.store.snapshot().owner(&id("ann")).unwrap().hot_messages, 9);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever the clock does and whichever ids are given, no message takes the place of another, and generated ids
+    /// rise above all that were there.
+    #[test]
+    fn no_id_is_taken_twice(
+        steps in proptest::collection::vec((-2_000_000_i64..2_000_000, proptest::option::of(-40_i64..40)), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fixture = Fixture::new();
+            let mut ids = std::collections::BTreeSet::new();
+            for (jump, given) in steps {
+                fixture.later(jump);
+                let mut new = message("ann", &ai("c"), "x");
+                let highest = ids.last().copied().unwrap_or(NOW);
+                new.msg_id = given.map(|offset| highest + offset);
+                match fixture.commit("ann", vec![Change::Send(new)]).await {
+                    Ok(receipt) => {
+                        let msg_id = receipt.sent[0].msg_id;
+                        let above = ids.last().is_none_or(|highest| msg_id > *highest);
+                        assert!(given.is_some() || above, "{msg_id} is not above {highest}");
+                        assert!(ids.insert(msg_id), "{msg_id} was there");
+                    }
+                    // It is taken, or not below the next one.
+                    Err(error) => assert!(given.is_some(), "{error}"),
+                }
+            }
+            assert_eq!(fixture.messages("ann").into_keys().collect::<std::collections::BTreeSet<_>>(), ids);
+        });
+    }
 }
 
 #[tokio::test]
@@ -41,7 +93,7 @@ async fn a_refused_proposal_leaves_no_trace() {
         .unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Refused(ErrorCode::PayloadTooLarge));
     assert!(fixture.messages("ann").is_empty());
-    assert!(fixture.store.snapshot().conversations(&id("ann")).unwrap().is_empty());
+    assert!(fixture.store.snapshot().conversations(&id("ann")).unwrap().next().is_none());
     assert_eq!(fixture.store.last_seq().unwrap(), seq);
 }
 

@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Fixture, ai, edit, file_rows, group, id, message};
-use crate::{Actor, Change, ColdSummary, Expect, Place, Proposal, Step, Store};
+use crate::{
+    Actor, Change, ColdSummary, ErrorKind, Expect, Place, Proposal, Step, Store, database::Read, keys::Family,
+};
 
 #[tokio::test]
 async fn hot_rows_become_one_sorted_file() {
@@ -145,4 +147,52 @@ async fn a_whole_conversation_goes_hot_and_cold() {
     assert_eq!(fixture.messages("ann").len(), 5);
     assert!(fixture.store.snapshot().conversation(&id("ann"), &ai("c")).unwrap().is_none());
     assert!(fixture.store.snapshot().conversation(&id("ann"), &group("c")).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_an_interrupted_write_left_beside_a_segment_goes_at_the_next_start() {
+    let fixture = Fixture::new();
+    let kept = fixture.send_cold("ann", &ai("c"), &["kept"]).await;
+    let (_, path) = fixture.store.reserve_segment(&id("ann")).await.unwrap();
+    for name in [path.clone(), format!("{path}#1"), format!("{path}#2")] {
+        std::fs::write(fixture.folder.path().join(name), "half of a segment").unwrap();
+    }
+    std::fs::write(fixture.folder.path().join("ann/somebody's#1"), "unknown").unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.files(), ["ann/", "ann/batch-20251013-001.parquet", "ann/somebody's#1"]);
+    assert_eq!(fixture.messages("ann").into_keys().collect::<Vec<_>>(), kept);
+}
+
+#[tokio::test]
+async fn an_intent_that_cannot_be_cleared_waits_for_the_start_after() {
+    let fixture = Fixture::new();
+    fixture.send_cold("ann", &ai("c"), &["kept"]).await;
+    let (_, path) = fixture.store.reserve_segment(&id("ann")).await.unwrap();
+    let stuck = fixture.folder.path().join(path);
+    std::fs::create_dir(&stuck).unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.messages("ann").len(), 1, "it starts all the same");
+    std::fs::remove_dir(&stuck).unwrap();
+    std::fs::write(&stuck, "half of a segment").unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.files(), ["ann/", "ann/batch-20251013-001.parquet"]);
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_written_leaves_nothing_behind() {
+    let fixture = Fixture::new();
+    fixture.send("ann", &ai("c"), "hot").await.unwrap();
+    let folder = fixture.folder.path().join("ann");
+    std::fs::write(&folder, "in the way").unwrap();
+    assert_eq!(fixture.store.consolidate(&id("ann")).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(std::fs::read_dir(fixture.store.spool()).unwrap().count(), 0);
+    let mut intents = 0;
+    let count = &mut |_: &[u8], _: &[u8]| {
+        intents += 1;
+        Ok(std::ops::ControlFlow::Continue(()))
+    };
+    fixture.store.inner.database.scan(Family::Intents, &[], &[0xff], false, count).unwrap();
+    assert_eq!(intents, 0);
+    std::fs::remove_file(&folder).unwrap();
+    assert_eq!(fixture.store.consolidate(&id("ann")).await.unwrap().unwrap().messages, 1);
 }

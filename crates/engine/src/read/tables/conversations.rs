@@ -33,8 +33,9 @@ pub(in crate::read) fn conversations(
 ) -> Result<Arc<dyn TableProvider>> {
     let extra = [Field::new("_version", DataType::Int64, false), Field::new("_joined", DataType::Boolean, false)];
     let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
-    let open = by_owner(snapshot, owners, |snapshot, owner| Ok(snapshot.conversations(owner)?.into_iter().map(Ok)));
-    Streamed { schema, open, column, text_bytes: |_| 0 }.into_table()
+    let open = by_owner(snapshot, owners, Snapshot::conversations);
+    let text_bytes = |(_, row): &Owned<Conversation>| row.metadata.as_ref().map_or(0, String::len);
+    Streamed { schema, open, column, text_bytes }.into_table()
 }
 
 fn column(name: &str, rows: &[Owned<Conversation>]) -> Option<ArrayRef> {

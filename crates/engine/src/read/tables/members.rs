@@ -33,8 +33,9 @@ pub(in crate::read) fn members(
 ) -> Result<Arc<dyn TableProvider>> {
     let extra = [Field::new("_version", DataType::Int64, false)];
     let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
-    let open = by_owner(snapshot, owners, |snapshot, owner| Ok(snapshot.visible_members(owner)?.into_iter().map(Ok)));
-    Streamed { schema, open, column, text_bytes: |_| 0 }.into_table()
+    let open = by_owner(snapshot, owners, Snapshot::visible_members);
+    let text_bytes = |(_, row): &Owned<Member>| row.metadata.as_ref().map_or(0, String::len);
+    Streamed { schema, open, column, text_bytes }.into_table()
 }
 
 fn column(name: &str, rows: &[Owned<Member>]) -> Option<ArrayRef> {
