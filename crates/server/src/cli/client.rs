@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    connection::Credentials,
+    connection::{Credentials, Identity},
     error::{Error, Refusal},
 };
 
@@ -52,6 +52,20 @@ impl Client {
     /// Where the server is.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The server's host, without its port.
+    pub(super) fn host(&self) -> &str {
+        let authority = self.url.split("://").nth(1).unwrap_or(&self.url);
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        }
+    }
+
+    /// Who asks, if that can be told.
+    pub(super) fn who(&self) -> Option<&Identity> {
+        self.credentials.identity()
     }
 
     /// Runs one statement.

@@ -3,9 +3,10 @@
 //! Invariant: a token minted here lives for minutes and belongs to one request; only `demo --print-tokens` mints
 //! one for a person to keep.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use kalamdb_protocol::UserId;
+use serde::Deserialize;
 
 use super::{client::Client, error::Error};
 use crate::{
@@ -16,14 +17,17 @@ use crate::{
 /// A minted token outlives its request, whatever the two clocks say, and is worthless soon after.
 const MINTED_TTL: Duration = Duration::from_mins(5);
 
+/// Where a token may stand that is not to be seen in a list of processes.
+const TOKEN_VARIABLE: &str = "KALAMDB_TOKEN";
+
 /// How to reach the server.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionArgs {
     /// The server's address, such as <http://127.0.0.1:8080> [default: the one of the local settings]
     #[arg(long, value_name = "URL", env = "KALAMDB_URL")]
     url: Option<String>,
-    /// A token [default: minted from the local server's secret]
-    #[arg(long, env = "KALAMDB_TOKEN", hide_env_values = true)]
+    /// A token [env: `KALAMDB_TOKEN`] [default: minted from the local server's secret]
+    #[arg(long)]
     token: Option<String>,
     /// The local server's settings [default: ./config.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "KALAMDB_CONFIG")]
@@ -46,8 +50,13 @@ pub(super) struct Identity {
 pub(super) enum Credentials {
     /// Nothing, for the routes that need no token.
     None,
-    /// A token from the command line.
-    Given(String),
+    /// A token from the command line or the environment.
+    Given {
+        /// The token.
+        token: String,
+        /// Who it says it is of; the server decides whether that is so.
+        identity: Option<Identity>,
+    },
     /// The secret of a server on this machine.
     Minted {
         /// The secret.
@@ -67,12 +76,39 @@ impl Identity {
     }
 }
 
+/// What a token says of its bearer.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    user_id: Option<UserId>,
+    sub: Option<UserId>,
+    role: Option<String>,
+}
+
 impl Credentials {
+    /// A token that somebody gave.
+    pub(super) fn given(token: String) -> Self {
+        let said = jsonwebtoken::dangerous::insecure_decode_claims::<Said>(&token).ok();
+        let identity = said.and_then(|Said { user_id, sub, role }| {
+            Some(Identity { user: user_id.or(sub)?, admin: role.is_some_and(|role| role == "admin") })
+        });
+        Self::Given { token, identity }
+    }
+
+    /// Who it is that asks, as far as one can tell from here.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::None => None,
+            Self::Given { identity, .. } => identity.as_ref(),
+            Self::Minted { identity, .. } => Some(identity),
+        }
+    }
+
     /// A token for one request.
     pub(super) fn token(&self) -> Option<String> {
         match self {
             Self::None => None,
-            Self::Given(token) => Some(token.clone()),
+            Self::Given { token, .. } => Some(token.clone()),
             Self::Minted { secret, identity } => Some(mint(secret, identity, MINTED_TTL)),
         }
     }
@@ -85,17 +121,24 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl ConnectionArgs {
-    /// A client with the given token, else as `identity`.
-    pub(super) fn client(&self, identity: Identity) -> Result<Client, Error> {
-        if let (Some(url), Some(token)) = (&self.url, &self.token) {
-            return Client::new(checked_url(url)?, Credentials::Given(token.clone()));
+    /// A client as `identity`, if one was asked for; else with the token of the command line or the environment, else as
+    /// the operator.
+    pub(super) fn client(&self, identity: Option<Identity>) -> Result<Client, Error> {
+        let environment = || env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+        // Who says who to be means it, whatever stands in the environment.
+        let token = if identity.is_some() { None } else { self.token.clone().or_else(environment) };
+        if let (Some(url), Some(token)) = (&self.url, &token) {
+            return Client::new(checked_url(url)?, Credentials::given(token.clone()));
         }
         let local = self.local()?;
         let url = self.url.as_deref().map_or_else(|| Ok(local.url()), checked_url)?;
-        let credentials = match &self.token {
-            Some(token) => Credentials::Given(token.clone()),
-            None => Credentials::Minted { secret: local.secret()?, identity },
+        let minted = |identity: Option<Identity>| {
+            Ok::<_, Error>(Credentials::Minted {
+                secret: local.secret()?,
+                identity: identity.unwrap_or_else(Identity::operator),
+            })
         };
+        let credentials = token.map_or_else(|| minted(identity), |token| Ok(Credentials::given(token)))?;
         Client::new(url, credentials)
     }
 

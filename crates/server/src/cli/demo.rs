@@ -38,7 +38,7 @@ pub struct DemoArgs {
 /// Loads the sample and says what to do with it.
 pub(super) async fn run(args: DemoArgs) -> Result<(), Error> {
     args.connection.anonymous_client()?.wait_until_healthy(Duration::from_secs(args.wait)).await?;
-    let client = args.connection.client(Identity::operator())?;
+    let client = args.connection.client(None)?;
     let mut total = Tally::default();
     import::load(&client, SAMPLE.as_bytes(), "the sample", &mut total, &ProgressBar::hidden()).await?;
     println!("{}", report(&total));
@@ -64,7 +64,7 @@ impl Tokens {
         let user = local.mint(&Identity { user, admin: false }, TOKEN_TTL).ok()?;
         let admin = local.mint(&Identity::operator(), TOKEN_TTL).ok()?;
         // Another server's secret may lie here; then its tokens are not what anybody should paste.
-        let accepted = Client::new(url.to_owned(), Credentials::Given(admin.clone())).ok()?;
+        let accepted = Client::new(url.to_owned(), Credentials::given(admin.clone())).ok()?;
         accepted.rows("SELECT 1", Vec::new()).await.ok()?;
         Some(Self { user, admin, data: local.data() })
     }

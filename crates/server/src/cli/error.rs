@@ -6,6 +6,8 @@ use std::fmt;
 
 use kalamdb_protocol::{ErrorBody, ErrorCode};
 
+use super::text::printable;
+
 /// Why a sub-command ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,7 +53,8 @@ impl Error {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ErrorBody { error, message, .. } = &self.body;
-        write!(f, "{message} ({})", error.as_str())?;
+        // A message of ours holds no content, and a server elsewhere may be anybody's.
+        write!(f, "{} ({})", printable(message), error.as_str())?;
         match (self.statement.as_deref(), self.place()) {
             (Some(statement), Some((line, column))) => match point_at(statement, line, column) {
                 Some(picture) => write!(f, "\n{picture}"),
@@ -80,7 +83,7 @@ fn point_at(statement: &str, line: usize, column: usize) -> Option<String> {
         .nth(line.checked_sub(1)?)?
         .chars()
         // One column each on the screen, as in the server's counting.
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || printable(c.encode_utf8(&mut [0; 4])).len() > 4 { ' ' } else { c })
         .collect();
     let column = column.checked_sub(1)?.min(text.len());
     let start = column.saturating_sub(CONTEXT_CHARS);
@@ -110,6 +113,18 @@ mod tests {
             refusal.to_string(),
             "Expected an expression, found FROM. (syntax_error)\nline 2:  count FRM messages\n               ^"
         );
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_an_error() {
+        let body = ErrorBody {
+            error: ErrorCode::InvalidValue,
+            message: "Cannot cast '\u{1b}]0;gone\u{7}' to BIGINT.".into(),
+            details: serde_json::from_str(r#"{"line": 1, "column": 8}"#).unwrap(),
+        };
+        let told = Refusal { body, statement: Some("SELECT \u{1b}[2J\u{202e}x".into()) }.to_string();
+        assert!(!told.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{told:?}");
+        assert!(told.starts_with("Cannot cast '\\u{1b}]0;gone\\u{7}' to BIGINT. (invalid_value)"), "{told}");
     }
 
     #[test]

@@ -53,8 +53,8 @@ fn first_line(text: &str) -> serde_json::Result<Value> {
 fn a_write_says_how_many_rows() {
     let server = Server::start();
     let sql = "INSERT INTO user_john.messages (conversationId, content) VALUES ('c', 'a'), ('c', 'b'), ('c', 'c')";
-    let output = server.cli(&["sql", "-c", sql]);
-    assert!(stdout(&output).contains('3') || stderr(&output).contains('3'), "{output:?}");
+    let output = stdout(&server.cli(&["sql", "-c", sql]));
+    assert!(output.starts_with("(3 rows affected, msgId "), "{output}");
     assert_eq!(server.client("user_john").number("SELECT COUNT(*) FROM messages"), 3);
 }
 
@@ -109,6 +109,83 @@ fn the_shell_reads_from_a_pipe() {
     }
 }
 
+#[test]
+fn the_shell_s_own_commands_work_without_a_terminal() {
+    let server = Server::start();
+    let tables = stdout(&server.cli(&["sql", "-c", "\\d"]));
+    assert!(tables.contains("conversationUsers") && tables.contains("system.segments"), "{tables}");
+    let columns = stdout(&server.cli(&["sql", "-c", "\\d system.users"]));
+    assert!(columns.contains("hotMessages"), "{columns}");
+    let script = server.data().join("script.sql");
+    std::fs::write(&script, "\\x\nSELECT 1 AS one,\n  2 AS two;\n\\timing\nSELECT 3;\nquit\nSELECT nothing;\n")
+        .expect("a file");
+    let said = stdout(&server.cli(&["sql", "-f", script.to_str().expect("a UTF-8 path")]));
+    assert!(said.contains("─[ row 1 ]──────\none │ 1\ntwo │ 2\n"), "{said}");
+    assert!(said.contains("\nTime: ") && !said.contains("nothing"), "{said}");
+    let missing = server.cli(&["sql", "-f", "no-such.sql"]);
+    assert!(!missing.status.success() && stderr(&missing).contains("no-such.sql"), "{}", stderr(&missing));
+}
+
+#[test]
+fn who_is_named_is_meant_whatever_token_stands_in_the_environment() {
+    let server = Server::start();
+    server.client("amy").say("c", "hello");
+    let data = server.data();
+    let place = ["--url", &server.url(), "--data", data.to_str().expect("a UTF-8 path"), "--format", "csv"];
+    let asked = |arguments: &[&str], token: &str| {
+        let mut command = server.command(&["sql", "-c", "SELECT content FROM messages"]);
+        command.args(place).args(arguments).env("KALAMDB_TOKEN", token);
+        bounded_output(command)
+    };
+    assert_eq!(stdout(&asked(&["--user", "amy"], "of somebody else")), "content\nhello\n");
+    assert_eq!(stdout(&asked(&[], &server.token("amy", false))), "content\nhello\n");
+    assert!(!asked(&[], "of somebody else").status.success());
+    let both = asked(&["--user", "amy", "--token", "x"], "");
+    assert!(stderr(&both).contains("cannot be used with"), "{}", stderr(&both));
+}
+
+#[test]
+fn a_cut_answer_is_a_success_that_says_so() {
+    let server = Server::with(&[("query.max_rows", "2")]);
+    let sql = "SELECT value FROM UNNEST(generate_series(1, 3)) AS numbers(value)";
+    for format in ["csv", "json"] {
+        let output = server.cli(&["sql", "-c", sql, "--format", format]);
+        assert!(output.status.success() && !stdout(&output).contains("truncated"), "{format}");
+        assert!(stderr(&output).contains("the first 2 rows; there are more, truncated"), "{}", stderr(&output));
+    }
+}
+
+/// What a person sees who types that at a terminal. `script` makes one; every Debian has it.
+fn typed(server: &Server, arguments: &[&str], lines: &str) -> (String, bool) {
+    let shell = server.command(arguments);
+    let words: Vec<String> = std::iter::once(shell.get_program())
+        .chain(shell.get_args())
+        .map(|word| format!("'{}'", word.to_str().expect("UTF-8")))
+        .collect();
+    let mut input = tempfile::tempfile().expect("a file");
+    std::io::Write::write_all(&mut input, lines.as_bytes()).expect("it is written");
+    std::io::Seek::rewind(&mut input).expect("it can be read again");
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(server.data()).stdin(input);
+    terminal.env("TERM", "dumb").env("HOME", server.data());
+    let output = terminal.output().expect("a terminal");
+    (String::from_utf8_lossy(&output.stdout).replace('\r', ""), output.status.success())
+}
+
+#[test]
+fn a_person_at_the_shell_sees_who_they_are_and_finds_out() {
+    let server = Server::start();
+    let (url, data) = (server.url(), server.data());
+    let place = ["sql", "--url", &url, "--data", data.to_str().expect("a UTF-8 path")];
+    let (screen, ended) = typed(&server, &place, "help\n\\x\nSELECT 40 + 2\n AS answer;\nSELECT nothing;\nquit\n");
+    assert!(ended, "{screen}");
+    for part in ["as admin, an admin. ", "admin@127.0.0.1=# ", "\\timing", "answer │ 42", "(unknown_column)"] {
+        assert!(screen.contains(part), "no {part} in:\n{screen}");
+    }
+    let (screen, _) = typed(&server, &[&place[..], &["--user", "user_john"]].concat(), "exit\n");
+    assert!(screen.contains("as user_john. ") && screen.contains("user_john@127.0.0.1=> "), "{screen}");
+}
+
 // --- token
 
 #[test]
@@ -158,51 +235,54 @@ fn config_shows_what_is_in_effect_and_where_it_came_from() {
     assert!(!text.contains("nobody may see"), "the secret is shown:\n{text}");
 }
 
+/// With other values than the defaults, which would be shown whether or not the file is read.
 #[test]
 fn every_key_of_the_founding_document_is_read() {
     let founding = r#"
 [server]
-host = "127.0.0.1"
-port = 8080
+host = "127.0.0.2"
+port = 8081
 jwt_secret = "a secret of at least thirty-two bytes, for tests"
 
 [message]
-large_message_threshold_bytes = 102400  # 100 KB
+large_message_threshold_bytes = 102401
 
 [storage]
-base_storage_path = "/var/lib/kalamdb"
+base_storage_path = "/var/lib/kalamdb-of-a-test"
 
 [rocksdb]
-write_buffer_size_mb = 64
-max_background_jobs = 4
+write_buffer_size_mb = 65
+max_background_jobs = 5
 
 [consolidation]
-interval_seconds = 300
-messages_threshold = 10000
+interval_seconds = 301
+messages_threshold = 10001
 
 [query]
-timeout_seconds = 30
-max_rows = 10000
-enable_cache = true
+timeout_seconds = 31
+max_rows = 10001
+enable_cache = false
 
 [conversations]
-default_type = "ai"
-max_group_participants = 100
+default_type = "group"
+max_group_participants = 101
 
 [deletion]
-soft_delete_enabled = true
-soft_delete_retention_days = 30
-compaction_interval_hours = 24
+soft_delete_enabled = false
+soft_delete_retention_days = 31
+compaction_interval_hours = 25
 "#;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("founding.toml");
     std::fs::write(&file, founding).expect("a file");
     let server = Server::start();
     let text = stdout(&bounded_output(server.command(&["config", "--config", file.to_str().expect("a UTF-8 path")])));
-    for line in founding.lines() {
-        if let Some((key, _)) = line.split_once(" = ") {
-            assert!(text.contains(key), "no {key} in:\n{text}");
-        }
+    for (number, line) in founding.lines().enumerate() {
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        let value = if key == "jwt_secret" { "" } else { value };
+        let origin = format!("founding.toml, line {}", number + 1);
+        let shown = |shown: &&str| shown.starts_with(&format!("{key} = {value}")) && shown.ends_with(&origin);
+        assert!(text.lines().any(|line| shown(&line)), "no {line} of line {} in:\n{text}", number + 1);
     }
 }
 

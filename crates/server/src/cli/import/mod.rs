@@ -20,7 +20,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
     client::Client,
-    connection::{ConnectionArgs, Identity},
+    connection::ConnectionArgs,
     error::Error,
     text::{counted, thousands},
 };
@@ -40,7 +40,7 @@ pub struct ImportArgs {
 
 /// Imports the files, one after the other.
 pub(super) async fn run(args: ImportArgs) -> Result<(), Error> {
-    let client = args.connection.client(Identity::operator())?;
+    let client = args.connection.client(None)?;
     let files = args.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let progress = progress_bar(files.iter().map(|(_, _, bytes)| bytes).sum());
     let started = Instant::now();

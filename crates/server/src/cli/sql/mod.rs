@@ -3,15 +3,20 @@
 //! Invariant: one statement at a time, in order; when nobody watches, the first error ends the run.
 
 mod render;
+mod session;
 mod shell;
 mod statement;
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal, Read},
+    path::{Path, PathBuf},
+};
 
 use kalamdb_protocol::UserId;
 
+use self::session::{Next, Session};
 use super::{
-    client::Client,
     connection::{ConnectionArgs, Identity},
     error::Error,
 };
@@ -31,9 +36,12 @@ pub struct SqlArgs {
     /// Have the role admin, too
     #[arg(long, requires = "user")]
     admin: bool,
-    /// Run these statements and exit; with an error, exit with status 1
-    #[arg(short, long, value_name = "SQL")]
+    /// Run these statements, or shell commands such as '\d', and exit; with an error, exit with status 1
+    #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
     command: Option<String>,
+    /// Run the statements of this file and exit; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// How to write answers
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -52,25 +60,24 @@ pub(super) enum Format {
 
 /// Runs statements until there are no more.
 pub(super) async fn run(args: SqlArgs) -> Result<(), Error> {
-    let identity = match args.user {
-        Some(user) => Identity { user, admin: args.admin },
-        None => Identity::operator(),
-    };
-    let client = args.connection.client(identity)?;
+    let identity = args.user.map(|user| Identity { user, admin: args.admin });
+    let mut session = Session::new(args.connection.client(identity)?, args.format);
     if let Some(text) = &args.command {
-        for sql in statement::split_all(text) {
-            run_one(&client, sql, args.format).await?;
+        return run_script(&mut session, text.as_bytes()).await;
+    }
+    match &args.file {
+        Some(path) if path != Path::new("-") => {
+            let file = File::open(path)
+                .map_err(|error| Error::Input(format!("{} cannot be read: {error}.", path.display())))?;
+            run_script(&mut session, BufReader::new(file)).await
         }
-        return Ok(());
+        None if io::stdin().is_terminal() => shell::run(session).await,
+        _ => run_script(&mut session, io::stdin().lock()).await,
     }
-    if io::stdin().is_terminal() {
-        return shell::run(&client, args.format).await;
-    }
-    run_script(&client, io::stdin().lock(), args.format).await
 }
 
 /// Runs each statement as soon as it is complete, and the shell's commands between them.
-async fn run_script(client: &Client, mut input: impl BufRead, format: Format) -> Result<(), Error> {
+async fn run_script(session: &mut Session, mut input: impl BufRead) -> Result<(), Error> {
     let mut pending = String::new();
     loop {
         let room = MAX_STATEMENT_BYTES - pending.len() as u64;
@@ -78,12 +85,13 @@ async fn run_script(client: &Client, mut input: impl BufRead, format: Format) ->
             io::ErrorKind::InvalidData => Error::Input("The statements are not UTF-8 text.".to_owned()),
             _ => Error::Input(format!("The statements cannot be read: {error}.")),
         })?;
+        let (before, line) = pending.split_at(pending.len() - read);
         // Without a new semicolon nothing has ended, and looking again would take a square of the time.
-        let ended = pending[pending.len() - read..].contains(';');
-        if statement::is_blank(&pending[..pending.len() - read])
-            && let Some(command) = pending[pending.len() - read..].trim().strip_prefix('\\')
+        let ended = line.contains(';');
+        if statement::is_blank(before)
+            && let Some(next) = session.run_command(line)?
         {
-            if shell::run_command(command).map_err(Error::Output)? == shell::Next::Quit {
+            if next == Next::Quit {
                 return Ok(());
             }
             pending.clear();
@@ -91,7 +99,7 @@ async fn run_script(client: &Client, mut input: impl BufRead, format: Format) ->
         }
         while ended && let Some((sql, rest)) = statement::split_first(&pending) {
             if !statement::is_blank(sql) {
-                run_one(client, sql.trim(), format).await?;
+                session.run_one(sql.trim()).await?;
             }
             pending = rest.to_owned();
         }
@@ -102,12 +110,5 @@ async fn run_script(client: &Client, mut input: impl BufRead, format: Format) ->
             break;
         }
     }
-    if statement::is_blank(&pending) { Ok(()) } else { run_one(client, pending.trim(), format).await }
-}
-
-/// Runs one statement and writes its answer.
-async fn run_one(client: &Client, sql: &str, format: Format) -> Result<(), Error> {
-    let answer = client.execute(sql, Vec::new()).await?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    render::answer(&answer, format, &mut out, &mut io::stderr()).and_then(|()| out.flush()).map_err(Error::Output)
+    if statement::is_blank(&pending) { Ok(()) } else { session.run_one(pending.trim()).await }
 }

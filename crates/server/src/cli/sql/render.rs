@@ -5,8 +5,8 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
-use kalamdb_protocol::{ColumnType, QueryResponse, TABLES, WriteResponse};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
+use kalamdb_protocol::{ColumnType, QueryResponse, SYSTEM_SCHEMA, SYSTEM_TABLES, TABLES, Table, WriteResponse};
 use serde_json::Value;
 
 use super::Format;
@@ -52,9 +52,30 @@ fn table(rows: &QueryResponse, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{table}")
 }
 
+/// Each row for itself, a column on each line: for rows that no screen is wide enough for.
+///
+/// ```text
+/// ─[ row 1 ]──────
+/// msgId   │ 7389405184819201
+/// content │ Hello
+/// ```
+pub(super) fn expanded(rows: &QueryResponse, out: &mut impl Write) -> io::Result<()> {
+    let names: Vec<_> = rows.columns.iter().map(|column| printable(column)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+    for (index, row) in rows.rows.iter().enumerate() {
+        writeln!(out, "─[ row {} ]──────", thousands(index as u64 + 1))?;
+        for (name, value) in names.iter().zip(row) {
+            // Further lines of a text stand below its first.
+            let value = shown(value).replace('\n', &format!("\n{:width$} │ ", ""));
+            writeln!(out, "{name:width$} │ {value}")?;
+        }
+    }
+    writeln!(out, "{}", summary(rows))
+}
+
 /// A table that fits the terminal, or is as wide as it likes where there is none.
-fn new_table() -> Table {
-    let mut table = Table::new();
+fn new_table() -> Grid {
+    let mut table = Grid::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
@@ -95,7 +116,8 @@ fn outcome(written: &WriteResponse) -> String {
     format!("({rows} affected{ids}{created}, {})", milliseconds(written.execution_time_ms))
 }
 
-fn milliseconds(time: f64) -> String {
+/// A time for people: `1.2 ms`, `12.3 s`.
+pub(super) fn milliseconds(time: f64) -> String {
     if time < 10_000.0 { format!("{time:.1} ms") } else { format!("{:.1} s", time / 1_000.0) }
 }
 
@@ -131,16 +153,16 @@ fn csv(rows: &QueryResponse, out: &mut impl Write) -> io::Result<()> {
     writer.flush()
 }
 
-/// `\d`: the tables of a schema, or the columns of one table; `false` when there is no such table.
+/// `\d`: the tables, or the columns of one; `false` when there is no such table.
 pub(super) fn describe(name: &str, out: &mut impl Write) -> io::Result<bool> {
     let mut table = new_table();
     if name.is_empty() {
         table.set_header(["table", "key", "columns"]);
-        for described in TABLES {
+        for (name, described) in known_tables() {
             let columns: Vec<&str> = described.columns.iter().map(|column| column.name).collect();
-            table.add_row([described.name, &described.key.join(", "), &columns.join(", ")]);
+            table.add_row([name.as_str(), &described.key.join(", "), &columns.join(", ")]);
         }
-    } else if let Some(described) = TABLES.iter().find(|table| table.name.eq_ignore_ascii_case(name)) {
+    } else if let Some((_, described)) = known_tables().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
         table.set_header(["column", "type", "null", "key"]);
         for column in described.columns {
             let null = if column.nullable { "yes" } else { "" };
@@ -152,6 +174,12 @@ pub(super) fn describe(name: &str, out: &mut impl Write) -> io::Result<bool> {
     }
     writeln!(out, "{table}")?;
     Ok(true)
+}
+
+/// All tables, by the names that statements call them.
+pub(super) fn known_tables() -> impl Iterator<Item = (String, &'static Table)> {
+    let own = TABLES.iter().map(|table| (table.name.to_owned(), table));
+    own.chain(SYSTEM_TABLES.iter().map(|table| (format!("{SYSTEM_SCHEMA}.{}", table.name), table)))
 }
 
 const fn type_name(kind: ColumnType) -> &'static str {
@@ -211,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn rows_may_come_one_below_the_other() {
+        let mut wide = rows();
+        wide.rows[0][1] = json!("two\nlines\u{1b}");
+        let mut out = Vec::new();
+        expanded(&wide, &mut out).unwrap();
+        let expected = "─[ row 1 ]──────\nmsgId   │ 1\ncontent │ two\n        │ lines\\u{1b}\n\
+                        ─[ row 2 ]──────\nmsgId   │ 9007199254740991\ncontent │ NULL\n(2 rows, 1.2 ms)\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
     fn a_cut_answer_says_so() {
         let cut = Answer::Rows(QueryResponse { truncated: true, ..rows() });
         assert!(rendered(&cut, Format::Table).0.contains("truncated"));
@@ -242,7 +281,8 @@ mod tests {
             let mut out = Vec::new();
             (describe(name, &mut out).unwrap(), String::from_utf8(out).unwrap())
         };
-        assert!(described("").1.contains("conversationUsers"));
+        assert!(described("").1.contains("conversationUsers") && described("").1.contains("system.segments"));
+        assert!(described("system.USERS").1.contains("hotMessages"));
         assert!(described("MESSAGES").1.contains("contentRef"));
         assert_eq!(described("nothing"), (false, String::new()));
     }

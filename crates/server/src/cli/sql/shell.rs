@@ -1,4 +1,4 @@
-//! The shell: a line editor with history around [`super::run_one`].
+//! The shell: a line editor with history around a [`Session`].
 //!
 //! Invariant: an error is shown and the shell goes on; Ctrl-C stops the statement that runs, never the shell; the
 //! history is the user's own file, which nobody else can read.
@@ -9,32 +9,75 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kalamdb_protocol::TABLES;
 use rustyline::{
     Config, Context, Editor, Helper, completion::Completer, error::ReadlineError, highlight::Highlighter, hint::Hinter,
     history::DefaultHistory, validate,
 };
 
-use super::{Format, render, run_one, statement};
-use crate::cli::{client::Client, error::Error};
+use super::{
+    render::known_tables,
+    session::{Next, Session, is_finished},
+    statement,
+};
+use crate::cli::error::Error;
 
 /// Statements that the history keeps: enough to find last month's, small enough to load at once.
 const HISTORY_ENTRIES: usize = 2_000;
 
-const PROMPT: &str = "kalamdb> ";
-
-const HELP: &str = "\
-Statements end with ; and may span lines.
-  \\d         the tables        \\d NAME    the columns of one
-  \\?         this help         \\q         quit (also Ctrl-D)
-  Ctrl-C     stop the statement that runs, or drop the line
-In every schema: messages, conversations, conversationUsers. Admins name any user's schema
-(\"user_john\".messages) or all of them with a leading owner column (*.messages).";
+/// Words that statements are made of, for completion.
+const KEYWORDS: &[&str] = &[
+    "AND",
+    "AS",
+    "ASC",
+    "BETWEEN",
+    "BY",
+    "CASE",
+    "CAST",
+    "COUNT",
+    "DELETE",
+    "DESC",
+    "DISTINCT",
+    "ELSE",
+    "END",
+    "EXISTS",
+    "EXPLAIN",
+    "FROM",
+    "GROUP",
+    "HAVING",
+    "IN",
+    "INSERT",
+    "INTO",
+    "IS",
+    "JOIN",
+    "LEFT",
+    "LIKE",
+    "LIMIT",
+    "MAX",
+    "MIN",
+    "NOT",
+    "NULL",
+    "OFFSET",
+    "ON",
+    "OR",
+    "ORDER",
+    "OVER",
+    "PARTITION",
+    "SELECT",
+    "SET",
+    "SUM",
+    "THEN",
+    "UNION",
+    "UPDATE",
+    "VALUES",
+    "WHEN",
+    "WHERE",
+    "WITH",
+];
 
 type Shell = Editor<StatementHelper, DefaultHistory>;
 
 /// Reads and runs statements until the person leaves.
-pub(super) async fn run(client: &Client, format: Format) -> Result<(), Error> {
+pub(super) async fn run(mut session: Session) -> Result<(), Error> {
     let config =
         Config::builder().max_history_size(HISTORY_ENTRIES)?.history_ignore_dups(true)?.history_ignore_space(true);
     let mut shell = Shell::with_config(config.build())?;
@@ -43,11 +86,11 @@ pub(super) async fn run(client: &Client, format: Format) -> Result<(), Error> {
     if let Some(file) = &history {
         shell.load_history(file)?;
     }
-    println!("KalamDB at {}. \\? for help, \\q to quit.", client.url());
+    println!("{}", session.greeting());
     loop {
         // The editor blocks its thread while the person types, so it goes to one where that hurts nobody.
         let line;
-        (shell, line) = read_line(shell).await?;
+        (shell, line) = read_line(shell, session.prompt()).await?;
         let line = match line {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
@@ -62,29 +105,29 @@ pub(super) async fn run(client: &Client, format: Format) -> Result<(), Error> {
         if let Some(file) = &history {
             shell.append_history(file)?;
         }
-        match text.strip_prefix('\\') {
-            Some(command) if run_command(command).map_err(Error::Output)? == Next::Quit => break,
-            Some(_) => {}
-            None => run_statements(client, text, format).await?,
+        match session.run_command(text)? {
+            Some(Next::Quit) => break,
+            Some(Next::GoOn) => {}
+            None => run_statements(&session, text).await?,
         }
     }
     Ok(())
 }
 
-async fn read_line(mut shell: Shell) -> Result<(Shell, rustyline::Result<String>), Error> {
+async fn read_line(mut shell: Shell, prompt: String) -> Result<(Shell, rustyline::Result<String>), Error> {
     let task = tokio::task::spawn_blocking(move || {
-        let line = shell.readline(PROMPT);
+        let line = shell.readline(&prompt);
         (shell, line)
     });
     task.await.map_err(|_| Error::Input("The line editor failed.".to_owned()))
 }
 
 /// Runs what was typed; an error or Ctrl-C drops the rest of it.
-async fn run_statements(client: &Client, text: &str, format: Format) -> Result<(), Error> {
+async fn run_statements(session: &Session, text: &str) -> Result<(), Error> {
     for sql in statement::split_all(text) {
         // Dropping the request closes its connection, which stops the statement in the server.
         let result = tokio::select! {
-            result = run_one(client, sql, format) => result,
+            result = session.run_one(sql) => result,
             _ = tokio::signal::ctrl_c() => {
                 println!("Stopped.");
                 return Ok(());
@@ -100,29 +143,6 @@ async fn run_statements(client: &Client, text: &str, format: Format) -> Result<(
         }
     }
     Ok(())
-}
-
-/// What comes after one of the shell's own commands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    /// The next line.
-    GoOn,
-    /// Nothing.
-    Quit,
-}
-
-/// Runs one of the shell's own commands, given without its backslash.
-pub(super) fn run_command(command: &str) -> io::Result<Next> {
-    let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
-    let argument = argument.trim().trim_end_matches(';');
-    match name {
-        "q" => return Ok(Next::Quit),
-        "d" if !render::describe(argument, &mut io::stdout())? => println!("No such table; \\d lists them."),
-        "d" => {}
-        "?" => println!("{HELP}"),
-        _ => println!("No such command; \\? lists them."),
-    }
-    Ok(Next::GoOn)
 }
 
 /// The history file, made readable for its owner only; none where there is no place for one.
@@ -161,15 +181,6 @@ impl validate::Validator for StatementHelper {
     }
 }
 
-/// Whether Enter runs the text: a command, nothing, or statements that each end.
-fn is_finished(text: &str) -> bool {
-    let mut rest = text;
-    while let Some((_, after)) = statement::split_first(rest) {
-        rest = after;
-    }
-    text.trim_start().starts_with('\\') || statement::is_blank(rest)
-}
-
 impl Completer for StatementHelper {
     type Candidate = String;
 
@@ -178,26 +189,34 @@ impl Completer for StatementHelper {
     }
 }
 
-/// Names of tables and columns that go on from the last word, and where that begins.
+/// Names of tables and columns, and words of SQL, that go on from the last word; and where that begins.
 fn completions(typed: &str) -> (usize, Vec<String>) {
-    let start = typed.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+    let start = typed.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != '.').map_or(0, |at| at + 1);
     // What is not a letter and not ASCII is longer than one byte.
     let start = (start..=typed.len()).find(|at| typed.is_char_boundary(*at)).unwrap_or(typed.len());
-    let word = &typed[start..];
-    if word.is_empty() {
-        return (start, Vec::new());
+    let found = going_on(&typed[start..]);
+    match typed[start..].rfind('.') {
+        // `m.cont` is a column of whatever `m` is.
+        Some(dot) if found.is_empty() => (start + dot + 1, going_on(&typed[start + dot + 1..])),
+        _ => (start, found),
     }
-    let columns = TABLES.iter().flat_map(|table| table.columns.iter().map(|column| column.name));
-    let mut names: Vec<String> = TABLES
-        .iter()
-        .map(|table| table.name)
-        .chain(columns)
-        .filter(|name| name.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word)))
-        .map(str::to_owned)
-        .collect();
+}
+
+fn going_on(word: &str) -> Vec<String> {
+    if word.is_empty() {
+        return Vec::new();
+    }
+    let goes_on = |name: &String| name.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    let columns = known_tables().flat_map(|(_, table)| table.columns.iter().map(|column| column.name.to_owned()));
+    let tables = known_tables().map(|(name, _)| name);
+    let mut names: Vec<String> = tables.chain(columns).filter(goes_on).collect();
     names.sort_unstable();
     names.dedup();
-    (start, names)
+    // In the case in which it was begun.
+    let is_lower = word.chars().all(char::is_lowercase);
+    let cased = |word: &&str| if is_lower { word.to_lowercase() } else { (*word).to_owned() };
+    names.extend(KEYWORDS.iter().map(cased).filter(goes_on));
+    names
 }
 
 impl Hinter for StatementHelper {
@@ -213,19 +232,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enter_runs_what_is_finished() {
-        for finished in ["", "\\d messages", "SELECT 1;", "SELECT 1; -- yes", "SELECT 1;\nSELECT ';';"] {
-            assert!(is_finished(finished), "{finished:?}");
-        }
-        for unfinished in ["SELECT 1", "SELECT ';", "SELECT 1; SELECT 2", "/* a;"] {
-            assert!(!is_finished(unfinished), "{unfinished:?}");
-        }
-    }
-
-    #[test]
     fn names_are_completed() {
         assert_eq!(completions("SELECT m.cont"), (9, vec!["content".to_owned(), "contentRef".to_owned()]));
         assert_eq!(completions("SELECT * FROM MESS"), (14, vec!["messages".to_owned()]));
+        assert_eq!(completions("SELECT * FROM system.seg"), (14, vec!["system.segments".to_owned()]));
+        assert_eq!(completions("SELECT * FROM sys").1, ["system.files", "system.segments", "system.users"]);
+        assert_eq!((completions("sel"), completions("SEL")), ((0, vec!["select".into()]), (0, vec!["SELECT".into()])));
         assert_eq!(completions("SELECT "), (7, Vec::new()));
         assert_eq!(completions("SELECT “mess"), (10, vec!["messages".to_owned()]));
     }
