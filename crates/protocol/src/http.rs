@@ -202,8 +202,9 @@ pub struct MediaMetadata {
     pub duration_seconds: Option<f64>,
 }
 
-/// `GET /api/v1/health`.
+/// `GET /api/v1/health` and `GET /api/v1/health/ready`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"status": "ok", "version": "0.1.0", "uptime": 3600, "ready": true}))]
 pub struct Health {
     /// Always `ok`; a server that is not does not answer.
     pub status: String,
@@ -211,6 +212,8 @@ pub struct Health {
     pub version: String,
     /// Seconds since it started.
     pub uptime: u64,
+    /// Whether it takes writes.
+    pub ready: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]

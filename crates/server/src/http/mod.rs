@@ -175,6 +175,7 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route_layer(from_fn_with_state(app.clone(), caller::authenticate));
     let open = Router::new()
         .route("/api/v1/health", get(health::health))
+        .route("/api/v1/health/ready", get(health::ready))
         .route("/api/openapi.json", get(openapi::document).layer(compression()))
         .route("/metrics", get(metrics::metrics))
         // These two take their tokens in more ways than a header, and see to it themselves.

@@ -27,6 +27,7 @@ use utoipa::{
         super::query::query,
         super::messages::send,
         super::health::health,
+        super::health::ready,
         super::metrics::metrics,
         super::upload::upload,
         super::content::content,
@@ -129,7 +130,7 @@ mod tests {
     fn every_operation_says_who_may_call_it_and_how_it_fails() {
         let api = api();
         let mut names = BTreeSet::new();
-        let open = ["/api/v1/health", "/api/openapi.json", "/api/v1/ws", "/metrics"];
+        let open = ["/api/v1/health", "/api/v1/health/ready", "/api/openapi.json", "/api/v1/ws", "/metrics"];
         for (path, operations) in api["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
                 let place = format!("{method} {path}");

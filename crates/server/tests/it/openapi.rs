@@ -51,6 +51,7 @@ fn examples() -> Vec<Example> {
         example(Method::GET, "/api/v1/live", None, 200),
         Example { headers: UPGRADE, ..example(Method::GET, "/api/v1/ws", None, 101) },
         example(Method::GET, "/api/v1/health", None, 200),
+        example(Method::GET, "/api/v1/health/ready", None, 200),
         example(Method::POST, "/api/admin/compact", Some(json!({})), 200),
         example(Method::POST, "/api/admin/consolidate", Some(json!({})), 200),
         example(Method::GET, "/metrics", None, 200),

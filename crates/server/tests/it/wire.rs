@@ -83,6 +83,7 @@ fn each_route_succeeds_as_it_did() {
     show("POST /api/v1/query: UPDATE", sql(&john, "UPDATE userId.messages SET content = 'x' WHERE from = 'ai'"));
     show("POST /api/v1/query: DELETE", sql(&john, "DELETE FROM userId.messages"));
     show("GET /api/v1/health", get(&john, "/api/v1/health"));
+    show("GET /api/v1/health/ready", get(&john, "/api/v1/health/ready"));
     insta::assert_snapshot!("routes", text);
 }
 
