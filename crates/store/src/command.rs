@@ -1,50 +1,131 @@
-//! What the sequencer is asked to do: a [`Command`] is everything that changes the database, as a plain value.
+//! The log's format: a [`Command`] is everything that changes the database, as a plain value, and an [`Entry`] is one
+//! with all that applying it takes besides the database.
 //!
 //! Invariant: plain serialisable values with no handle and no rule in them; the ground floor of the sequencer, of the
-//! rules that it applies, and of the jobs that ask it.
+//! rules that it applies, and of the jobs that ask it. The same entries in the same order make the same database.
 
 use std::collections::BTreeMap;
 
-use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
+use kalamdb_protocol::{ConversationId, ConversationType, Micros, MsgId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     commit::{Actor, Proposal, Receipt},
+    error::{Error, Result},
     model::{ConversationKey, Seq, Uploaded},
-    records::SegmentRecord,
+    records::{RulesRecord, SegmentRecord},
 };
 
-/// Everything that changes the database, as a plain value.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Command {
+/// An entry of the log: a command, with its number and its time, which are inputs of applying it as the command is.
+///
+/// Its bytes are the version of the encoding, the number and the time in eight bytes each (big-endian), and the
+/// command in postcard. The third commit of a folder, at 1,760,313,600 seconds, that gives up a segment's name:
+/// `01 0000000000000003 000640fb2f5ce000 09 01 10 "ann/batch-1.parq"`.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// The number of the commit that the command becomes; higher than every one before.
+    pub(crate) seq: Seq,
+    /// The time of that commit; no earlier than any before.
+    pub(crate) time: Micros,
+    /// What to do.
+    pub(crate) command: Command,
+}
+
+impl Entry {
+    /// The encoding that this program writes.
+    pub(crate) const VERSION: u8 = 1;
+
+    /// Its bytes.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![Self::VERSION];
+        bytes.extend_from_slice(&self.seq.to_be_bytes());
+        bytes.extend_from_slice(&self.time.to_be_bytes());
+        postcard::to_extend(&self.command, bytes).map_err(|_| Error::corrupt("command"))
+    }
+
+    /// Reads what [`Entry::encode`] wrote.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody but tests reads a log that another server wrote, yet"))]
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let corrupt = || Error::corrupt("command");
+        let (&version, rest) = bytes.split_first().ok_or_else(corrupt)?;
+        let (seq, rest) = rest.split_first_chunk().ok_or_else(corrupt)?;
+        let (time, rest) = rest.split_first_chunk().ok_or_else(corrupt)?;
+        if version != Self::VERSION {
+            return Err(corrupt());
+        }
+        let command = postcard::from_bytes(rest).map_err(|_| corrupt())?;
+        Ok(Self { seq: Seq::from_be_bytes(*seq), time: Micros::from_be_bytes(*time), command })
+    }
+}
+
+/// Something that can be asked of the sequencer, and what it answers.
+pub(crate) trait Ask: Into<Command> {
+    /// What the command comes to.
+    type Answer;
+
+    /// Takes that out of what the command came to.
+    fn answer(done: Done) -> Self::Answer;
+}
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident -> $answer:ty),+ $(,)?) => {
+        /// Everything that changes the database, as a plain value. New commands go at the end: their places in this
+        /// list are their numbers in the log.
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(crate) enum Command {
+            $($(#[$doc])* $name($name)),+
+        }
+
+        /// What a command came to.
+        #[derive(Debug)]
+        pub(crate) enum Done {
+            $($name($answer)),+
+        }
+
+        $(
+            impl From<$name> for Command {
+                fn from(command: $name) -> Self {
+                    Self::$name(command)
+                }
+            }
+
+            impl Ask for $name {
+                type Answer = $answer;
+
+                fn answer(done: Done) -> $answer {
+                    match done {
+                        Done::$name(answer) => answer,
+                        _ => unreachable!("a command is answered as what it is"),
+                    }
+                }
+            }
+        )+
+    };
+}
+
+commands! {
     /// What a user or an application asked for, and its large texts.
-    Write { proposal: Proposal, texts: Texts },
+    Write -> Written,
     /// Take an upload in.
-    AddFile { actor: Actor, upload: Upload },
+    AddFile -> FileAdded,
     /// Committed files are in their places.
-    Moved { paths: Vec<String> },
+    Moved -> (),
     /// These entries of what is due are due.
-    Expire { entries: Vec<Vec<u8>> },
+    Expire -> Expired,
     /// These files are removed.
-    Forget { paths: Vec<String> },
-    /// Nothing; answered once everything before it is written.
-    Barrier,
+    Forget -> (),
     /// These audit entries have had their time.
-    TrimAudit { owner: UserId, ids: Vec<i64> },
-    /// Name the next batch file before it is written.
-    ReserveSegment { owner: UserId },
-    /// Adopt a batch file: its rows stop being hot.
-    PublishSegment {
-        owner: UserId,
-        number: u64,
-        segment: SegmentRecord,
-        /// The hot rows in the file, in its order, as they were when it was written.
-        rows: Vec<RowVersion>,
-    },
+    TrimAudit -> (),
+    /// Name the next segment before it is written.
+    ReserveSegment -> Reserved,
+    /// Adopt a segment: its rows stop being hot.
+    PublishSegment -> (),
     /// Adopt a segment, or none, in the place of others.
-    PublishCompaction { owner: UserId, inputs: Vec<CompactedSegment>, output: Option<(u64, SegmentRecord)> },
-    /// Give up a file that was not adopted and is gone.
-    ReleaseIntent { path: String },
+    PublishCompaction -> (),
+    /// Give up files that were not adopted and are gone.
+    ReleaseIntents -> (),
+    /// Decide by these rules from now on.
+    SetRules -> (),
 }
 
 impl Command {
@@ -55,27 +136,125 @@ impl Command {
         let lengths = |texts: &[String]| texts.iter().map(|text| PLAIN + text.len()).sum::<usize>();
         PLAIN
             + match self {
-                Self::Write { proposal, texts } => proposal.bytes() + texts.len() * PLAIN,
-                Self::Moved { paths } | Self::Forget { paths } => lengths(paths),
-                Self::Expire { entries } => entries.iter().map(|entry| PLAIN + entry.len()).sum(),
-                Self::TrimAudit { ids, .. } => size_of_val(ids.as_slice()),
-                Self::PublishSegment { rows, .. } => rows.len() * PLAIN,
-                Self::PublishCompaction { inputs, .. } => {
-                    inputs.iter().map(|input| size_of_val(input.moved_to.as_slice())).sum()
+                Self::Write(write) => write.proposal.bytes() + write.texts.len() * PLAIN,
+                Self::Moved(Moved { paths })
+                | Self::Forget(Forget { paths })
+                | Self::ReleaseIntents(ReleaseIntents { paths }) => lengths(paths),
+                Self::Expire(expire) => expire.entries.iter().map(|entry| PLAIN + entry.len()).sum(),
+                Self::TrimAudit(trim) => size_of_val(trim.ids.as_slice()),
+                Self::PublishSegment(publish) => publish.rows.len() * PLAIN,
+                Self::PublishCompaction(publish) => {
+                    publish.inputs.iter().map(|input| size_of_val(input.moved_to.as_slice())).sum()
                 }
-                Self::AddFile { .. } | Self::Barrier | Self::ReserveSegment { .. } | Self::ReleaseIntent { .. } => 0,
+                Self::AddFile(_) | Self::ReserveSegment(_) | Self::SetRules(_) => 0,
             }
     }
 }
 
-/// What a command came to.
-#[derive(Debug, Clone)]
-pub(crate) enum Done {
-    Write { receipt: Receipt, adopted: Vec<Adopted> },
-    FileAdded { uploaded: Uploaded, adopted: Vec<Adopted> },
-    Expired { messages: u64, uploads: u64 },
-    Reserved { number: u64, path: String },
-    Finished,
+/// See [`Command::Write`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Write {
+    pub(crate) proposal: Proposal,
+    pub(crate) texts: Texts,
+}
+
+/// What became of a [`Write`].
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) receipt: Receipt,
+    /// Files to be moved to their places; none when the request was a repeated one.
+    pub(crate) adopted: Vec<Adopted>,
+}
+
+/// See [`Command::AddFile`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AddFile {
+    pub(crate) actor: Actor,
+    pub(crate) upload: Upload,
+}
+
+/// What became of an [`AddFile`].
+#[derive(Debug)]
+pub(crate) struct FileAdded {
+    pub(crate) uploaded: Uploaded,
+    /// Files to be moved to their places: the upload and its thumbnail.
+    pub(crate) adopted: Vec<Adopted>,
+}
+
+/// See [`Command::Moved`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    pub(crate) paths: Vec<String>,
+}
+
+/// See [`Command::Expire`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Expire {
+    /// Keys of the family of what is due.
+    pub(crate) entries: Vec<Vec<u8>>,
+}
+
+/// What became of an [`Expire`]: what was there to expire.
+#[derive(Debug)]
+pub(crate) struct Expired {
+    pub(crate) messages: u64,
+    pub(crate) uploads: u64,
+}
+
+/// See [`Command::Forget`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Forget {
+    pub(crate) paths: Vec<String>,
+}
+
+/// See [`Command::TrimAudit`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TrimAudit {
+    pub(crate) owner: UserId,
+    pub(crate) ids: Vec<i64>,
+}
+
+/// See [`Command::ReserveSegment`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReserveSegment {
+    pub(crate) owner: UserId,
+}
+
+/// What became of a [`ReserveSegment`].
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    pub(crate) number: u64,
+    pub(crate) path: String,
+}
+
+/// See [`Command::PublishSegment`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PublishSegment {
+    pub(crate) owner: UserId,
+    pub(crate) number: u64,
+    pub(crate) segment: SegmentRecord,
+    /// The hot rows in the file, in its order, as they were when it was written.
+    pub(crate) rows: Vec<RowVersion>,
+}
+
+/// See [`Command::PublishCompaction`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PublishCompaction {
+    pub(crate) owner: UserId,
+    pub(crate) inputs: Vec<CompactedSegment>,
+    pub(crate) output: Option<(u64, SegmentRecord)>,
+}
+
+/// See [`Command::ReleaseIntents`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReleaseIntents {
+    pub(crate) paths: Vec<String>,
+}
+
+/// See [`Command::SetRules`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SetRules {
+    pub(crate) rules: RulesRecord,
 }
 
 /// A file of the spool, complete and durable.

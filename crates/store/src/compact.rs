@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 
 use crate::{
     Store,
-    command::{Command, CompactedSegment, DROPPED},
+    command::{CompactedSegment, DROPPED, PublishCompaction},
     error::{Error, Result},
     model::{ColdTrash, Segment},
     objects,
@@ -122,7 +122,7 @@ impl Store {
                 moved_to: vec![DROPPED; input.segment.rows as usize],
             };
             let inputs = inputs.iter().map(all_gone).collect();
-            self.command(Command::PublishCompaction { owner: owner.clone(), inputs, output: None }).await?;
+            self.command(PublishCompaction { owner: owner.clone(), inputs, output: None }).await?;
             self.inner.components.step(Step::SegmentPublished);
             return Ok(false);
         }
@@ -132,7 +132,7 @@ impl Store {
             Err(error) => return Err(self.gave_up(path, error).await),
         };
         let Merged { inputs, bytes, record } = merged;
-        let publish = Command::PublishCompaction { owner: owner.clone(), inputs, output: Some((number, record)) };
+        let publish = PublishCompaction { owner: owner.clone(), inputs, output: Some((number, record)) };
         self.put_and_publish(path, bytes, publish).await?;
         Ok(true)
     }

@@ -11,7 +11,7 @@ use tokio::sync::MutexGuard;
 
 use crate::{
     CONSOLIDATIONS, Consolidated, Store,
-    command::{Command, Done},
+    command::{Ask, PublishSegment, ReleaseIntents, ReserveSegment, Reserved},
     compact,
     error::{Error, ErrorKind, Result},
     model::MessageRange,
@@ -50,13 +50,18 @@ impl Store {
         };
         let WrittenSegment { bytes, rows, record } = written;
         let done = Consolidated { messages: u64::from(record.rows), bytes: record.bytes };
-        let publish = Command::PublishSegment { owner: owner.clone(), number, segment: record, rows };
+        let publish = PublishSegment { owner: owner.clone(), number, segment: record, rows };
         self.put_and_publish(path, bytes, publish).await?;
         Ok(Some(done))
     }
 
     /// Writes a segment's file and adopts it; where that fails the file goes, and its name.
-    pub(crate) async fn put_and_publish(&self, path: String, bytes: Bytes, publish: Command) -> Result<()> {
+    pub(crate) async fn put_and_publish(
+        &self,
+        path: String,
+        bytes: Bytes,
+        publish: impl Ask<Answer = ()>,
+    ) -> Result<()> {
         if let Err(error) = self.put_segment(&path, bytes).await {
             return Err(self.gave_up(path, error).await);
         }
@@ -98,10 +103,7 @@ impl Store {
 
     /// The owner's next segment, named before its file can exist.
     pub(crate) async fn reserve_segment(&self, owner: &UserId) -> Result<(u64, String)> {
-        let Done::Reserved { number, path } = self.command(Command::ReserveSegment { owner: owner.clone() }).await?
-        else {
-            return Err(Error::fault("a command was answered as another"));
-        };
+        let Reserved { number, path } = self.command(ReserveSegment { owner: owner.clone() }).await?;
         // The name must survive a power loss before the file can exist, also where commits need not.
         self.inner.sync_if_os()?;
         self.inner.components.step(Step::SegmentReserved);
@@ -111,7 +113,7 @@ impl Store {
     /// Removes a file that no commit will adopt, and its name.
     pub(crate) async fn give_up(&self, path: String) -> Result<()> {
         self.inner.objects.remove(&path).await?;
-        self.command(Command::ReleaseIntent { path }).await.map(|_| ())
+        self.command(ReleaseIntents { paths: vec![path] }).await
     }
 
     /// The same after `error`, which is what the caller hears of.

@@ -12,7 +12,7 @@ use kalamdb_protocol::{ErrorCode, UserId};
 
 use crate::{
     Store,
-    command::{Adopted, Command, Done, Spooled, SpooledThumbnail, Texts, Upload},
+    command::{AddFile, Adopted, FileAdded, Moved, Spooled, SpooledThumbnail, Texts, Upload, Write, Written},
     commit::{Actor, Change, Proposal, Receipt},
     error::{Error, Result},
     large,
@@ -81,12 +81,11 @@ impl Store {
             extension: file.extension,
             thumbnail,
         };
-        match self.command(Command::AddFile { actor, upload }).await {
-            Ok(Done::FileAdded { uploaded, adopted }) => {
+        match self.command(AddFile { actor, upload }).await {
+            Ok(FileAdded { uploaded, adopted }) => {
                 self.settle(spooled, adopted).await;
                 Ok(uploaded)
             }
-            Ok(_) => Err(Error::fault("a command was answered as another")),
             Err(error) => Err(self.unspool(spooled, error).await),
         }
     }
@@ -146,14 +145,14 @@ impl Store {
     /// Commits a proposal: its large texts go to files first.
     pub(crate) async fn commit_with_texts(&self, mut proposal: Proposal) -> Result<Receipt> {
         if !self.takes_texts_out(&proposal)? {
-            return self.write(proposal, Texts::new()).await.map(|(receipt, _)| receipt);
+            return Ok(self.command(Write { proposal, texts: Texts::new() }).await?.receipt);
         }
         let store = self.clone();
         whole(async move {
             let texts = store.take_texts_out(&mut proposal).await?;
             let spooled = texts.values().map(|text| text.name.clone()).collect();
-            match store.write(proposal, texts).await {
-                Ok((receipt, adopted)) => {
+            match store.command(Write { proposal, texts }).await {
+                Ok(Written { receipt, adopted }) => {
                     store.settle(spooled, adopted).await;
                     Ok(receipt)
                 }
@@ -161,13 +160,6 @@ impl Store {
             }
         })
         .await
-    }
-
-    async fn write(&self, proposal: Proposal, texts: Texts) -> Result<(Receipt, Vec<Adopted>)> {
-        match self.command(Command::Write { proposal, texts }).await? {
-            Done::Write { receipt, adopted } => Ok((receipt, adopted)),
-            _ => Err(Error::fault("a command was answered as another")),
-        }
     }
 
     /// Whether a text of the proposal belongs into a file; refuses one that is too large for that.
@@ -266,7 +258,7 @@ impl Store {
         }
         self.inner.components.step(Step::FileMoved);
         if !paths.is_empty() {
-            self.command(Command::Moved { paths }).await?;
+            self.command(Moved { paths }).await?;
         }
         Ok(failed)
     }

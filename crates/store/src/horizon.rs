@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use kalamdb_protocol::Micros;
 
 use crate::{
-    counters,
+    counters::{self, Counters},
     database::{Database, Read},
     error::{Error, Result},
     keys::Family,
@@ -50,7 +50,8 @@ impl Horizon {
 
     /// Moves on to what is older than `reach`, and notes how far commits have come now.
     pub(crate) fn advance(&self, database: &Database, now: Micros, reach: Micros) -> Result<()> {
-        self.requests_before.fetch_max(now, Ordering::Relaxed);
+        // Commits ask their own time, so what goes by the last one's was gone for every later one.
+        self.requests_before.fetch_max(Counters::load(database)?.time, Ordering::Relaxed);
         let before = counters::changes_below(database)?;
         let (mut below, mut newest, mut gone) = (before, None, Vec::new());
         for (at, seq) in moments(database)? {

@@ -72,7 +72,7 @@ pub use sweep::Swept;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    command::{Command, Done},
+    command::{Ask, Command, Moved, ReleaseIntents, SetRules},
     database::{Database, DatabaseSnapshot},
     feed::Watched,
     horizon::Horizon,
@@ -162,8 +162,14 @@ impl Store {
         let epoch = counters::start(&database, settings.durability)?;
         horizon.load(&*database)?;
         let objects = Objects::local(&base_path)?;
-        recover::clear_intents(&database, &objects)?;
-        let next_spooled = recover::finish_moves(&database, &objects)?;
+        let intents = recover::clear_intents(&database, &objects)?;
+        let (moved, next_spooled) = recover::finish_moves(&database, &objects)?;
+        // What a run begins with: the rules in force, and what a crash had left to do.
+        let first: Vec<Command> = vec![
+            SetRules { rules: settings.rules.deciding() }.into(),
+            ReleaseIntents { paths: intents }.into(),
+            Moved { paths: moved }.into(),
+        ];
         let litter = Arc::new(Notify::new());
         // What a crash left to remove is looked for at once.
         litter.notify_one();
@@ -172,11 +178,12 @@ impl Store {
         let (teller, feed) = feed::channel();
         let sequencer = Sequencer::start(
             Arc::clone(&database),
-            settings.rules.clone(),
+            settings.rules.crowded_at,
             components.clone(),
             litter,
             Arc::clone(&watched),
             teller,
+            first,
         )?;
         let inner = Inner {
             database,
@@ -224,10 +231,10 @@ impl Store {
     /// # Errors
     /// `conflict` when the name was another request's; [`ErrorKind::Unavailable`] when the disk fails.
     pub fn earlier_receipt(&self, user: &UserId, idempotency: &Idempotency) -> Result<Option<Receipt>> {
-        sequencer::repeated(&*self.inner.database, user, idempotency, self.now())
+        apply::earlier_receipt(&*self.inner.database, user, idempotency, self.now())
     }
 
-    async fn command(&self, command: Command) -> Result<Done> {
+    async fn command<C: Ask>(&self, command: C) -> Result<C::Answer> {
         self.inner.sequencer.commit(command).await
     }
 
@@ -250,7 +257,7 @@ impl Store {
             return found.clone();
         }
         let probe = async {
-            self.command(Command::Barrier).await?;
+            self.inner.sequencer.barrier().await?;
             let database = Arc::clone(&self.inner.database);
             threads::blocking(move || database.probe()).await
         };
@@ -309,7 +316,7 @@ impl Store {
     pub async fn watch(&self, owner: Option<UserId>) -> Result<Watching> {
         let watching = Watching::new(Arc::clone(&self.inner.watched), owner);
         // Commits that were being decided when the watching began may not be told; they are written when this returns.
-        self.command(Command::Barrier).await?;
+        self.inner.sequencer.barrier().await?;
         Ok(watching)
     }
 

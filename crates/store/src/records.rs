@@ -1,7 +1,7 @@
 //! The values that RocksDB holds, and their encoding.
 //!
-//! Invariant: every value starts with the version of its encoding, and this program reads every version that was
-//! ever released. A hot message has its commit number next, in eight fixed bytes, so that a consolidation can check
+//! Invariant: every value starts with the version of its record's encoding, and this program reads every version that
+//! was ever released: `tests/formats.rs` keeps bytes of each. A hot message has its commit number next, in eight fixed bytes, so that a consolidation can check
 //! ten thousand of them without decoding one.
 
 use kalamdb_protocol::{AuditAction, ConversationType, Micros, MsgId, Role, UserId};
@@ -13,37 +13,34 @@ use crate::{
     model::{ChangeKind, ConversationKey, FileKind, Seq},
 };
 
-/// The first encoding, and the only one of most records.
-const VERSION: u8 = 1;
-/// Receipts say how many rows there were, and whether a conversation began.
-const REQUEST_VERSION: u8 = 2;
-
-/// A value of a family.
+/// A value of a family: the version of its encoding in one byte, then the fields in postcard, in the order in which
+/// they stand here. A group of two since commit 7, without metadata, is `01 07 80c0cbb585d5a006 00 02`.
 pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What to call it when it cannot be read.
     const NAME: &'static str;
-    /// The encoding that is written.
-    const ENCODING: u8 = VERSION;
+
+    /// The version of the encoding that this program writes. Fields that are added, changed or moved make a new one;
+    /// then the old fields stay as a type of their own, for [`Record::decode_older`].
+    const VERSION: u8;
 
     /// Its bytes.
     fn encode(&self) -> Result<Vec<u8>> {
-        postcard::to_extend(self, vec![Self::ENCODING]).map_err(|_| Error::corrupt(Self::NAME))
+        postcard::to_extend(self, vec![Self::VERSION]).map_err(|_| Error::corrupt(Self::NAME))
     }
 
-    /// Reads an encoding that is not written any more.
-    fn decode_old(_encoding: u8, _bytes: &[u8]) -> Result<Self> {
-        Err(Error::corrupt(Self::NAME))
-    }
-
-    /// Reads what [`Record::encode`] wrote.
+    /// Reads what [`Record::encode`] wrote, now or in an older program.
     fn decode(bytes: &[u8]) -> Result<Self> {
-        match bytes.split_first() {
-            Some((encoding, rest)) if *encoding == Self::ENCODING => {
-                postcard::from_bytes(rest).map_err(|_| Error::corrupt(Self::NAME))
-            }
-            Some((encoding, rest)) => Self::decode_old(*encoding, rest),
-            None => Err(Error::corrupt(Self::NAME)),
-        }
+        let record = match bytes.split_first() {
+            Some((version, rest)) if *version == Self::VERSION => postcard::from_bytes(rest).ok(),
+            Some((version, rest)) => Self::decode_older(*version, rest),
+            None => None,
+        };
+        record.ok_or_else(|| Error::corrupt(Self::NAME))
+    }
+
+    /// Reads the fields as an older version wrote them; `None` when there was no such version.
+    fn decode_older(_version: u8, _fields: &[u8]) -> Option<Self> {
+        None
     }
 }
 
@@ -58,10 +55,13 @@ pub(crate) struct MessageRecord {
 }
 
 impl MessageRecord {
+    /// As [`Record::VERSION`].
+    pub(crate) const VERSION: u8 = 1;
+
     /// Its bytes, written by commit `version`.
     pub(crate) fn encode(&self, version: Seq) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.content.len() + 64);
-        bytes.push(VERSION);
+        bytes.push(Self::VERSION);
         bytes.extend_from_slice(&version.to_be_bytes());
         postcard::to_extend(self, bytes).map_err(|_| Error::corrupt("message"))
     }
@@ -69,7 +69,7 @@ impl MessageRecord {
     /// The commit that wrote these bytes.
     pub(crate) fn version(bytes: &[u8]) -> Result<Seq> {
         match bytes {
-            [VERSION, rest @ ..] if rest.len() >= 8 => {
+            [Self::VERSION, rest @ ..] if rest.len() >= 8 => {
                 Ok(Seq::from_be_bytes(rest[..8].try_into().map_err(|_| Error::corrupt("message"))?))
             }
             _ => Err(Error::corrupt("message")),
@@ -274,6 +274,20 @@ pub(crate) struct RequestRecord {
     pub(crate) receipt: Receipt,
 }
 
+/// The settings that decide what a command does: a row of [`crate::keys::Family::Meta`], so that whoever applies the
+/// same commands decides the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RulesRecord {
+    /// [`crate::Rules::default_type`].
+    pub(crate) default_type: ConversationType,
+    /// [`crate::Rules::max_group_participants`].
+    pub(crate) max_group_participants: u64,
+    /// [`crate::Rules::trash_retention`].
+    pub(crate) trash_retention: Option<Micros>,
+    /// [`crate::Rules::upload_ttl`].
+    pub(crate) upload_ttl: Micros,
+}
+
 /// A request's record as the first encoding has it, in which only sends had a name.
 #[derive(Deserialize)]
 struct FirstRequest {
@@ -297,14 +311,14 @@ struct FirstSent {
 
 impl Record for RequestRecord {
     const NAME: &'static str = "request";
-    const ENCODING: u8 = REQUEST_VERSION;
+    /// 2: receipts say how many rows there were, and whether a conversation began.
+    const VERSION: u8 = 2;
 
-    fn decode_old(encoding: u8, bytes: &[u8]) -> Result<Self> {
-        if encoding != VERSION {
-            return Err(Error::corrupt(Self::NAME));
+    fn decode_older(version: u8, fields: &[u8]) -> Option<Self> {
+        if version != 1 {
+            return None;
         }
-        let FirstRequest { expires, request_hash, receipt } =
-            postcard::from_bytes(bytes).map_err(|_| Error::corrupt(Self::NAME))?;
+        let FirstRequest { expires, request_hash, receipt } = postcard::from_bytes(fields).ok()?;
         let rows_affected = receipt.sent.len() as u64;
         let sent = receipt.sent.into_iter().map(|FirstSent { msg_id, conversation, timestamp }| Sent {
             msg_id,
@@ -312,51 +326,42 @@ impl Record for RequestRecord {
             timestamp,
             conversation_created: false,
         });
-        Ok(Self { expires, request_hash, receipt: Receipt { seq: receipt.seq, sent: sent.collect(), rows_affected } })
+        Some(Self { expires, request_hash, receipt: Receipt { seq: receipt.seq, sent: sent.collect(), rows_affected } })
     }
 }
 
 macro_rules! records {
-    ($($type:ty = $name:literal),+ $(,)?) => {
-        $(impl Record for $type { const NAME: &'static str = $name; })+
+    ($($type:ty = $name:literal, $version:literal);+ $(;)?) => {
+        $(impl Record for $type {
+            const NAME: &'static str = $name;
+            const VERSION: u8 = $version;
+        })+
+
+        /// Every record, and the version of it that this program writes.
+        #[cfg(test)]
+        pub(crate) const RECORDS: &[(&str, u8)] = &[
+            ("message", MessageRecord::VERSION),
+            (RequestRecord::NAME, RequestRecord::VERSION),
+            $(($name, $version)),+
+        ];
     };
 }
 
 records!(
-    ConversationRecord = "conversation",
-    MetadataRecord = "metadata",
-    GroupRecord = "group",
-    MemberRecord = "participant",
-    OwnerRecord = "owner",
-    SegmentRecord = "segment",
-    IntentRecord = "intent",
-    ChangeRecord = "change",
-    FileRecord = "file",
-    ReferenceRecord = "reference",
-    TrashRecord = "deleted message",
-    ColdTrashRecord = "deletion",
-    TrashConversationRecord = "deleted conversation",
-    RemovalRecord = "removal",
-    AuditRecord = "audit entry",
+    ConversationRecord = "conversation", 1;
+    MetadataRecord = "metadata", 1;
+    GroupRecord = "group", 1;
+    MemberRecord = "participant", 1;
+    OwnerRecord = "owner", 1;
+    SegmentRecord = "segment", 1;
+    IntentRecord = "intent", 1;
+    ChangeRecord = "change", 1;
+    FileRecord = "file", 1;
+    ReferenceRecord = "reference", 1;
+    TrashRecord = "deleted message", 1;
+    ColdTrashRecord = "deletion", 1;
+    TrashConversationRecord = "deleted conversation", 1;
+    RemovalRecord = "removal", 1;
+    AuditRecord = "audit entry", 1;
+    RulesRecord = "rules", 1;
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What the first released server wrote for a send to `c` with a name.
-    #[test]
-    fn a_receipt_of_the_first_encoding_is_read() {
-        let mut first = vec![1, 20];
-        first.extend([7; 32]);
-        // seq 5; one message: id 3 in the AI conversation `c`, at 9.
-        first.extend([5, 1, 6, 1, b'c', 0, 18]);
-        let read = RequestRecord::decode(&first).unwrap();
-        assert_eq!((read.expires, read.request_hash), (10, [7; 32]));
-        assert_eq!((read.receipt.seq, read.receipt.rows_affected), (5, 1));
-        let [sent] = read.receipt.sent.as_slice() else { panic!("one message") };
-        assert_eq!((sent.msg_id, sent.conversation.id.as_str(), sent.timestamp), (3, "c", 9));
-        let again = RequestRecord::decode(&read.encode().unwrap()).unwrap();
-        assert_eq!(again.receipt, read.receipt);
-    }
-}

@@ -13,13 +13,13 @@ use crate::{
     keys::Family,
     objects::{Move, Objects},
     paths,
-    records::{FileRecord, IntentRecord, Record},
+    records::{IntentRecord, Record},
     rows,
 };
 
-/// Removes files that were named and perhaps written, but adopted by no commit. One that cannot be removed keeps its
-/// intent, so that the next start tries again.
-pub(crate) fn clear_intents(database: &Database, objects: &Objects) -> Result<()> {
+/// Removes files that were named and perhaps written, but adopted by no commit; which ones, for a command to give them
+/// up. One that cannot be removed keeps its intent, so that the next start tries again.
+pub(crate) fn clear_intents(database: &Database, objects: &Objects) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     database.scan(Family::Intents, &[], &[0xff], false, &mut |key, value| {
         IntentRecord::decode(value)?;
@@ -30,13 +30,13 @@ pub(crate) fn clear_intents(database: &Database, objects: &Objects) -> Result<()
     for path in &paths {
         tracing::info!(path, "removed a file that no commit had adopted");
     }
-    database.write(paths.iter().map(|path| (Family::Intents, path.as_bytes(), None)), true)
+    Ok(paths)
 }
 
 /// Finishes at the start what a crash interrupted: moves committed files to their places, empties the spool. A file
-/// that cannot be moved stays in the spool, from where it is read, and each sweep tries again. Answers the first number
-/// that no file of the spool has for its name.
-pub(crate) fn finish_moves(database: &Database, objects: &Objects) -> Result<u64> {
+/// that cannot be moved stays in the spool, from where it is read, and each sweep tries again. Answers which files have
+/// left the spool, for a command to say so, and the first number that no file of the spool has for its name.
+pub(crate) fn finish_moves(database: &Database, objects: &Objects) -> Result<(Vec<String>, u64)> {
     let mut named = Vec::new();
     database.scan(Family::Due, &[], &due::until(due::AT_ONCE), false, &mut |key, _| {
         if let (_, Due::Move { path }) = Due::parse(key)? {
@@ -44,34 +44,27 @@ pub(crate) fn finish_moves(database: &Database, objects: &Objects) -> Result<u64
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let mut unmoved = Vec::new();
+    let (mut moved, mut unmoved) = (Vec::new(), Vec::new());
     for path in &named {
-        let Some(file) = rows::file(database, path)? else { continue };
-        match move_file(objects, path, &file) {
+        let name = rows::file(database, path)?.and_then(|file| file.moving_from);
+        match name.and_then(|name| stays(objects, path, name)) {
             Some(name) => unmoved.push(name),
-            None => settle(database, path, file)?,
+            None => moved.push(path.clone()),
         }
     }
     objects.empty_now(&paths::spooled(""), &unmoved)?;
-    Ok(unmoved.iter().filter_map(|name| name.parse::<u64>().ok()).max().unwrap_or(0) + 1)
+    let next_spooled = unmoved.iter().filter_map(|name| name.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+    Ok((moved, next_spooled))
 }
 
 /// Moves a file to its place; its name in the spool where it stays there.
-fn move_file(objects: &Objects, path: &str, file: &FileRecord) -> Option<String> {
-    let name = file.moving_from.as_ref()?;
-    match objects.move_now(&paths::spooled(name), path) {
+fn stays(objects: &Objects, path: &str, name: String) -> Option<String> {
+    match objects.move_now(&paths::spooled(&name), path) {
         Ok(Move::Done) => None,
         Ok(Move::Lost) => {
             tracing::error!(path, "{LOST}");
             None
         }
-        Err(_) => Some(name.clone()),
+        Err(_) => Some(name),
     }
-}
-
-/// Notes that a file has left the spool.
-fn settle(database: &Database, path: &str, mut file: FileRecord) -> Result<()> {
-    file.moving_from = None;
-    let (due, record) = (Due::Move { path: path.to_owned() }.key(due::AT_ONCE), file.encode()?);
-    database.write([(Family::Files, path.as_bytes(), Some(record.as_slice())), (Family::Due, &due, None)], true)
 }

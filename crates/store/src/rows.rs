@@ -17,7 +17,7 @@ use crate::{
     paths,
     records::{
         ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MemberRecord, MessageRecord, MetadataRecord,
-        OwnerRecord, Record, ReferenceRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
+        OwnerRecord, Record, ReferenceRecord, RulesRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
     },
 };
 
@@ -38,6 +38,14 @@ fn under<T>(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(rows)
+}
+
+/// The key of the rules in [`Family::Meta`].
+pub(crate) const RULES_KEY: &[u8] = b"rules";
+
+/// The rules that a command has set.
+pub(crate) fn rules(read: &impl Read) -> Result<Option<RulesRecord>> {
+    decoded(read, Family::Meta, RULES_KEY)
 }
 
 pub(crate) fn owner(read: &impl Read, owner: &UserId) -> Result<OwnerRecord> {

@@ -304,7 +304,7 @@ impl SegmentReader {
 }
 
 /// The rows of a batch with the columns of [`segment_schema`]; `None` when it is not one.
-fn messages(batch: &RecordBatch) -> Option<Vec<Message>> {
+pub(crate) fn messages(batch: &RecordBatch) -> Option<Vec<Message>> {
     let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
     let number = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
     let (msg_id, timestamp) = (number("msgId")?, number("timestamp")?);

@@ -11,26 +11,24 @@ use std::{
     thread::JoinHandle,
 };
 
-use kalamdb_protocol::{ErrorCode, Micros, UserId};
+use kalamdb_protocol::UserId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     MAX_PROPOSAL_BYTES,
-    apply::{Aftermath, Apply},
-    command::{Adopted, Command, Done},
-    commit::{Idempotency, Proposal, Receipt},
+    apply::{self, Aftermath, State},
+    command::{Ask, Command, Done, Entry},
     counters::Counters,
-    database::{Database, Read},
+    database::Database,
     error::{Error, ErrorKind, Result},
     fatal,
     feed::{Commit, Teller, Watched},
-    keys::{self, Family},
+    keys::Family,
     model::Seq,
     overlay::Overlay,
     queue::{self, Weighed},
-    records::{Record, RequestRecord},
-    settings::{Components, Rules, Step},
+    settings::{Components, Step},
 };
 
 /// Commands that may wait; beyond it senders wait for a place, which is what slows a flood down.
@@ -43,11 +41,14 @@ const BATCH_COMMANDS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
 const _: () = assert!(MAX_PROPOSAL_BYTES <= QUEUE_BYTES, "what passes the door fits into the queue");
 
-/// How long a client's name for a request is remembered.
-const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
-
-/// A command and who waits for what it comes to.
-type Waiting = (Command, oneshot::Sender<Result<Done>>);
+/// What waits in the queue.
+#[expect(clippy::large_enum_variant, reason = "nearly all that waits is commands")]
+enum Waiting {
+    /// A command, and whom to tell what it came to.
+    Command(Command, oneshot::Sender<Result<Done>>),
+    /// Somebody who wants to know when everything before is written.
+    Barrier(oneshot::Sender<Result<()>>),
+}
 
 /// The sequencer's handle.
 pub(crate) struct Sequencer {
@@ -58,21 +59,27 @@ pub(crate) struct Sequencer {
 }
 
 impl Sequencer {
-    /// Starts the thread.
+    /// Commits the `first` commands of this run, and starts the thread.
     pub(crate) fn start(
         database: Arc<Database>,
-        rules: Rules,
+        crowded_at: u64,
         components: Components,
         litter: Arc<Notify>,
         watched: Arc<Watched>,
         teller: Teller,
+        first: Vec<Command>,
     ) -> Result<Self> {
-        let counters = Counters::load(&*database)?;
+        let state = State::load(&*database)?;
         let (queue, waiting) = queue::channel(QUEUE, QUEUE_BYTES);
         let crowd = Arc::new(Crowd::default());
         let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));
         let mut work =
-            Work { database, rules, components, counters, crowd: to_crowd, litter: to_litter, watched, teller };
+            Work { database, crowded_at, components, state, crowd: to_crowd, litter: to_litter, watched, teller };
+        for command in first {
+            work.commit_now(command)?;
+        }
+        // The spool gives its names anew from here on: no row may come back that goes by one of before.
+        work.database.sync()?;
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
             .spawn(move || {
@@ -86,12 +93,24 @@ impl Sequencer {
     }
 
     /// Commits a command; returns once it is durable.
-    pub(crate) async fn commit(&self, command: Command) -> Result<Done> {
-        let queue = self.queue.lock().clone().ok_or_else(Error::stopped)?;
+    pub(crate) async fn commit<C: Ask>(&self, command: C) -> Result<C::Answer> {
         let (reply, answer) = oneshot::channel();
+        let command: Command = command.into();
         let bytes = command.bytes();
-        queue.send((command, reply), bytes).await.ok_or_else(Error::stopped)?;
+        self.send(Waiting::Command(command, reply), bytes).await?;
+        answer.await.map_err(|_| Error::stopped())?.map(C::answer)
+    }
+
+    /// Waits until everything that was sent before is written.
+    pub(crate) async fn barrier(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Waiting::Barrier(reply), 0).await?;
         answer.await.map_err(|_| Error::stopped())?
+    }
+
+    async fn send(&self, waiting: Waiting, bytes: usize) -> Result<()> {
+        let queue = self.queue.lock().clone().ok_or_else(Error::stopped)?;
+        queue.send(waiting, bytes).await.ok_or_else(Error::stopped)
     }
 
     /// Waits until somebody has many hot messages; who that is.
@@ -138,9 +157,9 @@ impl Crowd {
 
 struct Work {
     database: Arc<Database>,
-    rules: Rules,
+    crowded_at: u64,
     components: Components,
-    counters: Counters,
+    state: State,
     crowd: Arc<Crowd>,
     litter: Arc<Notify>,
     watched: Arc<Watched>,
@@ -153,55 +172,74 @@ struct News {
     crowded: Vec<UserId>,
     litters: bool,
     told: Vec<Commit>,
+    /// The log's entries, where somebody wants them.
+    entries: Vec<Vec<u8>>,
 }
 
 impl Work {
     fn run(&mut self, mut waiting: mpsc::Receiver<Weighed<Waiting>>) {
         let mut batch = Vec::with_capacity(BATCH_COMMANDS);
         while waiting.blocking_recv_many(&mut batch, BATCH_COMMANDS) > 0 {
-            let mut rest = batch.drain(..).peekable();
+            let mut rest = batch.drain(..).map(|Weighed { item, share }| (item, share)).peekable();
             while rest.peek().is_some() {
                 self.commit_batch(&mut rest);
             }
         }
     }
 
-    /// Applies commands until the batch is full, writes them, and answers.
-    fn commit_batch(&mut self, commands: &mut impl Iterator<Item = Weighed<Waiting>>) {
+    /// Commits one command before anybody else is there.
+    fn commit_now(&mut self, command: Command) -> Result<Done> {
+        let (reply, mut answer) = oneshot::channel();
+        self.commit_batch(&mut std::iter::once((Waiting::Command(command, reply), ())));
+        answer.try_recv().map_err(|_| Error::stopped())?
+    }
+
+    /// Applies commands until the batch is full, writes them, and answers. What comes with a command is kept until it
+    /// is answered.
+    fn commit_batch<S>(&mut self, waiting: &mut impl Iterator<Item = (Waiting, S)>) {
         let database = Arc::clone(&self.database);
         let mut overlay = Overlay::new(&database);
-        let mut counters = self.counters;
-        let mut answers = Vec::new();
+        let mut state = self.state;
+        let (mut answers, mut barriers) = (Vec::new(), Vec::new());
         let mut news = News::default();
         while overlay.bytes() < BATCH_BYTES
-            && let Some(Weighed { item: (command, reply), share }) = commands.next()
+            && let Some((next, share)) = waiting.next()
         {
-            let result = self.apply(&mut overlay, &mut counters, command, &mut news);
-            answers.push((reply, result, share));
+            match next {
+                Waiting::Command(command, reply) => {
+                    let result = self.apply(&mut overlay, &mut state, command, &mut news);
+                    answers.push((reply, result, share));
+                }
+                Waiting::Barrier(reply) => barriers.push(reply),
+            }
         }
-        let Counters { seq, last_msg_id } = self.counters;
-        assert!(counters.seq >= seq && counters.last_msg_id >= last_msg_id, "numbers only rise");
-        let written = self.write(&overlay, counters);
+        let (before, after) = (self.state.counters, state.counters);
+        assert!(after.seq >= before.seq && after.last_msg_id >= before.last_msg_id, "numbers only rise");
+        let written = self.write(&overlay, after);
         if written.is_ok() {
-            self.counters = counters;
-            self.crowd.add(news.crowded);
-            if news.litters {
-                self.litter.notify_one();
-            }
-            for commit in news.told {
-                self.teller.tell(commit);
-            }
+            self.state = state;
+            self.publish(news);
         }
         for (reply, result, _share) in answers {
-            let answer = match &written {
-                Ok(()) => result,
-                // A refusal was decided on earlier commands of the batch, which are not there now.
-                Err(error) => Err(error.clone()),
-            };
-            // Whoever asked may have gone; the commit stands all the same.
-            if reply.send(answer).is_err() {
-                tracing::debug!("nobody waits for this commit any more");
-            }
+            // A refusal was decided on earlier commands of the batch, which are not there when it was not written.
+            answer(reply, written.clone().and(result));
+        }
+        for reply in barriers {
+            answer(reply, written.clone());
+        }
+    }
+
+    /// Tells everybody else what the batch means for them.
+    fn publish(&self, news: News) {
+        if let Some(on_entry) = &self.components.on_entry {
+            news.entries.iter().for_each(|entry| on_entry(entry));
+        }
+        self.crowd.add(news.crowded);
+        if news.litters {
+            self.litter.notify_one();
+        }
+        for commit in news.told {
+            self.teller.tell(commit);
         }
     }
 
@@ -217,130 +255,34 @@ impl Work {
         Ok(())
     }
 
-    /// Applies one command whole, or not at all.
-    fn apply(
-        &self,
-        overlay: &mut Overlay<'_>,
-        counters: &mut Counters,
-        command: Command,
-        news: &mut News,
-    ) -> Result<Done> {
-        let now = self.components.clock.now();
-        let mut next = Counters { seq: counters.seq + 1, ..*counters };
-        let result = self.decide(overlay, &mut next, now, command, news);
-        if result.is_err() {
-            overlay.discard();
-        } else if overlay.keep() {
-            *counters = next;
+    /// Gives a command its number and time, and applies it whole, or not at all.
+    fn apply(&self, overlay: &mut Overlay<'_>, state: &mut State, command: Command, news: &mut News) -> Result<Done> {
+        let time = state.counters.next_time(self.components.clock.now())?;
+        let entry = Entry { seq: state.counters.seq + 1, time, command };
+        let (done, aftermath) = apply::apply(overlay, state, &self.watched, &entry)?;
+        if let Some(aftermath) = aftermath {
+            news.add(aftermath, entry.seq, self.crowded_at);
+            if self.components.on_entry.is_some() {
+                news.entries.push(entry.encode()?);
+            }
         }
-        result
+        Ok(done)
     }
+}
 
-    fn decide(
-        &self,
-        overlay: &mut Overlay<'_>,
-        next: &mut Counters,
-        now: Micros,
-        command: Command,
-        news: &mut News,
-    ) -> Result<Done> {
-        let seq = next.seq;
-        match command {
-            Command::Write { proposal, texts } => {
-                if let Some(idempotency) = &proposal.idempotency
-                    && let Some(receipt) = repeated(overlay, &proposal.actor.user, idempotency, now)?
-                {
-                    return Ok(Done::Write { receipt, adopted: Vec::new() });
-                }
-                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&proposal.actor), &self.watched);
-                let receipt = apply.proposal(&proposal, &texts)?;
-                let adopted = news.add(apply.finish()?, seq);
-                remember(overlay, &proposal, &receipt, now)?;
-                Ok(Done::Write { receipt, adopted })
-            }
-            Command::AddFile { actor, upload } => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now, Some(&actor), &self.watched);
-                let uploaded = apply.add_file(&actor, &upload)?;
-                Ok(Done::FileAdded { uploaded, adopted: news.add(apply.finish()?, seq) })
-            }
-            Command::Barrier => Ok(Done::Finished),
-            Command::ReleaseIntent { path } => {
-                overlay.delete(Family::Intents, path.into_bytes());
-                Ok(Done::Finished)
-            }
-            command => {
-                let mut apply = Apply::new(overlay, &self.rules, next, now, None, &self.watched);
-                let done = keep_house(&mut apply, command)?;
-                news.add(apply.finish()?, seq);
-                Ok(done)
-            }
-        }
+/// Tells the sender of a command. Whoever asked may have gone; the commit stands all the same.
+fn answer<T>(reply: oneshot::Sender<Result<T>>, result: Result<T>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("nobody waits for this commit any more");
     }
 }
 
 impl News {
-    /// Takes in what one commit means; gives back what is its sender's to do.
-    fn add(&mut self, aftermath: Aftermath, seq: Seq) -> Vec<Adopted> {
+    /// Takes in what one commit means.
+    fn add(&mut self, aftermath: Aftermath, seq: Seq, crowded_at: u64) {
         self.told.push(aftermath.told.into_commit(seq));
-        self.crowded.extend(aftermath.crowded);
+        let crowded = aftermath.hot_messages.into_iter().filter(|(_, hot_messages)| *hot_messages >= crowded_at);
+        self.crowded.extend(crowded.map(|(owner, _)| owner));
         self.litters |= aftermath.litters;
-        aftermath.adopted
     }
-}
-
-/// What nobody asked for.
-fn keep_house(apply: &mut Apply<'_, '_>, command: Command) -> Result<Done> {
-    match command {
-        Command::ReserveSegment { owner } => {
-            let (number, path) = apply.reserve_segment(&owner)?;
-            return Ok(Done::Reserved { number, path });
-        }
-        Command::Expire { entries } => {
-            let (messages, uploads) = apply.expire(&entries)?;
-            return Ok(Done::Expired { messages, uploads });
-        }
-        Command::PublishSegment { owner, number, segment, rows } => {
-            apply.publish_segment(&owner, number, &segment, &rows)?;
-        }
-        Command::PublishCompaction { owner, inputs, output } => {
-            apply.publish_compaction(&owner, &inputs, output.as_ref())?;
-        }
-        Command::Moved { paths } => apply.settle_moves(&paths)?,
-        Command::Forget { paths } => apply.forget_files(&paths),
-        Command::TrimAudit { owner, ids } => apply.trim_audit(&owner, &ids)?,
-        Command::Write { .. } | Command::AddFile { .. } | Command::ReleaseIntent { .. } | Command::Barrier => {}
-    }
-    Ok(Done::Finished)
-}
-
-/// The first answer, if the client has asked this before.
-pub(crate) fn repeated(
-    read: &impl Read,
-    user: &UserId,
-    idempotency: &Idempotency,
-    now: Micros,
-) -> Result<Option<Receipt>> {
-    let Some(bytes) = read.get(Family::Requests, &keys::request(user, &idempotency.key))? else { return Ok(None) };
-    let request = RequestRecord::decode(&bytes)?;
-    if request.expires < now {
-        Ok(None)
-    } else if request.request_hash == idempotency.request_hash {
-        Ok(Some(request.receipt))
-    } else {
-        Err(Error::refused(
-            ErrorCode::Conflict,
-            "This Idempotency-Key was used for another request; use a new key for each request.",
-        ))
-    }
-}
-
-fn remember(overlay: &mut Overlay<'_>, proposal: &Proposal, receipt: &Receipt, now: Micros) -> Result<()> {
-    let Some(idempotency) = &proposal.idempotency else { return Ok(()) };
-    let record = RequestRecord {
-        expires: now + REQUEST_MEMORY,
-        request_hash: idempotency.request_hash,
-        receipt: receipt.clone(),
-    };
-    overlay.put(Family::Requests, keys::request(&proposal.actor.user, &idempotency.key), record.encode()?);
-    Ok(())
 }

@@ -6,6 +6,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use kalamdb_protocol::{ConversationType, Micros};
 
+use crate::records::RulesRecord;
+
 /// When an acknowledged commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -51,6 +53,18 @@ pub struct Rules {
     pub audit_retention: Micros,
     /// Hot messages of one owner at which [`crate::Store::crowded`] tells of it.
     pub crowded_at: u64,
+}
+
+impl Rules {
+    /// Those of them that decide what a command does, as the database keeps them.
+    pub(crate) fn deciding(&self) -> RulesRecord {
+        RulesRecord {
+            default_type: self.default_type,
+            max_group_participants: self.max_group_participants as u64,
+            trash_retention: self.trash_retention,
+            upload_ttl: self.upload_ttl,
+        }
+    }
 }
 
 /// Where the time comes from.
@@ -104,11 +118,13 @@ pub struct Components {
     pub clock: Arc<dyn Clock>,
     /// Told of every [`Step`]; a test may end the process in it.
     pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
+    /// Given each entry of the log (see docs/format.md) once its commit is written, in order.
+    pub on_entry: Option<Arc<dyn Fn(&[u8]) + Send + Sync>>,
 }
 
 impl Default for Components {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), on_step: None }
+        Self { clock: Arc::new(SystemClock), on_step: None, on_entry: None }
     }
 }
 

@@ -10,7 +10,7 @@ use kalamdb_protocol::{Micros, UserId};
 
 use crate::{
     Store,
-    command::{Adopted, Command, Done},
+    command::{Adopted, Expire, Expired, Forget, TrimAudit},
     database::Read,
     due::{self, Due},
     error::Result,
@@ -78,10 +78,8 @@ impl Store {
         let mut from = Some(Vec::new());
         while let Some(start) = from {
             let page = self.due_page(&start, &end)?;
-            if !page.expired.is_empty()
-                && let Done::Expired { messages, uploads } =
-                    self.command(Command::Expire { entries: page.expired }).await?
-            {
+            if !page.expired.is_empty() {
+                let Expired { messages, uploads } = self.command(Expire { entries: page.expired }).await?;
                 swept.purged_messages += messages;
                 swept.expired_uploads += uploads;
             }
@@ -137,7 +135,7 @@ impl Store {
         self.inner.components.step(Step::LitterRemoved);
         swept.removed_files += removed.len() as u64;
         if !removed.is_empty() {
-            self.command(Command::Forget { paths: removed }).await?;
+            self.command(Forget { paths: removed }).await?;
         }
         Ok(())
     }
@@ -171,7 +169,7 @@ impl Store {
             }
             swept.audit_rows += ids.len() as u64;
             if !ids.is_empty() {
-                self.command(Command::TrimAudit { owner, ids }).await?;
+                self.command(TrimAudit { owner, ids }).await?;
             }
             next = self.old_audit(&from, below)?;
         }

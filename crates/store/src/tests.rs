@@ -7,6 +7,7 @@ mod fatal;
 mod feed;
 mod files;
 mod overlay;
+mod replay;
 mod rules;
 mod segments;
 mod trash;
@@ -71,7 +72,11 @@ pub(super) struct Fixture {
     pub(super) clock: Arc<TestClock>,
     pub(super) folder: tempfile::TempDir,
     settings: Settings,
+    on_entry: Option<OnEntry>,
 }
+
+/// Whoever wants the log.
+type OnEntry = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 impl Fixture {
     pub(super) fn new() -> Self {
@@ -79,22 +84,32 @@ impl Fixture {
     }
 
     pub(super) fn with_steps(on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
-        Self::with(on_step, |_| {})
+        Self::with(on_step, None, |_| {})
+    }
+
+    /// Every entry of the log is given to `on_entry`.
+    pub(super) fn recorded(on_entry: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self::with(|_| {}, Some(Arc::new(on_entry)), |_| {})
     }
 
     /// Deleted messages can be brought back for ten days.
     pub(super) fn with_trash() -> Self {
-        Self::with(|_| {}, |settings| settings.rules.trash_retention = Some(10 * DAY))
+        Self::with(|_| {}, None, |settings| settings.rules.trash_retention = Some(10 * DAY))
     }
 
-    fn with(on_step: impl Fn(Step) + Send + Sync + 'static, change: impl Fn(&mut Settings)) -> Self {
+    fn with(
+        on_step: impl Fn(Step) + Send + Sync + 'static,
+        on_entry: Option<OnEntry>,
+        change: impl Fn(&mut Settings),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW)));
-        let components = Components { clock: Arc::clone(&clock) as _, on_step: Some(Arc::new(on_step)) };
+        let on_step = Some(Arc::new(on_step) as _);
+        let components = Components { clock: Arc::clone(&clock) as _, on_step, on_entry: on_entry.clone() };
         let mut settings = settings(folder.path());
         change(&mut settings);
         let store = Store::open(settings.clone(), components).unwrap();
-        Self { store, clock, folder, settings }
+        Self { store, clock, folder, settings, on_entry }
     }
 
     /// Time goes by.
@@ -104,11 +119,11 @@ impl Fixture {
 
     /// The same folder, opened again.
     pub(super) fn reopen(self) -> Self {
-        let Self { store, clock, folder, settings } = self;
+        let Self { store, clock, folder, settings, on_entry } = self;
         drop(store);
-        let components = Components { clock: Arc::clone(&clock) as _, on_step: None };
+        let components = Components { clock: Arc::clone(&clock) as _, on_step: None, on_entry: on_entry.clone() };
         let store = Store::open(settings.clone(), components).unwrap();
-        Self { store, clock, folder, settings }
+        Self { store, clock, folder, settings, on_entry }
     }
 
     pub(super) async fn commit(&self, user: &str, changes: Vec<Change>) -> Result<Receipt> {

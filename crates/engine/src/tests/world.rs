@@ -107,7 +107,8 @@ impl World {
     pub(super) fn with(rules: Rules, on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW)));
-        let components = Components { clock: Arc::clone(&clock) as _, on_step: Some(Arc::new(on_step)) };
+        let components =
+            Components { clock: Arc::clone(&clock) as _, on_step: Some(Arc::new(on_step)), ..Components::default() };
         let mut world = Self { folder, clock, components, rules, running: None, uploads: AtomicU32::new(0) };
         world.start();
         world

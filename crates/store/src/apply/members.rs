@@ -57,7 +57,7 @@ impl Apply<'_, '_> {
         if rows::member(self.overlay, group, user)?.is_some() {
             return Err(conflict("This user takes part in the group already."));
         }
-        if record.participants as usize >= self.rules.max_group_participants {
+        if u64::from(record.participants) >= self.rules.max_group_participants {
             return Err(invalid(format!(
                 "A group may have at most {} participants (conversations.max_group_participants).",
                 self.rules.max_group_participants

@@ -1,26 +1,27 @@
 //! The rules of a write: what a command does to the rows, decided on the rows as they are.
 //!
-//! Invariant: a deterministic function of the database, the command, and the commit's number and time. It reads and
-//! writes the overlay only; a rule that fails leaves it to the caller to discard everything.
+//! Invariant: a deterministic function of the database and the log's entry, which is the command with its number and
+//! time. It asks no clock and no setting, and reads and writes the overlay only; a rule that fails leaves no trace.
 
 mod audit;
 mod conversations;
 mod files;
 mod members;
 mod messages;
+mod receipts;
 mod segments;
 mod tell;
 mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kalamdb_protocol::{ErrorCode, MAX_MICROS, Micros, MsgId, UserId};
+use kalamdb_protocol::{ConversationType, ErrorCode, MAX_MICROS, Micros, MsgId, UserId};
 use roaring::RoaringBitmap;
 
 use self::{audit::Notes, trash::ColdTrashRows};
 use crate::{
     MAX_CHANGES, MAX_PROPOSAL_BYTES,
-    command::{Adopted, Texts},
+    command::{Adopted, Command, Done, Entry, Expired, FileAdded, Reserved, Texts},
     commit::{Actor, Change, Expect, Proposal, Receipt},
     counters::Counters,
     database::Read,
@@ -29,10 +30,11 @@ use crate::{
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
     overlay::Overlay,
-    records::{ChangeRecord, ConversationRecord, MetadataRecord, OwnerRecord, Record},
+    records::{ChangeRecord, ConversationRecord, MetadataRecord, OwnerRecord, Record, RulesRecord},
     rows,
-    settings::Rules,
 };
+
+pub(crate) use self::receipts::earlier_receipt;
 
 /// Rows that one commit may write, every participant's copy counted: everybody else waits for it.
 const MAX_COMMIT_ROWS: u32 = 200_000;
@@ -43,10 +45,63 @@ const MAX_COMMIT_BYTES: usize = 128 << 20;
 const _: () = assert!(MAX_CHANGES <= MAX_COMMIT_ROWS as usize, "a proposal of plain changes fits into a commit");
 const _: () = assert!(MAX_PROPOSAL_BYTES <= MAX_COMMIT_BYTES, "what passes the door fits into a commit");
 
+/// What the next entry is decided by, of the rows that every entry reads: held in memory by whoever applies them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State {
+    /// What the last commit left.
+    pub(crate) counters: Counters,
+    /// The rules in force.
+    pub(crate) rules: RulesRecord,
+}
+
+impl State {
+    /// As stored.
+    pub(crate) fn load(read: &impl Read) -> Result<Self> {
+        Ok(Self { counters: Counters::load(read)?, rules: rows::rules(read)?.unwrap_or(INITIAL_RULES) })
+    }
+}
+
+/// The rules until a command sets others, which the first one of every folder does.
+const INITIAL_RULES: RulesRecord = RulesRecord {
+    default_type: ConversationType::Ai,
+    max_group_participants: 100,
+    trash_retention: None,
+    upload_ttl: 24 * 3_600 * 1_000_000,
+};
+
+/// Applies an entry whole, or not at all. Tells what it came to, and what that means for others; nothing when it
+/// changed nothing, and its number is free for another one.
+pub(crate) fn apply(
+    overlay: &mut Overlay<'_>,
+    state: &mut State,
+    watched: &Watched,
+    entry: &Entry,
+) -> Result<(Done, Option<Aftermath>)> {
+    assert!(entry.seq > state.counters.seq, "commit numbers rise");
+    assert!(entry.time >= state.counters.time, "the times of commits do not fall");
+    let mut next = *state;
+    next.counters.seq = entry.seq;
+    next.counters.time = entry.time;
+    let mut apply = Apply::new(overlay, &mut next, watched, &entry.command);
+    match apply.command(&entry.command).and_then(|done| Ok((done, apply.finish()?))) {
+        Ok((done, aftermath)) => {
+            let changed = overlay.keep();
+            if changed {
+                *state = next;
+            }
+            Ok((done, changed.then_some(aftermath)))
+        }
+        Err(error) => {
+            overlay.discard();
+            Err(error)
+        }
+    }
+}
+
 /// One commit in the making.
 pub(crate) struct Apply<'a, 'db> {
     overlay: &'a mut Overlay<'db>,
-    rules: &'a Rules,
+    rules: &'a mut RulesRecord,
     counters: &'a mut Counters,
     now: Micros,
     seq: Seq,
@@ -85,27 +140,24 @@ type ColdEnds = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
 /// What a commit means for what comes after it.
 #[derive(Debug, Default)]
 pub(crate) struct Aftermath {
-    /// Who has many hot messages now.
-    pub(crate) crowded: Vec<UserId>,
+    /// Owners whose counters moved, and their hot messages.
+    pub(crate) hot_messages: Vec<(UserId, u64)>,
     /// Whether a file can be removed.
     pub(crate) litters: bool,
-    /// Files of the spool to be moved to their places.
-    pub(crate) adopted: Vec<Adopted>,
     /// What whoever watches is told.
     pub(crate) told: Gathered,
 }
 
 impl<'a, 'db> Apply<'a, 'db> {
-    /// A commit with the number that `counters` has now; of nobody in particular when there is no `actor`.
-    pub(crate) fn new(
-        overlay: &'a mut Overlay<'db>,
-        rules: &'a Rules,
-        counters: &'a mut Counters,
-        now: Micros,
-        actor: Option<&Actor>,
-        watched: &'a Watched,
-    ) -> Self {
-        let seq = counters.seq;
+    /// A commit with the number and time that `state` has now.
+    fn new(overlay: &'a mut Overlay<'db>, state: &'a mut State, watched: &'a Watched, command: &Command) -> Self {
+        let State { counters, rules } = state;
+        let (now, seq) = (counters.time, counters.seq);
+        let actor = match command {
+            Command::Write(write) => Some(&write.proposal.actor),
+            Command::AddFile(add) => Some(&add.actor),
+            _ => None,
+        };
         Self {
             overlay,
             rules,
@@ -129,8 +181,64 @@ impl<'a, 'db> Apply<'a, 'db> {
         }
     }
 
+    /// Does what the command says; a command of nobody's is the system's own.
+    fn command(&mut self, command: &Command) -> Result<Done> {
+        Ok(match command {
+            Command::Write(write) => Done::Write(self.write(write)?),
+            Command::AddFile(add) => {
+                let uploaded = self.add_file(&add.actor, &add.upload)?;
+                Done::AddFile(FileAdded { uploaded, adopted: std::mem::take(&mut self.adopted) })
+            }
+            Command::Expire(expire) => {
+                let (messages, uploads) = self.expire(&expire.entries)?;
+                Done::Expire(Expired { messages, uploads })
+            }
+            Command::ReserveSegment(reserve) => {
+                let (number, path) = self.reserve_segment(&reserve.owner)?;
+                Done::ReserveSegment(Reserved { number, path })
+            }
+            Command::Moved(moved) => {
+                self.settle_moves(&moved.paths)?;
+                Done::Moved(())
+            }
+            Command::Forget(forget) => {
+                self.forget_files(&forget.paths);
+                Done::Forget(())
+            }
+            Command::TrimAudit(trim) => {
+                self.trim_audit(&trim.owner, &trim.ids)?;
+                Done::TrimAudit(())
+            }
+            Command::PublishSegment(publish) => {
+                self.publish_segment(&publish.owner, publish.number, &publish.segment, &publish.rows)?;
+                Done::PublishSegment(())
+            }
+            Command::PublishCompaction(publish) => {
+                self.publish_compaction(&publish.owner, &publish.inputs, publish.output.as_ref())?;
+                Done::PublishCompaction(())
+            }
+            Command::ReleaseIntents(release) => {
+                self.release_intents(&release.paths);
+                Done::ReleaseIntents(())
+            }
+            Command::SetRules(set) => {
+                self.set_rules(set.rules)?;
+                Done::SetRules(())
+            }
+        })
+    }
+
+    /// Decides by other rules from the next command on.
+    fn set_rules(&mut self, rules: RulesRecord) -> Result<()> {
+        if rows::rules(self.overlay)? != Some(rules) {
+            self.put(Family::Meta, rows::RULES_KEY.to_vec(), rules.encode()?);
+            *self.rules = rules;
+        }
+        Ok(())
+    }
+
     /// Does everything a proposal asks for; `texts` are those of its changes, by index, that lie in the spool.
-    pub(crate) fn proposal(&mut self, proposal: &Proposal, texts: &Texts) -> Result<Receipt> {
+    fn proposal(&mut self, proposal: &Proposal, texts: &Texts) -> Result<Receipt> {
         self.check(&proposal.expect)?;
         let mut sent = Vec::new();
         for (index, change) in proposal.changes.iter().enumerate() {
@@ -206,7 +314,7 @@ impl<'a, 'db> Apply<'a, 'db> {
     }
 
     /// Writes what was gathered: doomed files, the audit log, deletion vectors, owners' counters.
-    pub(crate) fn finish(mut self) -> Result<Aftermath> {
+    fn finish(mut self) -> Result<Aftermath> {
         self.doom_released()?;
         self.write_cold_trash()?;
         self.write_notes()?;
@@ -216,19 +324,17 @@ impl<'a, 'db> Apply<'a, 'db> {
             assert!(deleted.max().is_none_or(|last| last < rows), "a position is a row of its segment");
             self.put(Family::Deletions, keys::segment(&owner, number), rows::encode_deletions(&deleted)?);
         }
-        let mut crowded = Vec::new();
+        let mut hot_messages = Vec::new();
         for (owner, (mut record, changed)) in std::mem::take(&mut self.owners) {
             assert!(record.change <= self.seq && record.cold_version <= self.seq, "numbers of commits only rise");
             if changed {
                 record.change = self.seq;
             }
             self.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
-            if record.hot_messages >= self.rules.crowded_at {
-                crowded.push(owner);
-            }
+            hot_messages.push((owner, record.hot_messages));
         }
         self.check_bounds()?;
-        Ok(Aftermath { crowded, litters: self.litters, adopted: self.adopted, told: self.told })
+        Ok(Aftermath { hot_messages, litters: self.litters, told: self.told })
     }
 
     /// An owner's counters, to be written at the end.

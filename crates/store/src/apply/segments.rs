@@ -31,6 +31,13 @@ impl Apply<'_, '_> {
         Ok((number, path))
     }
 
+    /// Gives up files that were not adopted.
+    pub(crate) fn release_intents(&mut self, paths: &[String]) {
+        for path in paths {
+            self.overlay.delete(Family::Intents, path.as_bytes().to_vec());
+        }
+    }
+
     /// Adopts a batch file: its rows stop being hot, and those that changed or vanished since it was written are
     /// deleted in it from the start.
     pub(crate) fn publish_segment(

@@ -276,6 +276,10 @@ impl Apply<'_, '_> {
         let (mut messages, mut uploads) = (0, 0);
         for key in entries {
             let (at, due) = Due::parse(key)?;
+            if at > self.now {
+                // Only the commit's time tells; whoever proposed this went by a clock.
+                continue;
+            }
             self.overlay.delete(Family::Due, key.clone());
             match due {
                 Due::Trash { owner, msg_id } => messages += self.expire_trash(&owner, msg_id, at)?,
