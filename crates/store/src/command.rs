@@ -19,8 +19,8 @@ use crate::{
 /// An entry of the log: a command, with its number and its time, which are inputs of applying it as the command is.
 ///
 /// Its bytes are the version of the encoding, the number and the time in eight bytes each (big-endian), and the
-/// command in postcard. The third commit of a folder, at 1,760,313,600 seconds, that gives up a segment's name:
-/// `01 0000000000000003 000640fb2f5ce000 09 01 10 "ann/batch-1.parq"`.
+/// command in postcard. The third commit of a folder, on 13 October 2025, that gives up the name of a segment:
+/// `01 0000000000000003 000640fef2d24000 09 01 1e "ann/batch-20251013-001.parquet"`.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// The number of the commit that the command becomes; higher than every one before.

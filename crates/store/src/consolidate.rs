@@ -67,7 +67,7 @@ impl Store {
         }
         self.inner.components.step(Step::SegmentWritten);
         match self.command(publish).await {
-            Ok(_) => {
+            Ok(()) => {
                 self.inner.components.step(Step::SegmentPublished);
                 Ok(())
             }

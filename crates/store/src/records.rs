@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A value of a family: the version of its encoding in one byte, then the fields in postcard, in the order in which
-/// they stand here. A group of two since commit 7, without metadata, is `01 07 80c0cbb585d5a006 00 02`.
+/// they stand here. A group of two since commit 7, without metadata, is `01 07 808092addebfa006 00 02`.
 pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What to call it when it cannot be read.
     const NAME: &'static str;

@@ -52,7 +52,7 @@ const PENDING_BYTES: usize = 8 << 20;
 /// compaction does, holds so many times that at the most, and text that repeats itself compresses a thousandfold.
 pub(crate) const MAX_DECODED_BYTES: u64 = 256 << 20;
 /// What a file says of that in its footer.
-const DECODED_BYTES: &str = "kalamdb.decoded_bytes";
+pub(crate) const DECODED_BYTES: &str = "kalamdb.decoded_bytes";
 /// Bytes of rows that a [`SegmentReader`] decodes at a time, about.
 const READ_BYTES: u64 = 8 << 20;
 /// Rows of them at the most.
@@ -303,14 +303,17 @@ impl SegmentReader {
     }
 }
 
-/// The rows of a batch with the columns of [`segment_schema`]; `None` when it is not one.
+/// The rows of a batch with the columns of [`segment_schema`], of which a file that is older than one of those that
+/// may be NULL lacks it; `None` when it is not one.
 pub(crate) fn messages(batch: &RecordBatch) -> Option<Vec<Message>> {
     let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
     let number = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
     let (msg_id, timestamp) = (number("msgId")?, number("timestamp")?);
     let (id, kind, from) = (text("conversationId")?, text("conversationType")?, text("from")?);
-    let (content, content_ref, metadata) = (text("content")?, text("contentRef")?, text("metadata")?);
-    let some = |column: &StringArray, at: usize| column.is_valid(at).then(|| column.value(at).to_owned());
+    let (content, content_ref, metadata) = (text("content")?, text("contentRef"), text("metadata"));
+    let some = |column: Option<&StringArray>, at: usize| {
+        column.filter(|column| column.is_valid(at)).map(|column| column.value(at).to_owned())
+    };
     (0..batch.num_rows())
         .map(|at| {
             Some(Message {

@@ -11,7 +11,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use kalamdb_protocol::UserId;
+use kalamdb_protocol::{Micros, UserId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -37,6 +37,8 @@ const QUEUE: usize = 1024;
 const QUEUE_BYTES: usize = 128 << 20;
 /// Commands in one write: enough to share a sync among all who wait, few enough to keep the wait short.
 const BATCH_COMMANDS: usize = 256;
+/// A clock that is behind the last commit by more than this, in microseconds, is worth a word: machines differ by less.
+const CLOCK_TOLERANCE: Micros = 60 * 1_000_000;
 /// Bytes of one write, after which it goes out whatever else waits.
 const BATCH_BYTES: usize = 8 << 20;
 const _: () = assert!(MAX_PROPOSAL_BYTES <= QUEUE_BYTES, "what passes the door fits into the queue");
@@ -70,6 +72,11 @@ impl Sequencer {
         first: Vec<Command>,
     ) -> Result<Self> {
         let state = State::load(&*database)?;
+        let behind = state.counters.time.saturating_sub(components.clock.now());
+        if behind > CLOCK_TOLERANCE {
+            let seconds = behind / 1_000_000;
+            tracing::warn!(seconds, "the clock is behind the last commit: times stand still until it has caught up");
+        }
         let (queue, waiting) = queue::channel(QUEUE, QUEUE_BYTES);
         let crowd = Arc::new(Crowd::default());
         let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));

@@ -111,6 +111,9 @@ pub enum Step {
     LitterRemoved,
 }
 
+/// Whoever wants the bytes of the log.
+pub(crate) type OnEntry = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
 /// What a test may want to replace.
 #[derive(Clone)]
 pub struct Components {
@@ -119,7 +122,7 @@ pub struct Components {
     /// Told of every [`Step`]; a test may end the process in it.
     pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
     /// Given each entry of the log (see docs/format.md) once its commit is written, in order.
-    pub on_entry: Option<Arc<dyn Fn(&[u8]) + Send + Sync>>,
+    pub on_entry: Option<OnEntry>,
 }
 
 impl Default for Components {

@@ -3,9 +3,11 @@
 mod bounds;
 mod compaction;
 mod crash;
+mod document;
 mod fatal;
 mod feed;
 mod files;
+mod formats;
 mod overlay;
 mod replay;
 mod rules;
@@ -29,7 +31,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{
     Actor, Change, Clock, ColdSummary, Components, Conversation, ConversationKey, Durability, HotMessage, Message,
-    MessageRange, NewMessage, Place, Proposal, Receipt, Result, Rules, Settings, Step, Store,
+    MessageRange, NewMessage, Place, Proposal, Receipt, Result, Rules, Settings, Step, Store, settings::OnEntry,
 };
 
 /// A clock that a test sets.
@@ -74,9 +76,6 @@ pub(super) struct Fixture {
     settings: Settings,
     on_entry: Option<OnEntry>,
 }
-
-/// Whoever wants the log.
-type OnEntry = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 impl Fixture {
     pub(super) fn new() -> Self {

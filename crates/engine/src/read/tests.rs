@@ -28,7 +28,7 @@ struct World {
     store: Store,
     reader: Reader,
     workers: Workers,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 fn caller(name: &str) -> Caller {
@@ -67,7 +67,7 @@ impl World {
         let store = open_store(folder.path(), Arc::new(Shifted::default()));
         let reader = Reader::new(store.clone(), settings).unwrap();
         let workers = Workers::start(settings).unwrap();
-        Self { store, reader, workers, _folder: folder }
+        Self { store, reader, workers, folder }
     }
 
     async fn commit(&self, actor: &str, changes: Vec<Change>) -> Receipt {

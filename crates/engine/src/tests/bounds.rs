@@ -195,7 +195,8 @@ fn gated(folder: &Path, timeout: Duration, gate: &Arc<Gate>) -> (Engine, Store) 
             at_gate.pass();
         }
     };
-    let components = Components { clock: Arc::new(Shifted::default()), on_step: Some(Arc::new(on_step)) };
+    let on_step = Some(Arc::new(on_step) as _);
+    let components = Components { clock: Arc::new(Shifted::default()), on_step, ..Components::default() };
     let store = Store::open(settings, components).unwrap();
     let settings = Settings { query: QuerySettings { timeout, ..query_settings() }, ..quiet_settings() };
     (Engine::start(store.clone(), settings).unwrap(), store)

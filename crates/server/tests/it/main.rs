@@ -17,6 +17,7 @@ mod limits;
 mod live;
 mod media;
 mod model;
+mod old_folders;
 mod openapi;
 mod process;
 mod races;

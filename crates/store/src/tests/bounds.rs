@@ -7,7 +7,7 @@ use kalamdb_protocol::{ErrorCode, MAX_ID_CHARS};
 use super::{Fixture, add, ai, group, id, message};
 use crate::{
     Change, ConversationKey, Error, ErrorKind, Message, NewMessage, RowChange, Told,
-    command::Command,
+    command::{Command, Write},
     database::Read,
     keys::{self, Family},
     records::{ConversationRecord, Record},
@@ -161,7 +161,7 @@ fn every_text_of_every_change_counts() {
     for change in changes {
         let actor = crate::Actor { user: id("ann"), admin: false };
         let proposal = crate::Proposal { actor, idempotency: None, expect: Vec::new(), changes: vec![change] };
-        let bytes = Command::Write { proposal, texts: BTreeMap::new() }.bytes();
+        let bytes = Command::from(Write { proposal, texts: BTreeMap::new() }).bytes();
         assert!((MIB..MIB + 2_000).contains(&bytes), "{bytes}");
     }
 }

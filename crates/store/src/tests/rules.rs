@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use kalamdb_protocol::{ErrorCode, MAX_MICROS, Role};
 use proptest::prelude::*;
 
-use super::{Fixture, NOW, add, ai, group, id, message};
+use super::{Fixture, HOUR, NOW, add, ai, group, id, message};
 use crate::{Actor, Change, ErrorKind, Expect, Idempotency, Place, Proposal};
 
 #[tokio::test]
@@ -79,6 +79,37 @@ async fn a_clock_out_of_range_is_an_error_and_not_a_wrong_id() {
     let fixture = Fixture::new();
     fixture.clock.0.store(MAX_MICROS + 1, Ordering::SeqCst);
     assert_eq!(fixture.send("ann", &ai("c"), "x").await.unwrap_err().kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_stands_still() {
+    let fixture = Fixture::new();
+    let time = |receipt: crate::Receipt| receipt.sent[0].timestamp;
+    let send = || vec![Change::Send(message("ann", &ai("c"), "x"))];
+    assert_eq!(time(fixture.commit("ann", send()).await.unwrap()), NOW);
+    fixture.later(-HOUR);
+    assert_eq!(time(fixture.commit("ann", send()).await.unwrap()), NOW);
+    let fixture = fixture.reopen();
+    assert_eq!(time(fixture.commit("ann", send()).await.unwrap()), NOW, "after a restart too");
+    fixture.later(HOUR + 1);
+    assert_eq!(time(fixture.commit("ann", send()).await.unwrap()), NOW + 1);
+}
+
+#[tokio::test]
+async fn a_clock_past_the_end_is_not_remembered() {
+    let fixture = Fixture::new();
+    fixture.clock.0.store(MAX_MICROS + 1, Ordering::SeqCst);
+    let create = || Change::CreateConversation {
+        owner: id("ann"),
+        id: ai("c").id,
+        kind: Some(ai("c").kind),
+        created: None,
+        metadata: None,
+    };
+    assert_eq!(fixture.commit("ann", vec![create()]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    fixture.clock.0.store(NOW, Ordering::SeqCst);
+    fixture.commit("ann", vec![create()]).await.unwrap();
+    assert_eq!(fixture.conversation("ann", &ai("c")).unwrap().created, NOW);
 }
 
 #[tokio::test]
@@ -184,6 +215,11 @@ async fn a_repeated_request_gets_the_first_answer() {
     fixture.clock.0.store(NOW + 25 * 3_600 * 1_000_000, Ordering::SeqCst);
     fixture.store.commit(ask("once", 1, "ann")).await.unwrap();
     assert_eq!(fixture.messages("ann").len(), 2, "after a day the key is forgotten");
+    fixture.clock.0.store(NOW + 50 * HOUR, Ordering::SeqCst);
+    fixture.send("bob", &ai("c"), "a commit of the next day").await.unwrap();
+    fixture.clock.0.store(NOW + 30 * HOUR, Ordering::SeqCst);
+    fixture.store.commit(ask("once", 1, "ann")).await.unwrap();
+    assert_eq!(fixture.messages("ann").len(), 3, "what commits have forgotten, a clock does not bring back");
 }
 
 #[tokio::test]

@@ -2,9 +2,19 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arrow::{
+    datatypes::{DataType, Field, Schema},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use kalamdb_protocol::{ColumnType, TableId};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
 use super::{Fixture, ai, edit, file_rows, group, id, message};
 use crate::{
-    Actor, Change, ColdSummary, ErrorKind, Expect, Place, Proposal, Step, Store, database::Read, keys::Family,
+    Actor, Change, ColdSummary, ErrorKind, Expect, Message, Place, Proposal, Step, Store,
+    database::Read,
+    keys::Family,
+    segment::{SegmentWriter, messages, segment_schema},
 };
 
 #[tokio::test]
@@ -50,6 +60,48 @@ async fn strange_ids_get_folders_of_their_own() {
     folders.sort();
     folders.dedup();
     assert_eq!(folders.len(), users.len() + 1, "{folders:?} and the server's own");
+}
+
+#[test]
+fn a_file_has_the_columns_of_the_table_messages() {
+    let table = TableId::Messages.table();
+    let columns = table.columns.iter().map(|column| {
+        let kind = match column.kind {
+            ColumnType::BigInt | ColumnType::Time => DataType::Int64,
+            ColumnType::Text | ColumnType::Json => DataType::Utf8,
+        };
+        Field::new(column.name, kind, column.nullable)
+    });
+    assert_eq!(*segment_schema(), Schema::new(columns.collect::<Vec<_>>()));
+}
+
+#[test]
+fn what_is_written_is_read_from_the_column_of_its_name() {
+    let message = Message {
+        msg_id: 5,
+        conversation: group("g"),
+        from: "bob".to_owned(),
+        timestamp: 7,
+        content: "hello".to_owned(),
+        content_ref: Some("shared/conversations/g/media-1.png".to_owned()),
+        metadata: Some("{}".to_owned()),
+    };
+    let mut writer = SegmentWriter::new().unwrap();
+    writer.push_message(message.clone()).unwrap();
+    let written = writer.finish("ann/batch-20251013-001.parquet".to_owned(), 0).unwrap().unwrap();
+    let rows = ParquetRecordBatchReaderBuilder::try_new(written.bytes).unwrap().build().unwrap();
+    let batch = rows.map(Result::unwrap).next().unwrap();
+    let options = FormatOptions::default();
+    let shown =
+        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap().value(0).to_string());
+    let shown: Vec<_> = shown.collect();
+    let values = ["5", "g", "group", "bob", "7", "hello", "shared/conversations/g/media-1.png", "{}"];
+    assert_eq!(shown, values);
+    assert_eq!(messages(&batch).unwrap(), std::slice::from_ref(&message));
+    // A file from before there were uploads and metadata.
+    let older = batch.project(&[0, 1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(messages(&older).unwrap(), [Message { content_ref: None, metadata: None, ..message }]);
+    assert!(messages(&batch.project(&[0, 1, 2, 3, 4]).unwrap()).is_none(), "no message is without a text");
 }
 
 /// What happens between the writing of a file and its adoption.

@@ -3,7 +3,7 @@
 use kalamdb_protocol::AuditAction;
 
 use super::{DAY, Fixture, add, ai, delete, edit, group, id};
-use crate::{Change, ColdSummary, ColdTrash, Place};
+use crate::{Change, ColdSummary, ColdTrash, Place, command::Expire, due::Due};
 
 impl Fixture {
     fn cold_trash(&self, owner: &str) -> Vec<ColdTrash> {
@@ -215,4 +215,37 @@ async fn the_id_of_what_can_come_back_is_taken_and_the_refusal_says_where_it_is(
     let purge = Change::Purge { owner: id("ann"), msg_id, conversation: ai("c"), place };
     fixture.commit("ann", vec![purge]).await.unwrap();
     fixture.commit("ann", vec![Change::Send(again)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_expires_before_a_commit_s_time_says_so() {
+    let fixture = Fixture::with_trash();
+    let msg_id = fixture.send("ann", &ai("c"), "gone").await.unwrap();
+    fixture.delete("ann", &ai("c"), &[msg_id]).await;
+    let trashed = fixture.store.snapshot().trashed_message(&id("ann"), msg_id).unwrap().unwrap();
+    let key = Due::Trash { owner: id("ann"), msg_id }.key(trashed.expires_at);
+    let early = fixture.store.command(Expire { entries: vec![key.clone()] }).await.unwrap();
+    assert_eq!(early.messages, 0);
+    assert!(fixture.store.snapshot().trashed_message(&id("ann"), msg_id).unwrap().is_some());
+    fixture.later(10 * DAY);
+    assert_eq!(fixture.store.command(Expire { entries: vec![key] }).await.unwrap().messages, 1);
+    assert_eq!(fixture.store.snapshot().trash(&id("ann")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_kept_as_long_as_the_rules_said_then() {
+    let fixture = Fixture::with_trash();
+    let first = fixture.send("ann", &ai("c"), "gone").await.unwrap();
+    let second = fixture.send("ann", &ai("c"), "gone later").await.unwrap();
+    fixture.delete("ann", &ai("c"), &[first]).await;
+    let seq = fixture.store.last_seq().unwrap();
+    let mut fixture = fixture.reopen();
+    assert_eq!(fixture.store.last_seq().unwrap(), seq, "rules that are the same are no commit");
+    fixture.settings.rules.trash_retention = Some(DAY);
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.store.last_seq().unwrap(), seq + 1, "other rules are one");
+    fixture.delete("ann", &ai("c"), &[second]).await;
+    let trash: Vec<_> = fixture.store.snapshot().trash(&id("ann")).unwrap().map(|row| row.unwrap()).collect();
+    let kept: Vec<_> = trash.iter().map(|row| row.expires_at - row.deleted_at).collect();
+    assert_eq!(kept, [10 * DAY, DAY]);
 }

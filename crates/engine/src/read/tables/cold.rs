@@ -262,9 +262,8 @@ impl File {
         // The path is encoded already; making it from plain text would encode it again.
         file.object_meta.location = Path::parse(&segment.path).map_err(|_| missing_path())?;
         let values = layout.added.iter().map(|field| self.added(field.name()).ok_or_else(|| missing(field.name())));
-        // The reader takes our schema for the file's, so that no column needs a cast.
+        // What columns a file has is for the file to say: an older one may lack some, which are NULL in all its rows.
         let file = file
-            .with_arrow_schema(Arc::clone(&layout.file))
             .with_partition_values(values.collect::<Result<_>>()?)
             .with_statistics(Arc::new(self.bounds(&layout.file)));
         let selection = match &self.deletion {

@@ -38,6 +38,11 @@ impl Server {
 
     /// A server with some settings (`("query.max_rows", "5")`) that differ from the default.
     pub fn with(settings: &[(&str, &str)]) -> Self {
+        Self::over(settings, |_| {})
+    }
+
+    /// The same, over a base path that somebody fills first.
+    pub fn over(settings: &[(&str, &str)], fill: impl FnOnce(&Path)) -> Self {
         let mut server = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
@@ -45,6 +50,7 @@ impl Server {
             address: Arc::default(),
             tokens: Mutex::default(),
         };
+        fill(server.folder.path());
         server.spawn();
         server
     }
