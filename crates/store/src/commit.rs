@@ -99,7 +99,8 @@ pub struct NewMessage {
     pub owner: UserId,
     /// Where to.
     pub conversation: ConversationId,
-    /// When absent, found by the rule of DESIGN section 3.
+    /// When absent: the group of that id that the owner is in, else their AI conversation of that id, else
+    /// [`crate::Rules::default_type`].
     pub kind: Option<ConversationType>,
     /// The owner when absent.
     pub from: Option<String>,

@@ -23,6 +23,11 @@ use crate::{
     threads::blocking,
 };
 
+/// Makes a folder, and those above it; one that is there is no error.
+pub(crate) fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::io("make the data folder", &error))
+}
+
 /// The object store, and how to make it durable.
 #[derive(Clone)]
 pub(crate) struct Objects {
