@@ -35,7 +35,7 @@ pub fn wanted(headers: &HeaderMap) -> Option<Format> {
 /// What we offer for a media range; the outer `None` is nothing.
 #[allow(clippy::option_option)]
 fn offered(name: &str) -> Option<Option<Format>> {
-    match name {
+    match name.to_ascii_lowercase().as_str() {
         "application/json" | "application/*" | "*/*" => Some(None),
         "text/*" => Some(Some(Format::Csv)),
         name => STREAMED.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, format)| Some(*format)),
@@ -62,6 +62,8 @@ mod tests {
         for (accept, expected) in [
             ("*/*", None),
             ("application/json", None),
+            ("text/csv;q=0.5, Application/JSON", None),
+            ("Text/*", Some(Format::Csv)),
             ("text/csv", Some(Format::Csv)),
             ("TEXT/CSV; charset=utf-8", Some(Format::Csv)),
             ("application/x-ndjson", Some(Format::NdJson)),

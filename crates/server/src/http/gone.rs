@@ -59,9 +59,13 @@ pub fn routes() -> MethodRouter<App> {
 
 /// Answers `gone` with the SQL that replaces the call.
 pub async fn gone(request: Request) -> ApiError {
-    let sql = replacement(request.method(), request.uri());
-    let message = "This route is gone since version 2: send the SQL in `details.sql` to POST /api/v1/query.";
-    ApiError::new(ErrorCode::Gone, message).with("sql", sql)
+    let Replacement { sql, params } = replacement(request.method(), request.uri());
+    let message = "This route is gone since version 2: send the SQL in `details.sql` to POST /api/v1/query";
+    if params.is_empty() {
+        return ApiError::new(ErrorCode::Gone, format!("{message}.")).with("sql", sql);
+    }
+    let message = format!("{message}, with `params` that hold what `details.params` names.");
+    ApiError::new(ErrorCode::Gone, message).with("sql", sql).with("params", params)
 }
 
 /// A resource of version 1.
@@ -71,8 +75,25 @@ struct Resource {
     path: &'static [&'static str],
     /// The columns that the query could name.
     query: &'static [&'static str],
-    insert: &'static str,
+    /// The columns that a row needs.
+    insert: [&'static str; 2],
+    /// The column that could be changed.
     update: &'static str,
+}
+
+/// What replaces a call.
+#[derive(Debug, PartialEq, Eq)]
+struct Replacement {
+    sql: String,
+    /// The columns whose values `$1`, `$2`, … stand for.
+    params: Vec<&'static str>,
+}
+
+impl From<String> for Replacement {
+    /// A statement that runs as it stands.
+    fn from(sql: String) -> Self {
+        Self { sql, params: Vec::new() }
+    }
 }
 
 const RESOURCES: [Resource; 3] = [
@@ -80,30 +101,30 @@ const RESOURCES: [Resource; 3] = [
         name: "messages",
         path: &["msgId"],
         query: &["conversationId", "conversationType", "from", "msgId"],
-        insert: "(conversationId, content) VALUES ($1, $2)",
-        update: "content = $1",
+        insert: ["conversationId", "content"],
+        update: "content",
     },
     Resource {
         name: "conversations",
         path: &["conversationId"],
         query: &["conversationId", "conversationType"],
-        insert: "(conversationId, conversationType) VALUES ($1, $2)",
-        update: "lastMsgId = $1",
+        insert: ["conversationId", "conversationType"],
+        update: "lastMsgId",
     },
     Resource {
         name: "conversationUsers",
         path: &["conversationId", "userId"],
         query: &["conversationId", "userId"],
-        insert: "(conversationId, userId) VALUES ($1, $2)",
-        update: "role = $1",
+        insert: ["conversationId", "userId"],
+        update: "role",
     },
 ];
 
-fn replacement(method: &Method, uri: &Uri) -> String {
+fn replacement(method: &Method, uri: &Uri) -> Replacement {
     let mut segments = uri.path().strip_prefix(BASE).unwrap_or_default().split('/').filter(|part| !part.is_empty());
     let name = segments.next().unwrap_or_default();
     let Some(resource) = RESOURCES.iter().find(|resource| resource.name == name) else {
-        return "SELECT * FROM userId.messages".to_owned();
+        return "SELECT * FROM userId.messages".to_owned().into();
     };
     // A query that cannot be decoded names nothing; the call is answered all the same.
     let query = Query::<BTreeMap<String, String>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
@@ -116,7 +137,8 @@ fn replacement(method: &Method, uri: &Uri) -> String {
             "SELECT * FROM userId.{table} WHERE conversationId = {}{}",
             literal(&decode(id)),
             limit(&query)
-        );
+        )
+        .into();
     }
 
     let from_path = resource.path.iter().zip(&segments).map(|(column, text)| (*column, decode(text)));
@@ -126,19 +148,30 @@ fn replacement(method: &Method, uri: &Uri) -> String {
     statement(method, resource, &conditions.join(" AND "), &limit(&query))
 }
 
-fn statement(method: &Method, resource: &Resource, conditions: &str, limit: &str) -> String {
+fn statement(method: &Method, resource: &Resource, conditions: &str, limit: &str) -> Replacement {
     let Resource { name, path, insert, update, .. } = resource;
+    let key = path[0];
     // A change of every row is nothing that a client should copy by accident: it gets a parameter to fill.
-    let bounded = if conditions.is_empty() { format!("{} = $1", path[0]) } else { conditions.to_owned() };
     match *method {
-        Method::POST => format!("INSERT INTO userId.{name} {insert}"),
-        Method::DELETE => format!("DELETE FROM userId.{name} WHERE {bounded}"),
-        Method::PUT | Method::PATCH if conditions.is_empty() => {
-            format!("UPDATE userId.{name} SET {update} WHERE {} = $2", path[0])
+        Method::POST => {
+            let [first, second] = insert;
+            let sql = format!("INSERT INTO userId.{name} ({first}, {second}) VALUES ($1, $2)");
+            Replacement { sql, params: insert.to_vec() }
         }
-        Method::PUT | Method::PATCH => format!("UPDATE userId.{name} SET {update} WHERE {conditions}"),
-        _ if conditions.is_empty() => format!("SELECT * FROM userId.{name}{limit}"),
-        _ => format!("SELECT * FROM userId.{name} WHERE {conditions}{limit}"),
+        Method::DELETE if conditions.is_empty() => {
+            Replacement { sql: format!("DELETE FROM userId.{name} WHERE {key} = $1"), params: vec![key] }
+        }
+        Method::DELETE => format!("DELETE FROM userId.{name} WHERE {conditions}").into(),
+        Method::PUT | Method::PATCH if conditions.is_empty() => {
+            let sql = format!("UPDATE userId.{name} SET {update} = $1 WHERE {key} = $2");
+            Replacement { sql, params: vec![update, key] }
+        }
+        Method::PUT | Method::PATCH => Replacement {
+            sql: format!("UPDATE userId.{name} SET {update} = $1 WHERE {conditions}"),
+            params: vec![update],
+        },
+        _ if conditions.is_empty() => format!("SELECT * FROM userId.{name}{limit}").into(),
+        _ => format!("SELECT * FROM userId.{name} WHERE {conditions}{limit}").into(),
     }
 }
 
@@ -220,7 +253,21 @@ mod tests {
                 "SELECT * FROM userId.conversationUsers WHERE conversationId = 'g1'",
             ),
         ] {
-            assert_eq!(replacement(&method, &uri.parse().unwrap()), expected, "{method} {uri}");
+            assert_eq!(replacement(&method, &uri.parse().unwrap()).sql, expected, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn what_is_still_to_be_said_is_named() {
+        for (method, uri, expected) in [
+            (Method::GET, "/api/v1/messages", &[][..]),
+            (Method::DELETE, "/api/v1/messages/5", &[]),
+            (Method::DELETE, "/api/v1/messages", &["msgId"]),
+            (Method::PUT, "/api/v1/conversations", &["lastMsgId", "conversationId"]),
+            (Method::PATCH, "/api/v1/conversationUsers/g1/user_bob", &["role"]),
+            (Method::POST, "/api/v1/conversationUsers", &["conversationId", "userId"]),
+        ] {
+            assert_eq!(replacement(&method, &uri.parse().unwrap()).params, expected, "{method} {uri}");
         }
     }
 
@@ -243,7 +290,7 @@ mod tests {
             ),
             ("/api/v1/messages?conversationId=%ff", "DELETE FROM userId.messages WHERE conversationId = '\u{fffd}'"),
         ] {
-            assert_eq!(replacement(&Method::DELETE, &uri.parse().unwrap()), expected, "{uri}");
+            assert_eq!(replacement(&Method::DELETE, &uri.parse().unwrap()).sql, expected, "{uri}");
         }
     }
 }

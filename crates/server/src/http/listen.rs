@@ -5,7 +5,7 @@
 //! Invariant: nothing that a client does or fails to do on one connection keeps another waiting; when
 //! [`serve`] returns, every request has been answered or given up on, and every WebSocket is closed.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -13,6 +13,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use kalamdb_protocol::ErrorCode;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -20,6 +21,7 @@ use tokio::{
 
 use super::{
     metrics::OpenConnection,
+    peers::{Peer, Peers},
     socket::{Heard, Listening, Socket},
 };
 
@@ -77,6 +79,7 @@ impl Stopping {
 /// A place among the connections: one for each open socket, whatever is spoken on it.
 pub struct Place {
     _open: OpenConnection,
+    _peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -87,13 +90,18 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     let places = Arc::new(Semaphore::new(limits.max_connections as usize));
     let (stopping, stopped) = watch::channel(false);
     let router = router.layer(Extension(Stopping(stopped.clone())));
+    let peers = Peers::new(limits.max_connections);
     let mut stop = pin!(stop);
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, address, permit) = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
             () = &mut stop => break,
         };
-        let place = Place { _open: OpenConnection::new(), _permit: permit };
+        let Some(peer) = peers.enter(address.ip()) else {
+            turn_away(&stream);
+            continue;
+        };
+        let place = Place { _open: OpenConnection::new(), _peer: peer, _permit: permit };
         tokio::spawn(connection(stream, place, router.clone(), limits, Stopping(stopped.clone())));
     }
     drop(listener);
@@ -105,18 +113,33 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
 }
 
 /// The next connection, once there is a place for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     // Until there is a place, clients wait in the operating system's queue, which has its own bound.
     let permit = Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, address)) => return (stream, address, permit),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Says why there is no place, if that can be said at once.
+fn turn_away(stream: &TcpStream) {
+    let code = ErrorCode::RateLimited;
+    let message = "Your address has as many connections open as one may have (`server.max_connections`); close some.";
+    let body = format!(r#"{{"error":"{}","message":"{message}"}}"#, code.as_str());
+    let answer = format!(
+        "HTTP/1.1 {} Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: {}\r\nRetry-After: 1\r\n\
+         Connection: close\r\n\r\n{body}",
+        code.status(),
+        body.len()
+    );
+    // A new socket takes as much; where it does not, there is nobody to tell.
+    stream.try_write(answer.as_bytes()).ok();
 }
 
 async fn connection(stream: TcpStream, place: Place, router: Router, limits: Limits, mut stopping: Stopping) {

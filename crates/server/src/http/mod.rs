@@ -19,6 +19,7 @@ mod messages;
 pub mod metrics;
 mod observe;
 mod openapi;
+mod peers;
 mod query;
 mod socket;
 #[cfg(test)]

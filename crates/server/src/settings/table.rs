@@ -94,8 +94,9 @@ settings! {
         /// How long a body may take to arrive (an upload: how long it may pause), and how long a client may take
         /// nothing of its answer, in seconds.
         request_timeout_seconds: u64 = number(30, 1, 3_600);
-        /// Connections open at the same time, live ones too; more wait until one closes. The server takes fewer where
-        /// the system lets it open fewer than twice as many files.
+        /// Connections open at the same time, live ones too; more wait until one closes, and one address of another
+        /// machine has seven eighths of them at most. The server takes fewer where the system lets it open fewer than
+        /// twice as many files.
         max_connections: u32 = number(10_000, 1, 1_000_000);
     }
 

@@ -167,6 +167,39 @@ fn version_one_is_gone_and_says_what_replaces_it() {
     insta::assert_snapshot!("gone", text);
 }
 
+/// What a call of version 1 said in its body goes into parameters, and the answer says which.
+#[test]
+fn what_replaces_a_change_of_version_one_runs_with_the_parameters_that_it_names() {
+    let server = Server::start();
+    let john = server.client("user_john");
+    let id = john.say("c", "one");
+    john.make_group("g", &[]);
+    let value = |column: &str| match column {
+        "conversationId" => json!("g"),
+        "conversationType" => json!("group"),
+        "userId" => json!("user_bob"),
+        "role" => json!("member"),
+        "content" => json!("two"),
+        "msgId" | "lastMsgId" => json!(id),
+        other => panic!("{other} has no value"),
+    };
+    for (method, path) in [
+        (Method::PUT, format!("/api/v1/messages/{id}")),
+        (Method::POST, "/api/v1/conversationUsers".to_owned()),
+        (Method::PUT, "/api/v1/conversationUsers/g/user_bob".to_owned()),
+        (Method::PUT, "/api/v1/conversations".to_owned()),
+        (Method::PATCH, "/api/v1/conversations/c".to_owned()),
+        (Method::DELETE, "/api/v1/messages".to_owned()),
+    ] {
+        let told = john.request(method.clone(), &path, &[], Some("{}")).expect("an answer").refusal().error;
+        let named = told.details["params"].as_array().expect("names").iter().filter_map(Value::as_str);
+        let body = json!({ "sql": told.details["sql"], "params": named.map(value).collect::<Vec<_>>() }).to_string();
+        let done = post(&john, "/api/v1/query", &body);
+        assert_eq!((done.status, &done.json()["rowsAffected"]), (200, &json!(1)), "{method} {path}: {}", done.text());
+    }
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages WHERE conversationId = 'c'"), 0);
+}
+
 // --- bodies
 
 #[test]
@@ -567,4 +600,41 @@ fn browsers_of_the_named_origins_are_let_in() {
     for header in ["x-kalamdb-truncated", "retry-after", "etag", "content-range", "allow", "www-authenticate"] {
         assert!(exposed.contains(header), "{exposed}");
     }
+}
+
+#[test]
+fn who_reads_the_metrics_is_a_setting() {
+    for (access, nobody, john, admin) in [("open", 200, 200, 200), ("admin", 401, 403, 200), ("off", 404, 404, 404)] {
+        let server = Server::with(&[("server.metrics", access)]);
+        let status = |client: &Client| get(client, "/metrics").status;
+        assert_eq!(status(&server.client_with_token(None)), nobody, "{access}");
+        assert_eq!(status(&server.client("user_john")), john, "{access}");
+        assert_eq!(status(&server.admin()), admin, "{access}");
+    }
+}
+
+#[test]
+fn an_answer_and_a_statement_have_their_size() {
+    let server = Server::with(&[("query.max_response_mb", "1"), ("query.max_statement_bytes", "1000")]);
+    let john = server.client("user_john");
+    let large = "SELECT repeat('x', 1000) FROM UNNEST(generate_series(1, 2000)) AS numbers(value)";
+    let refused = sql(&john, large).refusal().error;
+    assert_eq!(refused.error, ErrorCode::PayloadTooLarge, "{}", refused.message);
+    assert!(refused.message.contains("1 MiB") && refused.message.contains("x-ndjson"), "{}", refused.message);
+    assert_eq!(formatted(&john, "application/x-ndjson", large).text().lines().count(), 2000);
+    let long = format!("SELECT '{}'", "x".repeat(1000));
+    assert_eq!(sql(&john, &long).refusal().error.error, ErrorCode::PayloadTooLarge);
+    assert_eq!(sql(&john, &long[..900].replace("SELECT '", "SELECT 1 -- ")).status, 200);
+}
+
+/// A client has to know what it may do, and in what to trust a cache.
+#[test]
+fn a_refused_token_is_told_apart_from_none() {
+    let server = Server::start();
+    let challenge = |token: Option<&str>| {
+        let answer = sql(&server.client_with_token(token), "SELECT 1");
+        (answer.status, answer.header("www-authenticate").to_owned())
+    };
+    assert_eq!(challenge(None), (401, "Bearer".to_owned()));
+    assert_eq!(challenge(Some("x.y.z")), (401, r#"Bearer error="invalid_token""#.to_owned()));
 }
