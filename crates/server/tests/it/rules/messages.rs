@@ -6,7 +6,7 @@ use kalamdb_protocol::{ConversationType, ErrorCode, SendMessageRequest};
 use serde_json::{Map, json};
 
 use super::{add, code, contents, conversation, group};
-use crate::harness::{Client, Server, message};
+use crate::harness::{Client, Failure, Server, message};
 
 /// What JavaScript reads exactly.
 const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;
@@ -330,6 +330,35 @@ fn a_message_has_a_largest_size() {
     let sql = "UPDATE messages SET content = $1";
     assert_eq!(code(john.write_params(sql, json!(["x".repeat(largest + 1)]))), ErrorCode::PayloadTooLarge);
     assert_eq!(john.numbers("SELECT LENGTH(content) FROM messages"), [2_048]);
+}
+
+#[test]
+fn metadata_and_senders_have_a_largest_size() {
+    let server = Server::with(&[("message.max_metadata_bytes", "2048")]);
+    let john = server.client("user_john");
+    // `{"a":"…"}` of so many bytes.
+    let metadata = |bytes: usize| json!({"a": "m".repeat(bytes - 8)}).as_object().unwrap().clone();
+    let with = |bytes: usize| SendMessageRequest { metadata: Some(metadata(bytes)), ..message("c", "hello") };
+    john.send(&with(2_048)).unwrap();
+    let Err(Failure::Refused(refused)) = john.send(&with(2_049)) else { panic!("it is too large") };
+    assert_eq!(refused.error.error, ErrorCode::PayloadTooLarge);
+    assert!(refused.error.message.contains("message.max_metadata_bytes"), "{:?}", refused.error);
+    john.run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
+    for sql in [
+        "UPDATE messages SET metadata = $1",
+        "UPDATE conversations SET metadata = $1 WHERE conversationId = 'c'",
+        "UPDATE conversations SET metadata = $1 WHERE conversationId = 'g'",
+        "UPDATE conversationUsers SET metadata = $1",
+        "INSERT INTO conversations (conversationId, metadata) VALUES ('d', $1)",
+        "INSERT INTO conversationUsers (conversationId, userId, metadata) VALUES ('g', 'user_alice', $1)",
+        "INSERT INTO messages (conversationId, content, metadata) VALUES ('c', 'x', $1)",
+    ] {
+        let large = serde_json::to_string(&metadata(2_049)).unwrap();
+        assert_eq!(code(john.write_params(sql, json!([large]))), ErrorCode::PayloadTooLarge, "{sql}");
+    }
+    let from = "INSERT INTO messages (conversationId, content, from) VALUES ('c', 'x', $1)";
+    john.write_params(from, json!(["é".repeat(128)])).unwrap();
+    assert_eq!(code(john.write_params(from, json!(["é".repeat(129)]))), ErrorCode::InvalidValue);
 }
 
 #[test]
