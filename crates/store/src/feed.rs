@@ -453,19 +453,19 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_is_told_as_missed() {
         let (teller, mut feed) = channel();
-        let heavy = |seq, bytes| {
+        let heavy = |owner, seq, bytes| {
             let events = vec![Event {
-                owner: UserId::new("ann").unwrap(),
+                owner: UserId::new(owner).unwrap(),
                 n: 0,
                 change: RowChange::Conversation { before: None, after: None },
             }];
             Commit { seq, events, bytes }
         };
-        teller.tell(heavy(1, QUEUE_BYTES));
-        teller.tell(heavy(2, 1));
+        teller.tell(heavy("ann", 1, QUEUE_BYTES));
+        teller.tell(heavy("bob", 2, 1));
         assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 1));
         assert!(matches!(feed.next().await, Some(Told::Missed)));
-        teller.tell(heavy(3, 1));
+        teller.tell(heavy("bob", 3, 1));
         assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 3));
     }
 }
