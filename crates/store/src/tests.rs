@@ -8,6 +8,7 @@ mod fatal;
 mod feed;
 mod files;
 mod formats;
+mod old_folder;
 mod overlay;
 mod replay;
 mod rules;
@@ -94,6 +95,18 @@ impl Fixture {
     /// Deleted messages can be brought back for ten days.
     pub(super) fn with_trash() -> Self {
         Self::with(|_| {}, None, |settings| settings.rules.trash_retention = Some(10 * DAY))
+    }
+
+    /// The same, over a folder that somebody fills first.
+    pub(super) fn over(fill: impl Fn(&Path)) -> Self {
+        Self::with(
+            |_| {},
+            None,
+            |settings| {
+                settings.rules.trash_retention = Some(10 * DAY);
+                fill(&settings.base_path);
+            },
+        )
     }
 
     fn with(

@@ -148,10 +148,10 @@ def files(server):
 
 
 def pack(folder, target):
-    """The folder as an archive that says nothing of who made it, or when; without RocksDB's own log and the secret."""
+    """The folder as an archive that says nothing of who made it, or when; without what RocksDB writes for people, and the secret."""
     def anonymous(entry):
         name = os.path.basename(entry.name)
-        if name.startswith("LOG") or name == "secret":
+        if name.startswith(("LOG", "LOCK", "OPTIONS")) or name == "secret":
             return None
         entry.uid = entry.gid = entry.mtime = 0
         entry.uname = entry.gname = ""
