@@ -13,7 +13,10 @@ use bytes::Bytes;
 use kalamdb_protocol::{ClientFrame, ErrorBody, ErrorCode, ServerFrame};
 use utoipa::{
     Modify, OpenApi, ToSchema,
-    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+    openapi::{
+        RefOr, Schema,
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 
 #[derive(OpenApi)]
@@ -44,7 +47,7 @@ use utoipa::{
         super::gone::v1_conversation_user,
     ),
     components(schemas(ErrorBody, ErrorCode, ClientFrame, ServerFrame, super::ws::RowFrame)),
-    modifiers(&Tokens, &NoNamesForTheGone),
+    modifiers(&Tokens, &NoNamesForTheGone, &RoomForTheType),
     servers((url = "/", description = "This server")),
     tags(
         (name = "data", description = "Messages, and whatever SQL says about them"),
@@ -79,6 +82,21 @@ impl Modify for Tokens {
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
         components.add_security_scheme("tokenInQuery", SecurityScheme::ApiKey(ApiKey::Query(in_query)));
+    }
+}
+
+/// A frame is its fields and a `type` that says which one it is. The fields alone allow nothing beside them, and so would
+/// refuse the `type`.
+struct RoomForTheType;
+
+impl Modify for RoomForTheType {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let schemas = &mut api.components.get_or_insert_default().schemas;
+        for name in ["Auth", "Subscribe", "Unsubscribe"] {
+            if let Some(RefOr::T(Schema::Object(fields))) = schemas.get_mut(name) {
+                fields.additional_properties = None;
+            }
+        }
     }
 }
 

@@ -50,11 +50,17 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 const DISCARDED_AT_ONCE: usize = 16 * 1024;
 
 /// What the socket hears of the requests on it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Heard {
     first: Notify,
-    /// Whether the client still has something of a body to send.
+    /// Whether the client still has something to send: a first request, or the rest of a body.
     sending: AtomicBool,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { first: Notify::default(), sending: AtomicBool::new(true) }
+    }
 }
 
 impl Heard {

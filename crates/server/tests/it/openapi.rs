@@ -338,6 +338,10 @@ fn a_client_can_be_made_from_the_document() {
         };
         assert!(types.iter().all(|name| known.contains(name)), "{place}: {types:?}");
         assert!(!types.contains(&"array") || !schema["items"].is_null(), "{place}: an array of nothing");
+        let parts = schema["allOf"].as_array().into_iter().flatten().map(|part| resolved(&document, part));
+        for part in parts {
+            assert!(part["additionalProperties"] != false, "{place}: its parts exclude each other");
+        }
         let required = schema["required"].as_array().into_iter().flatten();
         for name in required {
             assert!(schema["properties"].get(name.as_str().expect("a name")).is_some(), "{place}: {name} is required");
@@ -346,6 +350,7 @@ fn a_client_can_be_made_from_the_document() {
         let wrong = example.and_then(|example| mismatch(&document, schema, example));
         assert_eq!(wrong, None, "{place}: its example");
     });
+    assert_eq!(document["components"]["schemas"]["ConversationType"]["enum"], json!(["ai", "group"]));
     let schemas = document["components"]["schemas"].as_object().expect("schemas");
     for name in schemas.keys() {
         assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name} is no name of a schema");
