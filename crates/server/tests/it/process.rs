@@ -74,7 +74,7 @@ fn the_server_opens_as_many_files_as_it_may() {
     let folder = tempfile::tempdir().expect("a folder");
     let serve = server.command(&["serve"]);
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -Hn 3000; ulimit -Sn 300; exec \"$0\" \"$@\""]);
+    limited.args(["-c", "ulimit -Sn 300; ulimit -Hn 3000; exec \"$0\" \"$@\""]);
     limited.arg(serve.get_program()).args(serve.get_args()).arg("--data").arg(folder.path());
     limited.env("KALAMDB_SERVER__PORT", "0").current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = limited.spawn().expect("it starts");

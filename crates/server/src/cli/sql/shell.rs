@@ -233,7 +233,10 @@ mod tests {
 
     #[test]
     fn names_are_completed() {
-        assert_eq!(completions("SELECT m.cont"), (9, vec!["content".to_owned(), "contentRef".to_owned()]));
+        assert_eq!(
+            completions("SELECT m.cont"),
+            (9, ["content", "contentRef", "contentType"].map(str::to_owned).to_vec())
+        );
         assert_eq!(completions("SELECT * FROM MESS"), (14, vec!["messages".to_owned()]));
         assert_eq!(completions("SELECT * FROM system.seg"), (14, vec!["system.segments".to_owned()]));
         assert_eq!(completions("SELECT * FROM sys").1, ["system.files", "system.segments", "system.users"]);
