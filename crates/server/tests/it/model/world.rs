@@ -1,6 +1,6 @@
 //! The model: what the database should hold, as plain maps.
 //!
-//! Invariant: knows no SQL and no server; each method is a rule of DESIGN section 3 in its simplest form.
+//! Invariant: knows no SQL and no server; each method is a rule of writing in its simplest form.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The rules of DESIGN section 3, "Writing": one test for each, named after it.
+//! The rules of a write (`docs/sql.md`): one test for each, named after it.
 //!
 //! Invariant: a rule is checked through SQL and through `POST /messages` alike where both can break it, and a write
 //! that is refused is checked to have left no trace.
