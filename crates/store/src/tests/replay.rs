@@ -392,7 +392,7 @@ fn applied(entries: &[Vec<u8>]) -> Rows {
 #[test]
 fn a_recorded_history_makes_the_same_database_elsewhere() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let config = ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 16, max_shrink_iters: 30, failure_persistence: None, ..Default::default() };
     let seen: Mutex<BTreeMap<String, usize>> = Mutex::default();
     TestRunner::new(config)
         .run(&ops(), |ops| {
