@@ -107,7 +107,8 @@ impl From<rocksdb::Error> for Error {
 /// A message of RocksDB's without the paths in it: `While appending to file: /data/000012.log: …` names the machine's
 /// folders, which are nobody's business who reads a log.
 pub(crate) fn without_paths(text: &str) -> String {
-    let words: Vec<&str> = text.split(' ').map(|word| if word.contains('/') { "…" } else { word }).collect();
+    let shown = |word| if str::contains(word, '/') && word != "Input/output" { "…" } else { word };
+    let words: Vec<&str> = text.split(' ').map(shown).collect();
     words.join(" ")
 }
 
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn a_log_line_holds_no_path() {
         let said = "IO error: While appending to file: /srv/x y/000012.log: Input/output error";
-        assert!(!without_paths(said).contains("srv"), "{}", without_paths(said));
+        assert_eq!(without_paths(said), "IO error: While appending to file: … … Input/output error");
         let inside = io::Error::from(io::ErrorKind::StorageFull);
         let outside = object_store::Error::Generic { store: "local", source: Box::new(inside) };
         assert_eq!(io_cause(&outside).map(io::Error::kind), Some(io::ErrorKind::StorageFull));
