@@ -4,8 +4,6 @@
 #   install.sh BINARY DESTDIR PREFIX SYSCONFDIR      install.sh --remove DESTDIR PREFIX
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# What is installed is for everybody to read, whoever installs it.
-umask 022
 
 remove() {
     local root=$1$2
@@ -25,6 +23,7 @@ root=$destdir$prefix
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
+# What is installed is for everybody to read, whoever installs it: `install` gives modes, to folders too.
 # Man pages and completions come from the program itself, in the folders that they have below share.
 "$binary" generate "$made"
 install -D -m 755 "$binary" "$root/bin/kalamdb"

@@ -177,15 +177,16 @@ fn make(arguments: &[&str]) -> Output {
     bounded_output(shell)
 }
 
-/// The files below a folder, with their modes.
+/// The files below a folder, with their modes. The folders among them are open to everybody.
 fn files(folder: &Path) -> Vec<(String, u32)> {
     fn collect(base: &Path, folder: &Path, found: &mut Vec<(String, u32)>) {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            let mode = path.metadata().expect("it is there").permissions().mode() & 0o777;
             if path.is_dir() {
+                assert_eq!(mode, 0o755, "{}", path.display());
                 collect(base, &path, found);
             } else {
-                let mode = path.metadata().expect("a file").permissions().mode() & 0o777;
                 found.push((path.strip_prefix(base).expect("below it").display().to_string(), mode));
             }
         }
