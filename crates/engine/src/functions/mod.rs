@@ -163,8 +163,9 @@ impl fmt::Display for TooLarge {
                  statement, or choose fewer rows."
             }
             Self::Frame => {
-                "array_agg, string_agg, median and DISTINCT as window functions take frames of at most 1000 rows, such \
-                 as ROWS BETWEEN 10 PRECEDING AND CURRENT ROW; use GROUP BY for more."
+                "array_agg, median and DISTINCT as window functions take frames of at most 1000 rows, such as ROWS \
+                 BETWEEN 10 PRECEDING AND CURRENT ROW, and string_agg none (array_to_string(array_agg(…) OVER …, ' ') \
+                 does the same); use GROUP BY for more."
             }
         })
     }

@@ -109,9 +109,9 @@ impl ScalarUDFImpl for Pattern {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let mut args = args.args;
         let pattern = args.swap_remove(0);
-        match &pattern {
-            ColumnarValue::Array(patterns) => self.check(patterns)?,
-            ColumnarValue::Scalar(one) => self.check(&one.to_array()?)?,
+        // One for all rows is a constant like one that is written out, and looked at as such.
+        if let ColumnarValue::Array(patterns) = &pattern {
+            self.check(patterns)?;
         }
         Ok(pattern)
     }

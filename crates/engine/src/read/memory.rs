@@ -146,9 +146,9 @@ impl MemoryPool for QueryMemory {
         }
         if !take(&self.user.used, additional, self.user.limit) {
             give_back(&self.used, additional);
-            // A statement that is alone has no other to wait for.
+            // A statement that is alone has no other of its user's to wait for: the server has too little for its share.
             let alone = self.reserved() == self.user.used.load(Ordering::Acquire);
-            return self.refuse(if alone { BY_SHARE } else { BY_USER });
+            return self.refuse(if alone { BY_TOTAL } else { BY_USER });
         }
         if !take(&self.total.used, additional, self.total.limit) {
             give_back(&self.used, additional);

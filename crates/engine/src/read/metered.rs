@@ -252,7 +252,7 @@ impl Read {
     fn add(&mut self, batch: &RecordBatch) {
         self.rows += batch.num_rows();
         self.batch_rows = self.batch_rows.max(batch.num_rows());
-        self.bytes = self.bytes.saturating_add(batch.get_array_memory_size());
+        self.bytes = batch.columns().iter().map(part_bytes).fold(self.bytes, usize::saturating_add);
         let largest = batch.columns().iter().map(largest_value).max().unwrap_or(0);
         self.largest = self.largest.max(largest);
     }
@@ -318,6 +318,16 @@ fn flattened(lists: &ArrayRef) -> ArrayRef {
     }
 }
 
+/// The bytes of a column that may be a part of a larger one, as after a sort: its own values only.
+fn part_bytes(column: &ArrayRef) -> usize {
+    let view = size_of::<u128>() * column.len();
+    match column.data_type() {
+        DataType::Utf8View => view + column.as_string_view().lengths().map(|length| length as usize).sum::<usize>(),
+        DataType::BinaryView => view + column.as_binary_view().lengths().map(|length| length as usize).sum::<usize>(),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    }
+}
+
 /// The bytes of the largest value of a column; of a nested one those of the whole column.
 fn largest_value(column: &ArrayRef) -> usize {
     let lengths = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -328,6 +338,28 @@ fn largest_value(column: &ArrayRef) -> usize {
         DataType::LargeBinary => lengths(&mut column.as_binary::<i64>().offsets().lengths()),
         DataType::Utf8View => lengths(&mut column.as_string_view().lengths().map(|length| length as usize)),
         DataType::BinaryView => lengths(&mut column.as_binary_view().lengths().map(|length| length as usize)),
-        fixed => fixed.primitive_width().unwrap_or_else(|| column.get_array_memory_size()),
+        fixed => fixed.primitive_width().unwrap_or_else(|| part_bytes(column)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Int64Array, StringArray, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn a_part_counts_for_itself() {
+        let texts: Vec<String> = (0..1_000).map(|number| format!("{number:050}")).collect();
+        let columns: [ArrayRef; 3] = [
+            Arc::new(Int64Array::from_iter_values(0..1_000)),
+            Arc::new(StringArray::from_iter_values(&texts)),
+            Arc::new(StringViewArray::from_iter_values(&texts)),
+        ];
+        for column in columns {
+            let parts: usize = (0..10).map(|part| part_bytes(&column.slice(part * 100, 100))).sum();
+            let whole = part_bytes(&column);
+            assert!(parts >= whole && parts < whole + whole / 10, "{}: {parts} of {whole}", column.data_type());
+        }
     }
 }
