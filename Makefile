@@ -15,7 +15,7 @@ DESTDIR ?=
 # What it puts there. Another program than the one that it builds: `make install BINARY=…`.
 BINARY ?=
 
-.PHONY: run test bench fmt lint clean-data install uninstall tools duckdb build
+.PHONY: run test soak bench fmt lint clean-data install uninstall tools duckdb build
 
 # Starts the server on 127.0.0.1:8080 with its data in ./data, loads the sample, prints what to try. The server's own
 # arguments: `make run ARGS="--port 8081"`.
@@ -27,6 +27,12 @@ run: build
 test:
 	@scripts/tools.sh tests
 	@scripts/test.sh $(ARGS)
+
+# The random nets for wrong answers, over so many statements each: SOAK=1000000 goes on for a day.
+SOAK ?= 100000
+soak:
+	@scripts/tools.sh tests
+	KALAMDB_SOAK=$(SOAK) cargo test --workspace --lib tests::nets -- --nocapture --include-ignored
 
 # Figures as ratios to what this machine can do, in data/bench.json. `make bench ARGS=--quick` only tries it out.
 # Thousands of connections need as many files as the system allows.

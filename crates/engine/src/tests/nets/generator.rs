@@ -1,0 +1,759 @@
+//! Makes SELECTs, of everything that a SELECT can have in it.
+//!
+//! Invariant: what is made depends on the dice alone; and its answer depends on the rows alone: where a LIMIT or a
+//! window makes a choice, an order says which (rows that the order does not tell apart are the same row twice).
+
+use super::{
+    dice::Dice,
+    forms::{AGGREGATES, Call, DISTANCE_FRAMES, GROUP_FRAMES, ROWS_FRAMES, Type, WINDOWS, making},
+    judge::{TABLES, key},
+    rows::{FIRST_SECOND, MOMENTS, STEP_SECONDS, TEXTS},
+    statement::{Body, By, Expr, Order, Query, Relation, Select, Source},
+};
+
+/// What is kept out as long as it is answered wrongly, by name.
+mod kept_out {
+    /// `USING (c)` after FULL JOIN, and then `c` alone: DataFusion 55.2 takes the left side's, which may be NULL.
+    pub(super) const USING: bool = true;
+    /// `GROUP BY ROLLUP (a <> NULL)`: refused with a column that is not there, because the name changes when the
+    /// expression is simplified.
+    pub(super) const ROLLUP: bool = true;
+    /// `ROW_NUMBER() OVER (…) + 1` and the like: their numbers have no sign, so that together with others they become
+    /// decimals, which are answered as text; `-` and `to_hex` refuse them.
+    pub(super) const UNSIGNED_WINDOWS: bool = true;
+}
+
+const SELECTABLE: [Type; 9] =
+    [Type::Int, Type::Int, Type::Int, Type::Text, Type::Text, Type::Text, Type::Bool, Type::Time, Type::Date];
+const JOINABLE: [Type; 5] = [Type::Int, Type::Int, Type::Text, Type::Text, Type::Time];
+const PATTERNS: [&str; 12] = ["%", "", "a", "a%", "%b", "%o%", "_", "a_b", r"a\_b", r"a\%b", "__%", "%日%"];
+const REGEXES: [&str; 8] = ["a", "^a", "b$", "[0-9]+", "^$", "(a|b)+", "l+o", "."];
+
+/// Makes statements.
+pub(super) struct Generator {
+    pub(super) dice: Dice,
+    /// Whether `SQLite` is to understand them.
+    portable: bool,
+    aliases: usize,
+    /// What WITH has named so far.
+    named: Vec<Named>,
+}
+
+/// A relation that can be read by its name.
+#[derive(Debug, Clone)]
+struct Named {
+    name: String,
+    columns: Vec<(String, Type)>,
+    /// The columns that tell its rows apart.
+    key: Vec<String>,
+}
+
+/// What an expression can be made of.
+#[derive(Debug, Clone, Default)]
+struct Scope {
+    /// Columns, or the expressions of GROUP BY.
+    leaves: Vec<Expr>,
+    /// Columns of the query around.
+    outer: Vec<Expr>,
+    /// What aggregates are over, where they may stand.
+    aggregated: Option<Vec<Expr>>,
+    /// What windows are over, where they may stand.
+    windowed: Option<Vec<Expr>>,
+    /// Whether subqueries may stand here.
+    subqueries: bool,
+}
+
+impl Generator {
+    pub(super) fn new(dice: Dice, portable: bool) -> Self {
+        Self { dice, portable, aliases: 0, named: Vec::new() }
+    }
+
+    fn alias(&mut self) -> String {
+        self.aliases += 1;
+        format!("t{}", self.aliases)
+    }
+
+    fn kinds(&mut self, most: usize) -> Vec<Type> {
+        let count = 1 + self.dice.below(most);
+        (0..count).map(|_| *self.dice.pick(&SELECTABLE)).collect()
+    }
+
+    /// The next statement.
+    pub(super) fn statement(&mut self) -> Query {
+        let mut kinds = self.kinds(4);
+        if self.dice.chance(10) {
+            kinds.push(Type::Real);
+        }
+        if self.dice.chance(8) {
+            kinds.push(Type::Json);
+        }
+        let with = self.with();
+        let mut query = self.query(&kinds, 3);
+        if query.order.is_empty() && self.dice.chance(30) {
+            query.order = self.order_by_output(&kinds);
+        }
+        query.with = with;
+        query
+    }
+
+    /// A SELECT of columns from something, and a condition on what it reads: for the identities.
+    pub(super) fn plain_with_condition(&mut self, subqueries: bool) -> Select {
+        let mut scope = Scope::default();
+        let (from, _) = self.from(3, &mut scope);
+        let kinds = self.kinds(3);
+        let items = kinds.iter().map(|kind| self.expr(*kind, &scope, 1)).collect();
+        scope.subqueries = subqueries;
+        let filter = Some(self.condition(&scope, 4));
+        Select::new(items, from, filter)
+    }
+
+    /// The messages that meet a condition, in the words of a DELETE: columns are the table's own.
+    pub(super) fn messages_with_condition(&mut self) -> Select {
+        let table = table_named(0);
+        let column = |(name, kind): &(String, Type)| Expr::Column {
+            relation: table.name.clone(),
+            name: name.clone(),
+            kind: *kind,
+        };
+        let leaves: Vec<Expr> = table.columns.iter().map(column).collect();
+        let items = vec![leaves[0].clone()];
+        let scope = Scope { leaves, subqueries: true, ..Scope::default() };
+        let filter = Some(self.condition(&scope, 4));
+        let from = vec![Source {
+            join: "",
+            relation: Relation::Named(table.name.clone()),
+            alias: table.name.clone(),
+            on: None,
+            using: None,
+        }];
+        Select::new(items, from, filter)
+    }
+
+    fn with(&mut self) -> Vec<(String, Query)> {
+        self.named.clear();
+        let count = if self.dice.chance(25) { 1 + self.dice.below(2) } else { 0 };
+        let mut with = Vec::new();
+        for number in 0..count {
+            let kinds = self.kinds(3);
+            let query = self.query(&kinds, 2);
+            let name = format!("w{number}");
+            self.named.push(named(name.clone(), &kinds));
+            with.push((name, query));
+        }
+        with
+    }
+
+    // --- queries
+
+    fn query(&mut self, kinds: &[Type], depth: usize) -> Query {
+        let has_fractions = kinds.contains(&Type::Real);
+        let body = match self.dice.below(100) {
+            0..12 if depth > 0 && !has_fractions => return self.set(kinds, depth),
+            12..16 if !has_fractions => Body::Values(self.values(kinds)),
+            _ => return self.select(kinds, depth, &[]),
+        };
+        let mut query = Query { with: Vec::new(), body, order: Vec::new(), limit: None, offset: 0 };
+        self.limit(&mut query, kinds, Vec::new());
+        query
+    }
+
+    fn set(&mut self, kinds: &[Type], depth: usize) -> Query {
+        let operators = ["UNION", "UNION ALL", "UNION ALL", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL"];
+        let operator = *self.dice.pick(if self.portable { &operators[..5] } else { &operators });
+        let left = Box::new(self.query(kinds, depth - 1));
+        // The same twice is what an optimizer may take for once.
+        let right = if self.dice.chance(15) { left.clone() } else { Box::new(self.query(kinds, depth - 1)) };
+        let body = Body::Set { operator, left, right };
+        let mut query = Query { with: Vec::new(), body, order: Vec::new(), limit: None, offset: 0 };
+        self.limit(&mut query, kinds, Vec::new());
+        query
+    }
+
+    fn values(&mut self, kinds: &[Type]) -> Vec<Vec<Expr>> {
+        let rows = 1 + self.dice.below(4);
+        (0..rows).map(|_| kinds.iter().map(|kind| self.literal(*kind)).collect()).collect()
+    }
+
+    /// A SELECT, perhaps with an order and a limit. `outer`: columns of the query around it.
+    fn select(&mut self, kinds: &[Type], depth: usize, outer: &[Expr]) -> Query {
+        let mut scope = Scope::default();
+        let (from, keys) = self.from(depth, &mut scope);
+        let filtered = if depth > 2 { 60 } else { 40 };
+        let filter = (self.dice.chance(filtered) || !outer.is_empty()).then(|| self.filter(&scope, depth, outer));
+        let mut select = Select::new(Vec::new(), from, filter);
+        let mut order_keys = Vec::new();
+        match self.dice.below(100) {
+            0..20 => self.grouped(&mut select, &scope, kinds, depth),
+            20..28 => {
+                let over = Scope { leaves: Vec::new(), aggregated: Some(scope.leaves.clone()), ..Scope::default() };
+                select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
+            }
+            28..42 => {
+                let over = Scope { windowed: Some(keys), ..scope.clone() };
+                select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
+            }
+            42..52 => {
+                select.distinct = true;
+                select.items = kinds.iter().map(|kind| self.expr(*kind, &scope, 2)).collect();
+            }
+            _ => {
+                let inside = Scope { subqueries: depth > 0, ..scope.clone() };
+                let depth = if self.dice.chance(50) { 0 } else { 2 };
+                select.items = kinds.iter().map(|kind| self.item(*kind, &inside, depth)).collect();
+                order_keys = keys;
+            }
+        }
+        let mut query = Query::of(select);
+        self.limit(&mut query, kinds, order_keys);
+        query
+    }
+
+    /// A column of the answer: subqueries stand there now and then only.
+    fn item(&mut self, kind: Type, scope: &Scope, depth: usize) -> Expr {
+        let scope = Scope { subqueries: scope.subqueries && self.dice.chance(15), ..scope.clone() };
+        self.expr(kind, &scope, depth)
+    }
+
+    fn filter(&mut self, scope: &Scope, depth: usize, outer: &[Expr]) -> Expr {
+        let inside = Scope { subqueries: depth > 0 && outer.is_empty(), ..scope.clone() };
+        let own = self.condition(&inside, 3);
+        match self.correlation(scope, outer) {
+            Some(correlation) if self.dice.chance(60) => correlation,
+            Some(correlation) => both(correlation, own),
+            None => own,
+        }
+    }
+
+    /// A condition that is true for some rows: most that are made of chance are true for few.
+    fn condition(&mut self, scope: &Scope, depth: usize) -> Expr {
+        let one = self.expr(Type::Bool, scope, depth);
+        match self.dice.below(100) {
+            0..35 => compare_all("(NOT $0)", vec![one]),
+            35..50 => compare_all("($0 OR $1)", vec![one, self.expr(Type::Bool, scope, depth - 1)]),
+            _ => one,
+        }
+    }
+
+    /// A condition that ties a subquery to the query around it.
+    fn correlation(&mut self, scope: &Scope, outer: &[Expr]) -> Option<Expr> {
+        let pairs: Vec<(&Expr, &Expr)> = scope
+            .leaves
+            .iter()
+            .flat_map(|inner| outer.iter().map(move |outer| (inner, outer)))
+            .filter(|(inner, outer)| inner.kind() == outer.kind() && JOINABLE.contains(&inner.kind()))
+            .collect();
+        if pairs.is_empty() {
+            return None;
+        }
+        // Columns of one name have values in common.
+        let alike: Vec<_> = pairs.iter().filter(|(inner, outer)| name(inner) == name(outer)).copied().collect();
+        let pairs = if !alike.is_empty() && self.dice.chance(60) { alike } else { pairs };
+        let (inner, outer) = *self.dice.pick(&pairs);
+        let operator = if self.dice.chance(85) { "($0 = $1)" } else { *self.dice.pick(&["($0 < $1)", "($0 <> $1)"]) };
+        Some(compare(operator, inner.clone(), outer.clone()))
+    }
+
+    fn grouped(&mut self, select: &mut Select, scope: &Scope, kinds: &[Type], depth: usize) {
+        let count = 1 + self.dice.below(2);
+        for _ in 0..count {
+            let kind = *self.dice.pick(&SELECTABLE);
+            let deep = if self.dice.chance(70) { 0 } else { 2 };
+            let by = self.expr(kind, scope, deep);
+            // A number alone would name a column of the answer.
+            if !matches!(by, Expr::Literal { .. }) && !select.group.contains(&by) {
+                select.group.push(by);
+            }
+        }
+        if select.group.is_empty() {
+            select.group.push(scope.leaves[0].clone());
+        }
+        select.rollup = !kept_out::ROLLUP && self.dice.chance(20);
+        let over = Scope { leaves: select.group.clone(), aggregated: Some(scope.leaves.clone()), ..Scope::default() };
+        select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
+        if !select.rollup && self.dice.chance(40) {
+            let subqueries = depth > 0 && self.dice.chance(20);
+            select.having = Some(self.condition(&Scope { subqueries, ..over }, 2));
+        }
+    }
+
+    /// Perhaps an order and a limit. `keys`: what tells the rows of a plain SELECT apart.
+    fn limit(&mut self, query: &mut Query, kinds: &[Type], keys: Vec<Expr>) {
+        let by_keys = !keys.is_empty() && self.dice.chance(50);
+        if kinds.contains(&Type::Real) && !by_keys {
+            return;
+        }
+        let limited = match self.dice.below(100) {
+            0..30 => true,
+            30..40 => false,
+            _ => return,
+        };
+        query.order = if by_keys { self.order_by(keys) } else { self.order_by_output(kinds) };
+        if limited {
+            query.limit = Some(*self.dice.pick(&[0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 5, 5, 8, 8, 20, 50]));
+            query.offset = *self.dice.pick(&[0, 0, 0, 0, 0, 0, 1, 2, 5]);
+        }
+    }
+
+    fn order_by_output(&mut self, kinds: &[Type]) -> Vec<Order> {
+        let mut columns: Vec<usize> = (0..kinds.len()).filter(|column| kinds[*column] != Type::Real).collect();
+        self.dice.shuffle(&mut columns);
+        columns.into_iter().map(|column| self.ordered(By::Output(column))).collect()
+    }
+
+    fn order_by(&mut self, mut keys: Vec<Expr>) -> Vec<Order> {
+        if self.dice.chance(30) {
+            self.dice.shuffle(&mut keys);
+        }
+        keys.into_iter().map(|key| self.ordered(By::Value(key))).collect()
+    }
+
+    fn ordered(&mut self, by: By) -> Order {
+        let nulls_first = if self.dice.chance(70) { None } else { Some(self.dice.chance(50)) };
+        Order { by, descending: self.dice.chance(50), nulls_first }
+    }
+
+    // --- relations
+
+    /// What a SELECT reads; adds its columns to the scope, and answers with what tells its rows apart.
+    fn from(&mut self, depth: usize, scope: &mut Scope) -> (Vec<Source>, Vec<Expr>) {
+        let (first, mut keys) = self.source("", depth, scope);
+        let mut from = vec![first];
+        let joins = match self.dice.below(100) {
+            55..75 => 1,
+            75..88 if depth > 0 => 1,
+            88..100 if depth > 1 => 2,
+            _ => 0,
+        };
+        for number in 0..joins {
+            if !self.join(number, number + 1 == joins, depth, scope, (&mut from, &mut keys)) {
+                break;
+            }
+        }
+        (from, keys)
+    }
+
+    /// Joins one more relation; not, when nothing ties it to those before it and the rows would be too many.
+    fn join(
+        &mut self,
+        number: usize,
+        is_last: bool,
+        depth: usize,
+        scope: &mut Scope,
+        (from, keys): (&mut Vec<Source>, &mut Vec<Expr>),
+    ) -> bool {
+        let before = scope.leaves.clone();
+        let kinds = ["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "CROSS JOIN"];
+        let halves = ["LEFT SEMI JOIN", "LEFT ANTI JOIN"];
+        // Of these only the rows before them go on.
+        let is_half = !self.portable && self.dice.chance(10);
+        let join = *self.dice.pick(match (is_half, number) {
+            (true, _) => &halves,
+            (false, 0) => &kinds,
+            (false, _) => &kinds[..6],
+        });
+        let (mut source, more) = self.source(join, depth.min(1), scope);
+        if join != "CROSS JOIN" && !is_half && is_last && !kept_out::USING && self.dice.chance(20) {
+            source.using = self.merged(&before, scope);
+        }
+        if join != "CROSS JOIN" && source.using.is_none() {
+            let joined = scope.leaves[before.len()..].to_vec();
+            source.on = self.on(&before, &joined, number > 0);
+            if source.on.is_none() {
+                scope.leaves = before;
+                return false;
+            }
+        }
+        from.push(source);
+        if is_half {
+            scope.leaves = before;
+        } else {
+            keys.extend(more);
+        }
+        true
+    }
+
+    /// A column that both sides of a join have; its name alone joins the scope.
+    fn merged(&mut self, before: &[Expr], scope: &mut Scope) -> Option<&'static str> {
+        let name = *self.dice.pick(&["conversationId", "userId", "c0"]);
+        let called = |leaves: &[Expr]| leaves.iter().filter(|leaf| self::name(leaf) == Some(name)).cloned().collect();
+        let (left, right): (Vec<_>, Vec<_>) = (called(before), called(&scope.leaves[before.len()..]));
+        let ([left], [right]) = (left.as_slice(), right.as_slice()) else { return None };
+        if left.kind() != right.kind() {
+            return None;
+        }
+        let merged = Expr::Column { relation: String::new(), name: name.to_owned(), kind: left.kind() };
+        scope.leaves.extend([merged.clone(), merged]);
+        Some(name)
+    }
+
+    /// The condition of a join; with `must_equal` an equality if any, which keeps three relations small.
+    fn on(&mut self, left: &[Expr], right: &[Expr], must_equal: bool) -> Option<Expr> {
+        let scope = Scope { leaves: right.to_vec(), ..Scope::default() };
+        let equality = self.correlation(&scope, left);
+        let both_sides = Scope { leaves: left.iter().chain(right).cloned().collect(), ..Scope::default() };
+        match equality {
+            Some(Expr::Form(_, args)) if must_equal => Some(compare_all("($0 = $1)", args)),
+            _ if must_equal => None,
+            Some(equality) if self.dice.chance(65) => Some(equality),
+            Some(equality) if self.dice.chance(70) => Some(both(equality, self.expr(Type::Bool, &both_sides, 1))),
+            _ => Some(self.expr(Type::Bool, &both_sides, 2)),
+        }
+    }
+
+    fn source(&mut self, join: &'static str, depth: usize, scope: &mut Scope) -> (Source, Vec<Expr>) {
+        let alias = self.alias();
+        let (relation, of) = match self.dice.below(100) {
+            0..30 if depth > 0 => {
+                let kinds = self.kinds(3);
+                (Relation::Derived(Box::new(self.query(&kinds, depth - 1))), named(String::new(), &kinds))
+            }
+            30..50 if !self.named.is_empty() => {
+                let of = self.dice.pick(&self.named).clone();
+                (Relation::Named(of.name.clone()), of)
+            }
+            // All columns of a table, in the order that the newest ones are asked for.
+            50..58 if depth > 0 => self.newest(),
+            _ => {
+                let table = *self.dice.pick(&[0, 0, 0, 0, 0, 1, 2, 3]);
+                let of = table_named(table);
+                (Relation::Named(of.name.clone()), of)
+            }
+        };
+        let column =
+            |(name, kind): &(String, Type)| Expr::Column { relation: alias.clone(), name: name.clone(), kind: *kind };
+        let columns: Vec<Expr> = of.columns.iter().map(column).collect();
+        let is_key = |(name, _): &&(String, Type)| of.key.contains(name);
+        let keys = of.columns.iter().filter(is_key).map(column).collect();
+        scope.leaves.extend(columns);
+        (Source { join, relation, alias, on: None, using: None }, keys)
+    }
+
+    /// `SELECT msgId, content, … FROM messages WHERE conversationId = 'c1' ORDER BY msgId DESC LIMIT 2`
+    fn newest(&mut self) -> (Relation, Named) {
+        let alias = self.alias();
+        let column =
+            |(name, kind): &(String, Type)| Expr::Column { relation: alias.clone(), name: name.clone(), kind: *kind };
+        let table = table_named(0);
+        let mut columns: Vec<Expr> = table.columns.iter().map(column).collect();
+        let id = columns[0].clone();
+        let conversation = columns[1].clone();
+        self.dice.shuffle(&mut columns);
+        columns.truncate(3);
+        if !columns.contains(&id) {
+            columns.push(id.clone());
+        }
+        let filter = self.dice.chance(75).then(|| {
+            let name = *self.dice.pick(&["'c1'", "'c2'", "'C1'", "'g1'"]);
+            compare("($0 = $1)", conversation, constant(name, name, Type::Text))
+        });
+        let kinds: Vec<Type> = columns.iter().map(Expr::kind).collect();
+        let source = Source { join: "", relation: Relation::Named(table.name), alias, on: None, using: None };
+        let (items, from) = (columns, vec![source]);
+        let mut query = Query::of(Select::new(items, from, filter));
+        let descending = self.dice.chance(70);
+        query.order = vec![Order { by: By::Value(id), descending, nulls_first: None }];
+        query.limit = Some(1 + self.dice.below(4));
+        (Relation::Derived(Box::new(query)), named(String::new(), &kinds))
+    }
+
+    // --- expressions
+
+    fn expr(&mut self, kind: Type, scope: &Scope, depth: usize) -> Expr {
+        if matches!(kind, Type::Pattern | Type::Regex | Type::Few) {
+            return self.literal(kind);
+        }
+        if let Some(special) = self.special(kind, scope, depth) {
+            return special;
+        }
+        if depth == 0 && kind != Type::Real {
+            let leaf = self.leaf(kind, scope).or_else(|| self.shallow(kind, scope));
+            return leaf.unwrap_or_else(|| self.literal(kind));
+        }
+        if self.dice.chance(30)
+            && let Some(leaf) = self.leaf(kind, scope)
+        {
+            return leaf;
+        }
+        let general = self.dice.chance(if kind == Type::Bool { 50 } else { 25 });
+        let forms = making(kind, self.portable, general);
+        let form = *self.dice.pick(&forms);
+        let args = form.takes.iter().map(|takes| self.expr(*takes, scope, depth.saturating_sub(1))).collect();
+        Expr::Form(form, args)
+    }
+
+    /// A form of a single column, of whatever type: better than a constant where no column has the type.
+    fn shallow(&mut self, kind: Type, scope: &Scope) -> Option<Expr> {
+        let forms: Vec<_> = making(kind, self.portable, false)
+            .into_iter()
+            .chain(making(kind, self.portable, true))
+            .filter(|form| scope.leaves.iter().any(|leaf| form.takes.first() == Some(&leaf.kind())))
+            .filter(|form| form.takes.len() < 3)
+            .collect();
+        if forms.is_empty() || self.dice.chance(20) {
+            return None;
+        }
+        let form = *self.dice.pick(&forms);
+        let fitting: Vec<&Expr> = scope.leaves.iter().filter(|leaf| leaf.kind() == form.takes[0]).collect();
+        let mut args = vec![(*self.dice.pick(&fitting)).clone()];
+        args.extend(form.takes[1..].iter().map(|takes| self.literal(*takes)));
+        Some(Expr::Form(form, args))
+    }
+
+    /// Aggregates, windows, subqueries and moments, where they may stand.
+    fn special(&mut self, kind: Type, scope: &Scope, depth: usize) -> Option<Expr> {
+        if let Some(over) = &scope.aggregated
+            && self.dice.chance(if scope.leaves.is_empty() { 70 } else { 35 })
+            && let Some(aggregate) = self.aggregate(kind, over)
+        {
+            return Some(aggregate);
+        }
+        if let Some(keys) = &scope.windowed
+            && self.dice.chance(40)
+            && let Some(window) = self.window(kind, scope, keys)
+        {
+            return Some(window);
+        }
+        if scope.subqueries && depth > 0 && self.dice.chance(if kind == Type::Bool { 22 } else { 4 }) {
+            return self.subquery(kind, scope);
+        }
+        if kind == Type::Bool && self.dice.chance(6) {
+            return self.moment(scope);
+        }
+        None
+    }
+
+    fn leaf(&mut self, kind: Type, scope: &Scope) -> Option<Expr> {
+        let fitting: Vec<&Expr> = scope.leaves.iter().filter(|leaf| leaf.kind() == kind).collect();
+        let outer: Vec<&Expr> = scope.outer.iter().filter(|leaf| leaf.kind() == kind).collect();
+        let pool = if !outer.is_empty() && self.dice.chance(20) { outer } else { fitting };
+        (!pool.is_empty() && self.dice.chance(80)).then(|| (*self.dice.pick(&pool)).clone())
+    }
+
+    fn literal(&mut self, kind: Type) -> Expr {
+        if self.dice.chance(8) {
+            let null = match kind {
+                Type::Int | Type::Time => "CAST(NULL AS BIGINT)",
+                Type::Text | Type::Json => "CAST(NULL AS VARCHAR)",
+                Type::Bool => "CAST(NULL AS BOOLEAN)",
+                Type::Date => "CAST(NULL AS DATE)",
+                Type::Real => "CAST(NULL AS DOUBLE)",
+                Type::Pattern | Type::Regex | Type::Few => "",
+            };
+            if !null.is_empty() {
+                return constant(null, "NULL", kind);
+            }
+        }
+        match kind {
+            Type::Int => {
+                let number = (*self.dice.pick(&[-3_i64, -1, 0, 1, 2, 3, 4, 5, 7, 9, 12, 20, 1000])).to_string();
+                constant(&number, &number, kind)
+            }
+            Type::Few => {
+                let number = (1 + self.dice.below(4)).to_string();
+                constant(&number, &number, kind)
+            }
+            Type::Text => {
+                let names = ["c1", "c2", "C1", "g1", "ann", "ai", "bo", "group"];
+                let text = if self.dice.chance(40) { *self.dice.pick(&names) } else { *self.dice.pick(&TEXTS) };
+                quoted(text, kind)
+            }
+            Type::Pattern => quoted(self.dice.pick::<&str>(&PATTERNS), kind),
+            Type::Regex => quoted(self.dice.pick::<&str>(&REGEXES), kind),
+            Type::Bool => {
+                let truth = *self.dice.pick(&["TRUE", "FALSE"]);
+                constant(truth, truth, kind)
+            }
+            Type::Time => {
+                let micros = (self.second() * 1_000_000).to_string();
+                constant(&micros, &micros, kind)
+            }
+            Type::Date => {
+                let day = format!("'2025-10-{:02}'", 13 + self.dice.below(8));
+                constant(&format!("DATE {day}"), &day, kind)
+            }
+            Type::Json => quoted(self.dice.pick::<&str>(&[r#"{"k":"a"}"#, r#"{"n":3,"f":true}"#, "{}"]), kind),
+            Type::Real => constant("CAST(0.25 AS DOUBLE)", "0.25", kind),
+        }
+    }
+
+    fn second(&mut self) -> i64 {
+        FIRST_SECOND + i64::try_from(self.dice.below(MOMENTS)).expect("it is small") * STEP_SECONDS
+    }
+
+    /// A table's column of time beside a constant in seconds, milliseconds or microseconds.
+    fn moment(&mut self, scope: &Scope) -> Option<Expr> {
+        let is_tables = |name: &str| TABLES.iter().any(|(_, columns)| columns.contains(&(name, Type::Time)));
+        let is_moment = |leaf: &&Expr| matches!(leaf, Expr::Column { name, .. } if is_tables(name));
+        let times: Vec<&Expr> = scope.leaves.iter().filter(is_moment).collect();
+        if times.is_empty() {
+            return None;
+        }
+        let column = Box::new((*self.dice.pick(&times)).clone());
+        let operator = *self.dice.pick(&["=", "<>", "<", "<=", ">", ">="]);
+        let second = self.second();
+        let scale = *self.dice.pick(&[1, 1_000, 1_000_000]);
+        Some(Expr::Moment { column, operator, ours: (second * scale).to_string(), micros: second * 1_000_000 })
+    }
+
+    fn aggregate(&mut self, kind: Type, over: &[Expr]) -> Option<Expr> {
+        let calls: Vec<&'static Call> = AGGREGATES.iter().filter(|call| call.can_give(kind)).collect();
+        if calls.is_empty() {
+            return None;
+        }
+        let call = *self.dice.pick(&calls);
+        let scope = Scope { leaves: over.to_vec(), ..Scope::default() };
+        let args = self.argument(call, kind, &scope);
+        let distinct = call.can_be_distinct && self.dice.chance(30);
+        let filter = self.dice.chance(15).then(|| Box::new(self.expr(Type::Bool, &scope, 1)));
+        Some(Expr::Aggregate { call, args, distinct, filter })
+    }
+
+    /// The arguments with which a call makes a type.
+    fn argument(&mut self, call: &'static Call, kind: Type, scope: &Scope) -> Vec<Expr> {
+        let mut args = Vec::new();
+        if !call.takes.is_empty() {
+            let takes = *self.dice.pick(call.argument(kind));
+            let depth = if self.dice.chance(65) { 0 } else { 2 };
+            args.push(self.expr(takes, scope, depth));
+        }
+        args.extend((0..call.few).map(|_| self.literal(Type::Few)));
+        args
+    }
+
+    fn window(&mut self, kind: Type, scope: &Scope, keys: &[Expr]) -> Option<Expr> {
+        let is_kept = |call: &&Call| !(kept_out::UNSIGNED_WINDOWS && call.is_unsigned());
+        let calls: Vec<&'static Call> = WINDOWS.iter().filter(|call| call.can_give(kind)).filter(is_kept).collect();
+        if calls.is_empty() {
+            return None;
+        }
+        let call = *self.dice.pick(&calls);
+        let inside = Scope { leaves: scope.leaves.clone(), ..Scope::default() };
+        let args = self.argument(call, kind, &inside);
+        let partition: Vec<Expr> = (0..self.dice.below(3))
+            .map(|_| {
+                let kind = *self.dice.pick(&SELECTABLE);
+                self.expr(kind, &inside, 0)
+            })
+            .filter(|by| !matches!(by, Expr::Literal { .. }))
+            .collect();
+        let columns: Vec<Expr> = inside.leaves.iter().filter(|leaf| leaf.kind() != Type::Real).cloned().collect();
+        let numbers: Vec<Expr> = columns.iter().filter(|leaf| leaf.kind() == Type::Int).cloned().collect();
+        let first = self.dice.pick(&columns).clone();
+        let (order, frame) = match self.dice.below(100) {
+            _ if call.needs_total_order => {
+                let mut order = if self.dice.chance(40) { vec![self.ordered(By::Value(first))] } else { Vec::new() };
+                order.extend(self.order_by(keys.to_vec()));
+                (order, if call.has_frame { *self.dice.pick(ROWS_FRAMES) } else { "" })
+            }
+            0..30 if call.has_frame => {
+                let order = self.order_by(keys.to_vec());
+                (order, *self.dice.pick(ROWS_FRAMES))
+            }
+            30..45 if call.has_frame && !numbers.is_empty() => {
+                let by = self.dice.pick(&numbers).clone();
+                (vec![self.ordered(By::Value(by))], *self.dice.pick(DISTANCE_FRAMES))
+            }
+            45..55 if call.has_frame => (Vec::new(), ""),
+            _ => {
+                let order = vec![self.ordered(By::Value(first))];
+                (order, if call.has_frame { *self.dice.pick(GROUP_FRAMES) } else { "" })
+            }
+        };
+        Some(Expr::Window { call, args, partition, order, frame })
+    }
+
+    /// IN, EXISTS, or a query of one value; half of them tied to the query around.
+    fn subquery(&mut self, kind: Type, scope: &Scope) -> Option<Expr> {
+        let outer = if self.dice.chance(50) { scope.leaves.clone() } else { Vec::new() };
+        if kind == Type::Bool {
+            let negated = self.dice.chance(45);
+            if self.dice.chance(60) {
+                let of = *self.dice.pick(&JOINABLE);
+                let inside = Scope { leaves: scope.leaves.clone(), ..Scope::default() };
+                let value = Box::new(self.expr(of, &inside, 1));
+                return Some(Expr::In { value, negated, query: Box::new(self.inner(&[of], &outer)) });
+            }
+            return Some(Expr::Exists { negated, query: Box::new(self.inner(&[Type::Int], &outer)) });
+        }
+        matches!(kind, Type::Int | Type::Text | Type::Time | Type::Date).then(|| self.scalar(kind, &outer))
+    }
+
+    fn inner(&mut self, kinds: &[Type], outer: &[Expr]) -> Query {
+        if outer.is_empty() {
+            return self.query(kinds, 1);
+        }
+        let mut scope = Scope::default();
+        let (from, _) = self.from(1, &mut scope);
+        let items = kinds.iter().map(|kind| self.expr(*kind, &scope, 1)).collect();
+        let filter = Some(self.filter(&scope, 0, outer));
+        Query::of(Select { distinct: self.dice.chance(10), ..Select::new(items, from, filter) })
+    }
+
+    /// A query of one row: an aggregate of everything, or the first row.
+    fn scalar(&mut self, kind: Type, outer: &[Expr]) -> Expr {
+        if outer.is_empty() && self.dice.chance(30) {
+            let mut query = self.select(&[kind], 1, &[]);
+            query.order = self.order_by_output(&[kind]);
+            (query.limit, query.offset) = (Some(1), self.dice.below(2));
+            return Expr::Scalar(Box::new(query), kind);
+        }
+        let mut scope = Scope::default();
+        let (source, _) = self.source("", 1, &mut scope);
+        let aggregate = self.aggregate(kind, &scope.leaves).unwrap_or_else(|| self.literal(kind));
+        let filter = (!outer.is_empty() || self.dice.chance(30)).then(|| self.filter(&scope, 0, outer));
+        let (items, from) = (vec![aggregate], vec![source]);
+        // Without an aggregate there would be as many rows as there are.
+        let limit = (!matches!(items[0], Expr::Aggregate { .. })).then_some(1);
+        let select = Select::new(items, from, filter);
+        Expr::Scalar(Box::new(Query { limit, ..Query::of(select) }), kind)
+    }
+}
+
+fn named(name: String, kinds: &[Type]) -> Named {
+    let columns: Vec<_> = kinds.iter().enumerate().map(|(number, kind)| (format!("c{number}"), *kind)).collect();
+    let key = columns.iter().filter(|(_, kind)| *kind != Type::Real).map(|(name, _)| name.clone()).collect();
+    Named { name, columns, key }
+}
+
+fn table_named(table: usize) -> Named {
+    let (name, columns) = TABLES[table];
+    Named {
+        name: name.to_owned(),
+        columns: columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect(),
+        key: key(name).iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// What a column is called.
+fn name(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Column { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+fn constant(ours: &str, sqlite: &str, kind: Type) -> Expr {
+    Expr::Literal { ours: ours.to_owned(), sqlite: sqlite.to_owned(), kind }
+}
+
+fn quoted(text: &str, kind: Type) -> Expr {
+    let quoted = format!("'{}'", text.replace('\'', "''"));
+    constant(&quoted, &quoted, kind)
+}
+
+/// A comparison by its text.
+pub(super) fn compare(text: &str, left: Expr, right: Expr) -> Expr {
+    compare_all(text, vec![left, right])
+}
+
+pub(super) fn compare_all(text: &str, args: Vec<Expr>) -> Expr {
+    let takes: Vec<Type> = args.iter().map(Expr::kind).collect();
+    let forms = making(Type::Bool, true, true).into_iter().chain(making(Type::Bool, true, false));
+    let form = forms.into_iter().find(|form| form.takes == takes && form.is_called(text));
+    Expr::Form(form.expect("every type has comparisons"), args)
+}
+
+/// Both conditions.
+fn both(one: Expr, other: Expr) -> Expr {
+    compare_all("($0 AND $1)", vec![one, other])
+}
