@@ -9,7 +9,11 @@ use std::sync::Arc;
 use datafusion::{
     arrow::{
         array::{ArrayRef, AsArray},
-        compute::kernels::numeric::{add, mul, neg, sub},
+        compute::kernels::{
+            cmp::lt,
+            numeric::{add, mul, neg, sub},
+            zip::zip,
+        },
         datatypes::{DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type},
         error::ArrowError,
     },
@@ -55,6 +59,9 @@ fn checked(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::Negative(inner) if inner.get_type(schema).is_ok_and(|kind| kind.is_integer()) => {
             (Checked::Negate, vec![signed(*inner, Checked::Negate, schema)])
         }
+        Expr::ScalarFunction(call) if call.name() == "abs" && is_signed(&call.args, schema) => {
+            (Checked::Absolute, call.args)
+        }
         other => return Transformed::no(other),
     };
     Transformed::yes(ScalarUDF::new_from_impl(CheckedOperator::new(op)).call(args))
@@ -65,6 +72,10 @@ fn signed(expr: Expr, op: Checked, schema: &DFSchema) -> Expr {
     let needs = matches!(op, Checked::Subtract | Checked::Negate);
     let unsigned = expr.get_type(schema).is_ok_and(|kind| kind.is_unsigned_integer());
     if needs && unsigned { cast(expr, DataType::Int64) } else { expr }
+}
+
+fn is_signed(args: &[Expr], schema: &DFSchema) -> bool {
+    matches!(args, [only] if only.get_type(schema).is_ok_and(|kind| kind.is_signed_integer()))
 }
 
 /// Whether both sides are whole numbers once their types are settled.
@@ -83,6 +94,8 @@ enum Checked {
     Subtract,
     Multiply,
     Negate,
+    /// DataFusion's own fails too, but its error holds the number.
+    Absolute,
 }
 
 impl Checked {
@@ -98,7 +111,7 @@ impl Checked {
     fn operator(self) -> Operator {
         match self {
             Self::Add => Operator::Plus,
-            Self::Subtract | Self::Negate => Operator::Minus,
+            Self::Subtract | Self::Negate | Self::Absolute => Operator::Minus,
             Self::Multiply => Operator::Multiply,
         }
     }
@@ -124,6 +137,7 @@ impl ScalarUDFImpl for CheckedOperator {
             Checked::Subtract => "-",
             Checked::Multiply => "*",
             Checked::Negate => "(-)",
+            Checked::Absolute => "abs",
         }
     }
 
@@ -131,6 +145,7 @@ impl ScalarUDFImpl for CheckedOperator {
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let names: Vec<String> = args.iter().map(|arg| arg.schema_name().to_string()).collect();
         Ok(match names.as_slice() {
+            [only] if self.op == Checked::Absolute => format!("abs({only})"),
             [only] => format!("(- {only})"),
             names => names.join(&format!(" {} ", self.name())),
         })
@@ -176,9 +191,15 @@ impl ScalarUDFImpl for CheckedOperator {
             (Checked::Subtract, [left, right]) => apply(left, right, sub),
             (Checked::Multiply, [left, right]) => apply(left, right, mul),
             (Checked::Negate, [only]) => of_one(only, |values| Ok(neg(values.as_ref())?)),
+            (Checked::Absolute, [only]) => of_one(only, absolute),
             _ => exec_err!("{} takes two numbers", self.name()),
         }
     }
+}
+
+fn absolute(values: &ArrayRef) -> Result<ArrayRef> {
+    let zero = ScalarValue::new_zero(values.data_type())?.to_scalar()?;
+    Ok(zip(&lt(values, &zero)?, &neg(values.as_ref())?, values)?)
 }
 
 /// A function of one argument, which stays a constant of a constant.

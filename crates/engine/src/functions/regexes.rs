@@ -20,9 +20,8 @@ use regex::RegexBuilder;
 use super::times::{is_constant, simplifier};
 use crate::Error;
 
-/// What one compiled pattern may take: enough for long alternatives and repeated classes (`\w{40}`); it is compiled
-/// again for each batch of rows.
-const MAX_COMPILED_BYTES: usize = 2 << 20;
+/// What one compiled pattern may take: as much as the functions that use it take.
+const MAX_COMPILED_BYTES: usize = 10 << 20;
 /// Different patterns of one statement, since each takes some milliseconds of planning, which nothing stops.
 const MAX_PATTERNS: usize = 64;
 /// So much of a pattern is repeated in an error.

@@ -251,7 +251,14 @@ impl Set {
         }
         let outside = self.value.column_refs();
         let clash = self.rows.exists(|node| {
-            Ok(node.schema().columns().iter().any(|inside| outside.contains(inside) && place.schema.has_column(inside)))
+            // Only the conditions that move out are told apart by names.
+            let moves = matches!(node, LogicalPlan::Filter(_)) && node.contains_outer_reference();
+            Ok(moves
+                && node
+                    .schema()
+                    .columns()
+                    .iter()
+                    .any(|inside| outside.contains(inside) && place.schema.has_column(inside)))
         })?;
         if clash {
             return Err(refused(

@@ -152,7 +152,7 @@ fn an_admin_names_any_schema() {
         admin(
             "SELECT a.messages.content, b.messages.* FROM a.messages JOIN b.messages ON a.messages.msgId = b.messages.msgId"
         ),
-        r#"SELECT "a"."messages".content, "b"."messages".* FROM "a"."messages" JOIN "b"."messages" ON "a"."messages".msgId = "b"."messages".msgId"#
+        r#"SELECT "a"."messages".content AS "(column 1)", "b"."messages".* FROM "a"."messages" JOIN "b"."messages" ON "a"."messages".msgId = "b"."messages".msgId"#
     );
     for (sql, code) in [
         ("SELECT * FROM shared.messages", ErrorCode::UnknownTable),
@@ -253,7 +253,7 @@ fn columns_may_be_named_in_full() {
     let sql = "SELECT userId.messages.content, user_john.messages.from, messages.msgId, messages.*, userId.messages.* FROM messages";
     assert_eq!(
         john(sql),
-        r#"SELECT "messages".content, "messages"."from", messages.msgId, messages.*, "messages".* FROM "user_john"."messages" AS "messages""#
+        r#"SELECT "messages".content AS "(column 1)", "messages"."from" AS "(column 2)", messages.msgId AS "(column 3)", messages.*, "messages".* FROM "user_john"."messages" AS "messages""#
     );
     john("SELECT m.*, alice.content FROM messages m, messages alice");
     john("DELETE FROM messages WHERE userId.messages.msgId = 1");

@@ -105,7 +105,7 @@ fn from_keeps_its_other_meanings() {
 fn a_question_mark_after_an_operand_asks_for_a_key() {
     for sql in [
         "SELECT metadata ? 'n' FROM t",
-        "SELECT * FROM t WHERE m.metadata ? $1 AND NOT (metadata->'a') ? 'b'",
+        "SELECT * FROM t WHERE m.metadata ? $1 AND NOT (metadata -> 'a') ? 'b'",
         "SELECT CASE WHEN metadata ? lower('N') THEN 1 END FROM t",
     ] {
         same(sql, sql);
