@@ -8,16 +8,18 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
-    catalog::TableProvider,
-    common::TableReference,
+    catalog::{TableFunctionArgs, TableProvider},
+    common::{DFSchema, TableReference},
     config::ConfigOptions,
     datasource::{cte_worktable::CteWorkTable, provider_as_source},
     error::{DataFusionError, Result},
     execution::SessionState,
     logical_expr::{
-        AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
+        AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
         planner::{ContextProvider, ExprPlanner},
+        simplify::SimplifyContext,
     },
+    optimizer::simplify_expressions::ExprSimplifier,
     sql::sqlparser::ast,
 };
 use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, TableId, UserId};
@@ -142,6 +144,23 @@ impl Names<'_> {
 impl ContextProvider for Names<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         Ok(provider_as_source(self.table(&name)?))
+    }
+
+    /// `FROM generate_series(1, 10)`.
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
+        let state = self.state();
+        let Some(function) = state.table_functions().get(name) else {
+            let known = state.table_functions().keys().map(String::as_str);
+            return Err(ours(unknown_function(name, known)));
+        };
+        let context = SimplifyContext::builder()
+            .with_config_options(Arc::clone(state.config_options()))
+            .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let value = |arg| simplifier.simplify(simplifier.coerce(arg, &DFSchema::empty())?);
+        let args = args.into_iter().map(value).collect::<Result<Vec<_>>>()?;
+        Ok(provider_as_source(function.create_table_provider_with_args(TableFunctionArgs::new(&args, state))?))
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {

@@ -160,6 +160,7 @@ fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionStat
         .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_table_function_list(SessionStateDefaults::default_table_functions())
         .with_physical_optimizer_rules(optimizer_rules())
         .build();
     functions::register(&mut state)?;

@@ -64,12 +64,12 @@ async fn each_format_streams() {
 async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
     let world = World::with(&QuerySettings { max_rows: 1_000_000, ..settings() });
     let anna = caller("anna");
-    let sql = "SELECT value, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, 200000)) AS n(value)";
+    let sql = "SELECT value, 'some text to fill the line' AS text FROM generate_series(1, 200000)";
     let (truncated, bytes) = body(world.rows(&anna, sql).await.unwrap(), Format::NdJson).await;
     assert_eq!(truncated, None);
     assert_eq!(String::from_utf8(bytes).unwrap().lines().count(), 200_000);
 
-    let sql = "SELECT 1 / (150000 - value) AS x, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, 200000)) AS n(value)";
+    let sql = "SELECT 1 / (150000 - value) AS x, 'some text to fill the line' AS text FROM generate_series(1, 200000)";
     let (_, bytes) = body(world.rows(&anna, sql).await.unwrap(), Format::NdJson).await;
     let text = String::from_utf8(bytes).unwrap();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
@@ -78,7 +78,7 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
     let text = String::from_utf8(bytes).unwrap();
     assert!(text.lines().last().unwrap().starts_with("#error,invalid_value,"));
     // Before the first byte it is an error like any other.
-    let sql = "SELECT 1 / (value - 5) FROM UNNEST(generate_series(1, 10)) AS n(value)";
+    let sql = "SELECT 1 / (value - 5) FROM generate_series(1, 10)";
     let error = world.rows(&anna, sql).await.unwrap().into_stream(Format::Csv).await.err().unwrap();
     assert_eq!(error.code, ErrorCode::InvalidValue);
 }
@@ -87,11 +87,7 @@ async fn a_long_answer_comes_in_parts_and_says_how_it_ended() {
 async fn an_answer_that_is_cut_after_it_began_ends_with_a_mark() {
     let world = World::with(&QuerySettings { max_rows: 50_000, ..settings() });
     let anna = caller("anna");
-    let sql = |rows| {
-        format!(
-            "SELECT value, 'some text to fill the line' AS text FROM UNNEST(generate_series(1, {rows})) AS n(value)"
-        )
-    };
+    let sql = |rows| format!("SELECT value, 'some text to fill the line' AS text FROM generate_series(1, {rows})");
     let answer = async |rows, format| body(world.rows(&anna, &sql(rows)).await.unwrap(), format).await;
     let sentence =
         "The answer ends after 50000 rows (`query.max_rows`), and there are more: narrow the query, or page by a key.";
@@ -139,7 +135,7 @@ async fn an_answer_counts_until_its_bytes_are_gone() {
     let world = World::with(&QuerySettings { max_concurrent: 32, max_concurrent_per_user: 16, ..answers });
     // Six MiB, in a buffer of eight. The second may come from memory, and counts as the first does.
     let anna = caller("anna");
-    let sql = "SELECT repeat('x', 1000) FROM UNNEST(generate_series(1, 6000)) AS n(value)";
+    let sql = "SELECT repeat('x', 1000) FROM generate_series(1, 6000)";
     for sql in [sql, sql, &format!("{sql} WHERE value > 0")] {
         let sent = world.rows(&anna, sql).await.unwrap().into_json().await.unwrap();
         assert_eq!(world.code(&anna, sql).await, ErrorCode::RateLimited, "{} bytes are held", sent.len());
@@ -149,7 +145,7 @@ async fn an_answer_counts_until_its_bytes_are_gone() {
     }
 
     // What is computed ahead of a client that does not read counts too.
-    let long = "SELECT repeat('x', 1000) FROM UNNEST(generate_series(1, 9000)) AS n(value)";
+    let long = "SELECT repeat('x', 1000) FROM generate_series(1, 9000)";
     let mut unread = vec![];
     let refused = loop {
         match world.rows(&anna, long).await.unwrap().into_stream(Format::NdJson).await {
@@ -165,7 +161,7 @@ async fn an_answer_counts_until_its_bytes_are_gone() {
 async fn parts_are_of_one_size_whatever_the_rows_are() {
     let world = World::with(&QuerySettings { max_rows: 1_000_000, ..settings() });
     for (width, rows) in [(5, 500_000), (20_000, 400)] {
-        let sql = format!("SELECT repeat('x', {width}) FROM UNNEST(generate_series(1, {rows})) AS n(value)");
+        let sql = format!("SELECT repeat('x', {width}) FROM generate_series(1, {rows})");
         let stream = world.rows(&caller("anna"), &sql).await.unwrap().into_stream(Format::Csv).await.unwrap();
         let largest = stream.body.skip(1).map(|part| part.unwrap().len()).fold(0, async |a, b| a.max(b)).await;
         assert!((100_000..1_000_000).contains(&largest), "{largest}");
@@ -176,14 +172,14 @@ async fn parts_are_of_one_size_whatever_the_rows_are() {
 async fn limits_cut_rows_and_refuse_bytes() {
     let world = World::with(&QuerySettings { max_rows: 10, max_response_bytes: 10_000, ..settings() });
     let anna = caller("anna");
-    let sql = "SELECT value FROM UNNEST(generate_series(1, 11)) AS n(value) ORDER BY value";
+    let sql = "SELECT value FROM generate_series(1, 11) ORDER BY value";
     let answer = world.query(&anna, sql).await.unwrap();
     assert_eq!((answer.row_count, answer.truncated, &answer.rows[9]), (10, true, &vec![json!(10)]));
-    let answer = world.query(&anna, "SELECT value FROM UNNEST(generate_series(1, 10)) AS n(value)").await.unwrap();
+    let answer = world.query(&anna, "SELECT value FROM generate_series(1, 10)").await.unwrap();
     assert_eq!((answer.row_count, answer.truncated), (10, false));
     let (truncated, _) = body(world.rows(&anna, sql).await.unwrap(), Format::Csv).await;
     assert_eq!(truncated, Some(true));
-    let wide = "SELECT repeat('x', 2000) FROM UNNEST(generate_series(1, 10)) AS n(value)";
+    let wide = "SELECT repeat('x', 2000) FROM generate_series(1, 10)";
     assert_eq!(world.code(&anna, wide).await, ErrorCode::PayloadTooLarge);
     let (_, csv) = body(world.rows(&anna, wide).await.unwrap(), Format::Csv).await;
     assert!(csv.len() > 20_000);
