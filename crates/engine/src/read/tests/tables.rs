@@ -64,12 +64,14 @@ async fn the_columns_are_those_of_the_protocol_and_of_the_files() {
 /// Writes a file again as a program without the last two columns wrote it, of the same size: the store knows its size,
 /// so that what is saved lies between the rows and the footer, where no reader looks.
 fn forget_last_columns(path: &std::path::Path) {
-    let size = std::fs::metadata(path).unwrap().len() as usize;
+    let size = usize::try_from(std::fs::metadata(path).unwrap().len()).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
     let known: Vec<usize> = (0..segment_schema().fields().len() - 2).collect();
     let batches: Vec<RecordBatch> = reader.map(|batch| batch.unwrap().project(&known).unwrap()).collect();
     let mut writer = ArrowWriter::try_new(Vec::new(), batches[0].schema(), None).unwrap();
-    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    for batch in &batches {
+        writer.write(batch).unwrap();
+    }
     let mut file = writer.into_inner().unwrap();
     let footer = u32::from_le_bytes(file[file.len() - 8..][..4].try_into().unwrap()) as usize + 8;
     let rows = file.len() - footer;
