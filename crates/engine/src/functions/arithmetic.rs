@@ -52,12 +52,12 @@ fn checked(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let (op, args) = match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match Checked::of(op) {
             Some(checked) if is_whole(&left, op, &right, schema) => {
-                (checked, vec![signed(*left, checked, schema), signed(*right, checked, schema)])
+                (checked, vec![signed(*left, schema), signed(*right, schema)])
             }
             _ => return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
         },
         Expr::Negative(inner) if inner.get_type(schema).is_ok_and(|kind| kind.is_integer()) => {
-            (Checked::Negate, vec![signed(*inner, Checked::Negate, schema)])
+            (Checked::Negate, vec![signed(*inner, schema)])
         }
         Expr::ScalarFunction(call) if call.name() == "abs" && is_signed(&call.args, schema) => {
             (Checked::Absolute, call.args)
@@ -67,24 +67,23 @@ fn checked(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     Transformed::yes(ScalarUDF::new_from_impl(CheckedOperator::new(op)).call(args))
 }
 
-/// A number that has no sign (`row_number()`) with one, where the result needs it.
-fn signed(expr: Expr, op: Checked, schema: &DFSchema) -> Expr {
-    let needs = matches!(op, Checked::Subtract | Checked::Negate);
+/// A number that has no sign (`row_number()`) with one: with a BIGINT it would become a decimal, `row_number() + 1` too.
+fn signed(expr: Expr, schema: &DFSchema) -> Expr {
     let unsigned = expr.get_type(schema).is_ok_and(|kind| kind.is_unsigned_integer());
-    if needs && unsigned { cast(expr, DataType::Int64) } else { expr }
+    if unsigned { cast(expr, DataType::Int64) } else { expr }
 }
 
 fn is_signed(args: &[Expr], schema: &DFSchema) -> bool {
     matches!(args, [only] if only.get_type(schema).is_ok_and(|kind| kind.is_signed_integer()))
 }
 
-/// Whether both sides are whole numbers once their types are settled.
+/// Whether both sides are whole numbers, by themselves or once their types are settled (one may be NULL).
 fn is_whole(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> bool {
-    let types = left.get_type(schema).and_then(|left| {
-        let right = right.get_type(schema)?;
-        BinaryTypeCoercer::new(&left, &op, &right).get_input_types()
-    });
-    types.is_ok_and(|(left, right)| left.is_integer() && right.is_integer())
+    let whole = |(left, right): &(DataType, DataType)| left.is_integer() && right.is_integer();
+    let own = left.get_type(schema).and_then(|left| Ok((left, right.get_type(schema)?)));
+    own.is_ok_and(|own| {
+        whole(&own) || BinaryTypeCoercer::new(&own.0, &op, &own.1).get_input_types().is_ok_and(|types| whole(&types))
+    })
 }
 
 /// What can overflow.

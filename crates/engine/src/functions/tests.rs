@@ -150,6 +150,10 @@ async fn whole_numbers_overflow_with_an_error() {
     assert_eq!(one("SELECT SUM(x) FROM (VALUES (9223372036854775807), (1), (-1)) AS v(x)").await, MAX);
     assert_eq!(one("SELECT SUM(msgId), arrow_typeof(SUM(msgId)) FROM messages WHERE msgId > 9").await, "NULL Int64");
     assert_eq!(
+        one("SELECT arrow_typeof(ROW_NUMBER() OVER () + 1), arrow_typeof(2 * ROW_NUMBER() OVER ())").await,
+        "Int64 Int64"
+    );
+    assert_eq!(
         rows("SELECT SUM(msgId) OVER (ORDER BY msgId ROWS 1 PRECEDING) FROM messages ORDER BY msgId").await,
         ["1", "3", "5", "7"]
     );
