@@ -11,8 +11,10 @@
 //! | apache/datafusion#24927 | DISTINCT … ORDER BY … LIMIT loses rows | [`DetachFetch`] |
 //! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
+//! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
 //! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`volatile_groups`] |
 
+mod fences;
 mod fetch;
 mod subqueries;
 #[cfg(test)]
@@ -33,5 +35,5 @@ pub(crate) fn settle(options: &mut OptimizerOptions) {
 
 /// Rewrites what is wrong and has none.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
-    subqueries::rewrite(volatile_groups::rewrite(plan)?)
+    fences::rewrite(subqueries::rewrite(volatile_groups::rewrite(plan)?)?)
 }

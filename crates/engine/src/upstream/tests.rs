@@ -264,3 +264,22 @@ async fn copies_are_bounded() {
     let error = answer(&sql, true).await.unwrap_err();
     assert!(functions::TooLarge::of(&error).is_some(), "{error}");
 }
+
+#[tokio::test]
+async fn a_condition_without_columns_stays_above_an_aggregate_of_all_rows() {
+    mended("SELECT m FROM (SELECT MAX(id) AS m FROM t) AS q WHERE (SELECT count(*) FROM e) > 0", &[]).await;
+    right("SELECT m FROM (SELECT MAX(id) AS m FROM t) AS q WHERE (SELECT count(*) FROM t) > 0", &["4"]).await;
+    right("SELECT 7 FROM (SELECT MAX(id) AS m FROM t) AS q WHERE NOT EXISTS (SELECT 1 FROM t)", &[]).await;
+    right("SELECT 7 FROM (SELECT MAX(id) AS m FROM t) AS q WHERE 'z' IN (SELECT v FROM t WHERE v IS NOT NULL)", &[])
+        .await;
+    right(
+        "SELECT id FROM t WHERE 7 IN (SELECT 7 FROM (SELECT MAX(id) FROM t) AS q WHERE EXISTS (SELECT 1 FROM e))",
+        &[],
+    )
+    .await;
+    right(
+        "SELECT k, n FROM (SELECT k, count(*) AS n FROM t GROUP BY ROLLUP (k)) AS q WHERE EXISTS (SELECT 1 FROM e)",
+        &[],
+    )
+    .await;
+}
