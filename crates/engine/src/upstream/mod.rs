@@ -11,11 +11,13 @@
 //! | apache/datafusion#24927 | DISTINCT … ORDER BY … LIMIT loses rows | [`DetachFetch`] |
 //! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
+//! | – | a condition on columns of one name goes to one side of a join | [`SameNames`] |
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
 //! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`volatile_groups`] |
 
 mod fences;
 mod fetch;
+mod same_names;
 mod subqueries;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ mod volatile_groups;
 
 use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan};
 
-pub(crate) use self::fetch::DetachFetch;
+pub(crate) use self::{fetch::DetachFetch, same_names::SameNames};
 
 /// Turns off what is wrong and has a switch.
 pub(crate) fn settle(options: &mut OptimizerOptions) {

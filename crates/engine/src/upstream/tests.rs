@@ -31,6 +31,7 @@ fn session(ours: bool) -> SessionContext {
     if ours {
         settle(&mut config.options_mut().optimizer);
         DetachFetch::insert(&mut rules);
+        SameNames::insert(&mut rules);
     }
     let state = SessionStateBuilder::new()
         .with_default_features()

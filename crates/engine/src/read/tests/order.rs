@@ -137,3 +137,24 @@ async fn a_joins_condition_stays_above_a_limit() {
         assert_eq!(world.answer(&anna, &among).await, [["8"]], "{tier}");
     }
 }
+
+/// Both sides of a join have columns of the same names; no message here refers to a file, so that none has a partner.
+#[tokio::test]
+async fn a_condition_on_columns_of_one_name_stays_above_their_join() {
+    for (tier, world) in tiers((0..10).map(|n| message("anna", "c", n.to_string())).collect()).await {
+        let anna = caller("anna");
+        let join = r#""anna"."messages" AS a RIGHT JOIN "anna"."messages" AS b ON a.content = b."contentRef""#;
+        let count = async |condition: &str| {
+            let sql = format!("SELECT count(*) FROM {join} WHERE {condition}");
+            world.answer(&anna, &sql).await
+        };
+        assert_eq!(count("a.timestamp <> 5 OR b.timestamp < 0").await, [[0]], "{tier}");
+        assert_eq!(count("a.content IS NOT DISTINCT FROM b.content").await, [[0]], "{tier}");
+        assert_eq!(count("a.content IS NULL AND b.content <> '3'").await, [[9]], "{tier}");
+        let pairs = r#""anna"."messages" AS a JOIN "anna"."messages" AS b ON a."conversationId" = b."conversationId""#;
+        let newest = format!(
+            r#"SELECT a.content, b.content FROM {pairs} WHERE a.content < '2' ORDER BY b."msgId" DESC, a."msgId" LIMIT 3"#
+        );
+        assert_eq!(world.answer(&anna, &newest).await, [["0", "9"], ["1", "9"], ["0", "8"]], "{tier}");
+    }
+}
