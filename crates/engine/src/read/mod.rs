@@ -15,6 +15,7 @@ mod planner;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod window_arguments;
 
 /// Where DataFusion finds the segments: a name that no statement can spell.
 const SEGMENTS_URL: &str = "kalamdb://segments";

@@ -51,6 +51,7 @@ use super::{
     order::optimizer_rules,
     output::{Held, Limits, Rows},
     tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable},
+    window_arguments,
 };
 use crate::{
     Caller, Error, QuerySettings, Result,
@@ -231,7 +232,8 @@ impl View {
                 .verify_plan(&plan)
                 .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
             self.remember_names(&plan)?;
-            upstream::rewrite(functions::prepare(plan, self.state.execution_props(), &self.work)?)
+            let plan = functions::prepare(plan, self.state.execution_props(), &self.work)?;
+            upstream::rewrite(window_arguments::compute_below(plan)?)
         })
     }
 

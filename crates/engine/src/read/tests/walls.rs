@@ -90,6 +90,24 @@ async fn memory_ends_a_query_and_nothing_else() {
     assert_eq!(crowded.answer(&anna, "SELECT 1").await, [[1]]);
 }
 
+/// One text of a megabyte in each of 10,000 rows: the window's memory has to see what it computes from small columns.
+#[tokio::test]
+async fn what_a_window_computes_counts_before_it_is_copied() {
+    let world = World::new();
+    let anna = caller("anna");
+    for argument in ["repeat('y', CASE WHEN value = 1 THEN 1000000 ELSE 1 END)", "lpad('y', 1000000 / value, 'x')"] {
+        for frame in ["", "ORDER BY value", "ORDER BY value ROWS BETWEEN 3 PRECEDING AND CURRENT ROW"] {
+            let sql = format!("SELECT max({argument}) OVER ({frame}) AS m FROM generate_series(1, 10000)");
+            let sql = format!("SELECT max(length(m)) FROM ({sql})");
+            assert_eq!(world.code(&anna, &sql).await, ErrorCode::QueryTooLarge, "{sql}");
+        }
+    }
+    let sql = "SELECT max(repeat('y', value)) OVER (ORDER BY value), lag(upper(repeat('y', value)), 1, 'none')
+               OVER (ORDER BY value) AS before, max(repeat('y', value)) OVER (PARTITION BY value % 2) || '!'
+               FROM generate_series(1, 3) ORDER BY value";
+    assert_eq!(world.answer(&anna, sql).await, [["y", "none", "yyy!"], ["yy", "Y", "yy!"], ["yyy", "YY", "yyy!"]]);
+}
+
 #[tokio::test]
 async fn time_ends_a_query_and_frees_its_place() {
     let hasty = QuerySettings {
