@@ -168,11 +168,11 @@ async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> 
     let users = users(&server, GROUP)?;
     make_group(&users[0]).await?;
     let (told, mut arrivals) = mpsc::channel(GROUP);
-    let mut members = JoinSet::new();
+    let mut participants = JoinSet::new();
     for user in &users {
         let mut socket = subscribe(user, &conversation("team", ConversationType::Group)?).await?;
         let told = told.clone();
-        members.spawn(async move {
+        participants.spawn(async move {
             while hear(&mut socket, "message").await.is_ok() && told.send(Instant::now()).await.is_ok() {}
         });
     }
@@ -186,7 +186,7 @@ async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> 
             let mut latest = started;
             for _ in 0..GROUP {
                 let arrival = timeout(PATIENCE, arrivals.recv()).await;
-                let arrival = arrival.ok().flatten().ok_or_else(|| Failure::new("a member was not told"))?;
+                let arrival = arrival.ok().flatten().ok_or_else(|| Failure::new("a participant was not told"))?;
                 each.saturating_record(micros(arrival.duration_since(started)));
                 latest = latest.max(arrival);
             }
@@ -201,7 +201,7 @@ async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> 
         format!("p99 {:.2} ms", quantile_ms(&each, 0.99)),
         format!("{}; to the last of them {}", quantiles(&each), quantiles(&last)),
     );
-    members.shutdown().await;
+    participants.shutdown().await;
     server.stop()
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use self::{
-    owners::{Line, Round},
+    owners::{OwnerQueue, Round},
     patience::Patience,
 };
 use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Error, Result, Settings};
@@ -117,7 +117,7 @@ pub(crate) struct Background {
     compaction_interval: Duration,
     replay: Duration,
     /// Who has many hot messages.
-    crowd: Line,
+    crowded: OwnerQueue,
     /// Rounds go on a few owners at a time, so that other work gets its turn between.
     consolidation: Round,
     compaction: Round,
@@ -135,7 +135,7 @@ impl Background {
             settings,
             compaction_interval,
             replay,
-            crowd: Line::default(),
+            crowded: OwnerQueue::default(),
             consolidation: Round::default(),
             compaction: Round::default(),
             patience: Patience::default(),
@@ -160,7 +160,7 @@ impl Background {
                 _ = compaction.tick() => Task::BeginCompaction,
                 _ = sweep.tick() => Task::Sweep,
                 _ = forget.tick() => Task::Forget,
-                () = at_once(), if !self.crowd.is_empty() => Task::ConsolidateCrowded,
+                () = at_once(), if !self.crowded.is_empty() => Task::ConsolidateCrowded,
                 () = at_once(), if !self.consolidation.is_over() => Task::ConsolidateDue,
                 () = at_once(), if !self.compaction.is_over() => Task::CompactNext,
             };
@@ -175,11 +175,11 @@ impl Background {
 
     async fn work(&mut self, task: Task) -> Result<()> {
         match task {
-            Task::Crowded(owners) => owners.into_iter().for_each(|owner| self.crowd.push(owner)),
+            Task::Crowded(owners) => owners.into_iter().for_each(|owner| self.crowded.push(owner)),
             Task::ConsolidateCrowded => {
-                let (crowd, at) = (self.crowd.take(CONSOLIDATIONS), self.store.rules().crowded_at);
+                let (crowded, at) = (self.crowded.take(CONSOLIDATIONS), self.store.rules().crowded_at);
                 // Its last consolidation may have taken what it was named for: what came meanwhile is a crumb.
-                self.consolidate(crowd, |state| state.hot_messages >= at).await;
+                self.consolidate(crowded, |state| state.hot_messages >= at).await;
             }
             Task::BeginConsolidation => self.consolidation.begin(),
             Task::ConsolidateDue => self.consolidate_due().await?,

@@ -34,7 +34,7 @@ use crate::{
     read::Reader,
     sql::Statement,
     workers::{Stage, Ticket, Workers, ended_early},
-    write::{Named, Write},
+    write::{NamedRequest, Write},
 };
 
 /// Who asks, as the token says.
@@ -240,7 +240,7 @@ impl Inner {
             Statement::Update(update) => Write::Update(update),
             Statement::Delete(delete) => Write::Delete(delete),
         };
-        let name = idempotency_key.map(|key| Named::new(key, request)).transpose()?;
+        let name = idempotency_key.map(|key| NamedRequest::new(key, request)).transpose()?;
         // Planning and committing hold much; a read's future need not be as large.
         let run = write::run(&self.store, &self.reader, caller, &write, name.as_ref(), ticket.stage());
         let written = Box::pin(run).await?;

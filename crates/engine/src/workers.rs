@@ -58,12 +58,12 @@ struct Gate {
     max_concurrent: usize,
     per_user: usize,
     /// A user's own places, while one of their statements runs or waits.
-    users: Mutex<HashMap<UserId, Arc<User>>>,
+    users: Mutex<HashMap<UserId, Arc<UserSeats>>>,
     waiting: AtomicUsize,
     closed: AtomicBool,
 }
 
-struct User {
+struct UserSeats {
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -71,17 +71,17 @@ struct User {
 /// A place on the threads, and how long it may be held. A clone is the same place, which is free when the last
 /// clone is gone.
 #[derive(Clone)]
-pub(crate) struct Ticket(Arc<Place>);
+pub(crate) struct Ticket(Arc<Seat>);
 
-struct Place {
+struct Seat {
     threads: Handle,
     started: Instant,
     deadline: Instant,
     stage: Arc<Stage>,
-    // The permits go back before the line, which looks whether anybody else of the user's is in it.
+    // The permits go back before the entry, which looks whether anybody else of the user's is in it.
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
-    _line: Line,
+    _entry: QueueEntry,
 }
 
 impl Threads {
@@ -162,20 +162,20 @@ impl Workers {
     pub async fn admit(&self, user: &UserId) -> Result<Ticket> {
         let started = Instant::now();
         let deadline = started + self.timeout;
-        let line = Line::join(&self.gate, user)?;
+        let entry = QueueEntry::join(&self.gate, user)?;
         // One's own place first: who has to wait for it holds none of the others' meanwhile.
         let permits = async {
-            let own = Arc::clone(&line.user.places).acquire_owned().await;
+            let own = Arc::clone(&entry.user.places).acquire_owned().await;
             let all = Arc::clone(&self.gate.places).acquire_owned().await;
             own.and_then(|own| all.map(|all| (own, all))).map_err(|_| shutting_down())
         };
         let (own, all) = timeout_at(deadline.into(), permits).await.map_err(|_| timed_out())??;
-        line.leave_queue();
+        entry.leave_queue();
         if self.gate.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
         let (threads, stage) = (self.handle(), Arc::new(Stage::new(deadline)));
-        Ok(Ticket(Arc::new(Place { threads, started, deadline, stage, _own: own, _all: all, _line: line })))
+        Ok(Ticket(Arc::new(Seat { threads, started, deadline, stage, _own: own, _all: all, _entry: entry })))
     }
 
     /// Lets no statement in any more, waits for those inside (each ends at its deadline at the latest), and ends
@@ -273,11 +273,11 @@ pub(crate) struct Stage {
     deadline: Instant,
     /// What is said of one that went beyond it.
     late: fn() -> Error,
-    at: Mutex<At>,
+    at: Mutex<Progress>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum Progress {
     /// It may be stopped at any moment.
     Work,
     /// Its commit is on its way.
@@ -289,7 +289,7 @@ enum At {
 
 impl Stage {
     fn new(deadline: Instant) -> Self {
-        Self { deadline, late: timed_out, at: Mutex::new(At::Work) }
+        Self { deadline, late: timed_out, at: Mutex::new(Progress::Work) }
     }
 
     /// That of work which may take so long, and what is said of it otherwise.
@@ -307,10 +307,10 @@ impl Stage {
     pub fn stop(&self) -> bool {
         let mut at = self.at.lock();
         *at = match *at {
-            At::Work | At::Stopped => At::Stopped,
-            At::Commit | At::LastCommit => At::LastCommit,
+            Progress::Work | Progress::Stopped => Progress::Stopped,
+            Progress::Commit | Progress::LastCommit => Progress::LastCommit,
         };
-        *at == At::Stopped
+        *at == Progress::Stopped
     }
 
     /// Whether the statement is to go on.
@@ -318,7 +318,7 @@ impl Stage {
     /// # Errors
     /// `query_timeout` when not.
     pub fn goes_on(&self) -> Result<()> {
-        if *self.at.lock() == At::Work && Instant::now() < self.deadline { Ok(()) } else { Err((self.late)()) }
+        if *self.at.lock() == Progress::Work && Instant::now() < self.deadline { Ok(()) } else { Err((self.late)()) }
     }
 
     /// From here until the answer is dropped the statement is not stopped.
@@ -327,10 +327,10 @@ impl Stage {
     /// `query_timeout` when it has been.
     pub fn commit(self: &Arc<Self>) -> Result<Committing> {
         let mut at = self.at.lock();
-        if *at != At::Work {
+        if *at != Progress::Work {
             return Err(timed_out());
         }
-        *at = At::Commit;
+        *at = Progress::Commit;
         Ok(Committing(Arc::clone(self)))
     }
 }
@@ -341,30 +341,30 @@ pub(crate) struct Committing(Arc<Stage>);
 impl Drop for Committing {
     fn drop(&mut self) {
         let mut at = self.0.at.lock();
-        *at = if *at == At::LastCommit { At::Stopped } else { At::Work };
+        *at = if *at == Progress::LastCommit { Progress::Stopped } else { Progress::Work };
     }
 }
 
 /// One statement's presence among its user's, waiting or running.
-struct Line {
+struct QueueEntry {
     gate: Arc<Gate>,
     name: UserId,
-    user: Arc<User>,
+    user: Arc<UserSeats>,
     queued: AtomicBool,
 }
 
-impl Line {
+impl QueueEntry {
     fn join(gate: &Arc<Gate>, name: &UserId) -> Result<Self> {
         if gate.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
         let user = Arc::clone(gate.users.lock().entry(name.clone()).or_insert_with(|| {
-            Arc::new(User { places: Arc::new(Semaphore::new(gate.per_user)), waiting: AtomicUsize::new(0) })
+            Arc::new(UserSeats { places: Arc::new(Semaphore::new(gate.per_user)), waiting: AtomicUsize::new(0) })
         }));
         // From here on its drop undoes both counts.
-        let line = Self { gate: Arc::clone(gate), name: name.clone(), user, queued: AtomicBool::new(true) };
-        let all = line.gate.waiting.fetch_add(1, Ordering::AcqRel);
-        let own = line.user.waiting.fetch_add(1, Ordering::AcqRel);
+        let entry = Self { gate: Arc::clone(gate), name: name.clone(), user, queued: AtomicBool::new(true) };
+        let all = entry.gate.waiting.fetch_add(1, Ordering::AcqRel);
+        let own = entry.user.waiting.fetch_add(1, Ordering::AcqRel);
         if own >= MAX_WAITING_PER_USER {
             return Err(Error::new(
                 ErrorCode::RateLimited,
@@ -374,7 +374,7 @@ impl Line {
         if all >= MAX_WAITING {
             return Err(Error::new(ErrorCode::ResourceExhausted, "The server has too much to do; try again."));
         }
-        Ok(line)
+        Ok(entry)
     }
 
     fn leave_queue(&self) {
@@ -385,7 +385,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for QueueEntry {
     fn drop(&mut self) {
         self.leave_queue();
         let mut users = self.gate.users.lock();

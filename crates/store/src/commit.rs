@@ -235,7 +235,7 @@ pub enum Change {
         cold: Vec<(u64, Vec<(u32, u32)>)>,
     },
     /// Add a participant.
-    AddMember {
+    AddParticipant {
         /// The schema the statement named: who adds.
         owner: UserId,
         /// The group.
@@ -248,7 +248,7 @@ pub enum Change {
         metadata: Option<String>,
     },
     /// Change a participant's role or metadata.
-    SetMember {
+    SetParticipant {
         /// The schema the statement named.
         owner: UserId,
         /// The group.
@@ -263,7 +263,7 @@ pub enum Change {
         metadata: Option<Option<String>>,
     },
     /// Remove a participant, or leave; the copies stay.
-    RemoveMember {
+    RemoveParticipant {
         /// The schema the statement named.
         owner: UserId,
         /// The group.
@@ -302,14 +302,14 @@ impl Change {
                 }
                 Self::Delete { from, .. } | Self::Restore { from, .. } => from.len(),
                 Self::AdminStatement { target, .. } => target.len(),
-                Self::CreateConversation { metadata, .. } | Self::AddMember { metadata, .. } => len(metadata),
-                Self::SetConversation { metadata, .. } | Self::SetMember { metadata, .. } => {
+                Self::CreateConversation { metadata, .. } | Self::AddParticipant { metadata, .. } => len(metadata),
+                Self::SetConversation { metadata, .. } | Self::SetParticipant { metadata, .. } => {
                     metadata.as_ref().map_or(0, len)
                 }
                 Self::DeleteConversation { cold, .. } => {
                     cold.iter().map(|(_, ranges)| size_of::<u64>() * (1 + ranges.len())).sum()
                 }
-                Self::Purge { .. } | Self::Cold(_) | Self::RemoveMember { .. } => 0,
+                Self::Purge { .. } | Self::Cold(_) | Self::RemoveParticipant { .. } => 0,
             }
     }
 
@@ -318,17 +318,17 @@ impl Change {
         match self {
             Self::Send(NewMessage { metadata, .. })
             | Self::CreateConversation { metadata, .. }
-            | Self::AddMember { metadata, .. } => metadata.as_deref(),
-            Self::Edit { metadata, .. } | Self::SetConversation { metadata, .. } | Self::SetMember { metadata, .. } => {
-                metadata.as_ref()?.as_deref()
-            }
+            | Self::AddParticipant { metadata, .. } => metadata.as_deref(),
+            Self::Edit { metadata, .. }
+            | Self::SetConversation { metadata, .. }
+            | Self::SetParticipant { metadata, .. } => metadata.as_ref()?.as_deref(),
             Self::Delete { .. }
             | Self::Restore { .. }
             | Self::Purge { .. }
             | Self::AdminStatement { .. }
             | Self::Cold(_)
             | Self::DeleteConversation { .. }
-            | Self::RemoveMember { .. } => None,
+            | Self::RemoveParticipant { .. } => None,
         }
     }
 }

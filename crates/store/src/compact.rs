@@ -66,7 +66,7 @@ impl Input {
 }
 
 /// What was written.
-struct Merged {
+struct MergedSegment {
     inputs: Vec<CompactedSegment>,
     bytes: Bytes,
     record: SegmentRecord,
@@ -131,14 +131,14 @@ impl Store {
             Ok(merged) => merged,
             Err(error) => return Err(self.gave_up(path, error).await),
         };
-        let Merged { inputs, bytes, record } = merged;
+        let MergedSegment { inputs, bytes, record } = merged;
         let publish = PublishCompaction { owner: owner.clone(), inputs, output: Some((number, record)) };
         self.put_and_publish(path, bytes, publish).await?;
         Ok(true)
     }
 
     /// Reads segments and makes one of them, which is to lie at `path`.
-    async fn merge(&self, path: &str, inputs: Vec<Input>) -> Result<Merged> {
+    async fn merge(&self, path: &str, inputs: Vec<Input>) -> Result<MergedSegment> {
         let mut files = Vec::with_capacity(inputs.len());
         for input in inputs {
             let bytes = self.inner.objects.read_all(&input.segment.path).await?;
@@ -178,7 +178,7 @@ fn plan(inputs: Vec<Input>, all: bool) -> Vec<Vec<Input>> {
 }
 
 /// Merges the rows of sorted files that are not gone.
-fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<Merged> {
+fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<MergedSegment> {
     let mut readers = Vec::with_capacity(files.len());
     let (mut inputs, mut gone) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
     for (input, bytes) in files {
@@ -205,7 +205,7 @@ fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<Merged
         writer.push_message(message)?;
     }
     let written = writer.finish(path, now)?.ok_or_else(|| Error::fault("a compaction of rows found none"))?;
-    Ok(Merged { inputs, bytes: written.bytes, record: written.record })
+    Ok(MergedSegment { inputs, bytes: written.bytes, record: written.record })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use kalamdb_protocol::{ConversationId, MsgId, UserId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 
-use crate::model::{Conversation, ConversationKey, Member, Message, Seq};
+use crate::model::{Conversation, ConversationKey, Message, Participant, Seq};
 
 /// Commits that may wait for the listener.
 const QUEUE: usize = 4_096;
@@ -55,9 +55,9 @@ pub enum RowChange {
         /// Where it is.
         conversation: ConversationKey,
         /// Before.
-        before: Row<Message>,
+        before: RowState<Message>,
         /// After.
-        after: Row<Message>,
+        after: RowState<Message>,
     },
     /// All of the owner's messages of a conversation are gone.
     MessagesGone {
@@ -72,19 +72,19 @@ pub enum RowChange {
         after: Option<Arc<Conversation>>,
     },
     /// The participants of a group that the owner sees: none where the owner takes no part.
-    Members {
+    Participants {
         /// Which group.
         group: ConversationId,
         /// Before.
-        before: Arc<[Member]>,
+        before: Arc<[Participant]>,
         /// After.
-        after: Arc<[Member]>,
+        after: Arc<[Participant]>,
     },
 }
 
 /// A row at some moment.
 #[derive(Debug, Clone)]
-pub enum Row<T> {
+pub enum RowState<T> {
     /// There was none.
     Absent,
     /// As it was.
@@ -95,7 +95,7 @@ pub enum Row<T> {
 
 /// What comes out of a feed.
 #[derive(Debug)]
-pub enum Told {
+pub enum FeedItem {
     /// A commit.
     Commit(Arc<Commit>),
     /// Commits were left out, because the listener did not keep up: whoever watches must start again from what they
@@ -182,7 +182,7 @@ impl Commit {
 
 impl Feed {
     /// The next; `None` when the store has closed. Nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Option<Told> {
+    pub async fn next(&mut self) -> Option<FeedItem> {
         loop {
             tokio::select! {
                 biased;
@@ -191,15 +191,15 @@ impl Feed {
                     let commit = commit?;
                     self.behind.queued_bytes.fetch_sub(commit.bytes, Ordering::Relaxed);
                     self.behind.owners.lock().leave(&commit);
-                    return Some(Told::Commit(commit));
+                    return Some(FeedItem::Commit(commit));
                 }
                 () = self.behind.missed.notified() => {
                     let missed = std::mem::take(&mut self.behind.owners.lock().missing);
                     if self.behind.missing.swap(false, Ordering::SeqCst) {
-                        return Some(Told::Missed);
+                        return Some(FeedItem::Missed);
                     }
                     if !missed.is_empty() {
-                        return Some(Told::MissedOf(missed));
+                        return Some(FeedItem::MissedOf(missed));
                     }
                 }
             }
@@ -268,19 +268,19 @@ impl Drop for Watching {
 }
 
 /// Where the sequencer puts its commits.
-pub(crate) struct Teller {
+pub(crate) struct FeedSender {
     commits: mpsc::Sender<Arc<Commit>>,
     behind: Arc<Behind>,
 }
 
 /// A feed and where to tell it.
-pub(crate) fn channel() -> (Teller, Feed) {
+pub(crate) fn channel() -> (FeedSender, Feed) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let behind = Arc::new(Behind::default());
-    (Teller { commits: sender, behind: Arc::clone(&behind) }, Feed { commits: receiver, behind })
+    (FeedSender { commits: sender, behind: Arc::clone(&behind) }, Feed { commits: receiver, behind })
 }
 
-impl Teller {
+impl FeedSender {
     /// Tells of a commit that is written. Never waits.
     pub(crate) fn tell(&self, mut commit: Commit) {
         if commit.events.is_empty() || self.behind.missing.load(Ordering::SeqCst) {
@@ -311,7 +311,7 @@ type Before<K, V> = BTreeMap<K, (u32, V)>;
 /// Conversations, by owner; `None` where there was none.
 pub(crate) type Conversations = Before<(UserId, ConversationKey), Option<Arc<Conversation>>>;
 /// Groups' participants.
-pub(crate) type Groups = Before<ConversationId, Arc<[Member]>>;
+pub(crate) type Groups = Before<ConversationId, Arc<[Participant]>>;
 
 /// What a change holds besides texts, about: ids, numbers, its place in lists.
 const EVENT_BYTES: usize = 256;
@@ -323,11 +323,11 @@ fn len(text: Option<&String>) -> usize {
 /// Bytes of the rows of a change, roughly. A row that several owners share is counted for each, because the bound is
 /// for the worst case; but for a group's participants, which may be many and are always shared.
 fn weight(change: &RowChange) -> usize {
-    let message = |row: &Row<Message>| match row {
-        Row::There(row) => {
+    let message = |row: &RowState<Message>| match row {
+        RowState::There(row) => {
             row.from.len() + row.content.len() + len(row.content_ref.as_ref()) + len(row.metadata.as_ref())
         }
-        Row::Absent | Row::Cold => 0,
+        RowState::Absent | RowState::Cold => 0,
     };
     let conversation = |row: &Option<Arc<Conversation>>| {
         row.as_ref().map_or(0, |row| row.storage_path.len() + len(row.metadata.as_ref()))
@@ -336,7 +336,7 @@ fn weight(change: &RowChange) -> usize {
         + match change {
             RowChange::Message { before, after, .. } => message(before) + message(after),
             RowChange::Conversation { before, after } => conversation(before) + conversation(after),
-            RowChange::MessagesGone { .. } | RowChange::Members { .. } => 0,
+            RowChange::MessagesGone { .. } | RowChange::Participants { .. } => 0,
         }
 }
 
@@ -357,8 +357,9 @@ impl Gathered {
     }
 
     /// Counts a group's participants, once for all who are told of them.
-    pub(crate) fn count_members(&mut self, members: &[Member]) {
-        self.bytes += members.iter().map(|member| EVENT_BYTES + len(member.metadata.as_ref())).sum::<usize>();
+    pub(crate) fn count_participants(&mut self, participants: &[Participant]) {
+        self.bytes +=
+            participants.iter().map(|participant| EVENT_BYTES + len(participant.metadata.as_ref())).sum::<usize>();
     }
 
     /// Whether the conversation's row before this commit is known.
@@ -382,8 +383,8 @@ impl Gathered {
     }
 
     /// Who took part in a group before this commit.
-    pub(crate) fn group_was(&mut self, group: &ConversationId, n: u32, before: Vec<Member>) {
-        self.count_members(&before);
+    pub(crate) fn group_was(&mut self, group: &ConversationId, n: u32, before: Vec<Participant>) {
+        self.count_participants(&before);
         self.groups.insert(group.clone(), (n, before.into()));
     }
 
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn conversations_and_members_count_as_messages_do() {
+    fn conversations_and_participants_count_as_messages_do() {
         let owner = UserId::new("ann").unwrap();
         let (large, small) = ("m".repeat(10_000), String::new());
         let mut told = Gathered::default();
@@ -435,7 +436,7 @@ mod tests {
         );
         assert!(told.bytes >= 10_000, "{}", told.bytes);
         let group = ConversationId::new("g").unwrap();
-        let member = Member {
+        let participant = Participant {
             user: owner.clone(),
             group: group.clone(),
             role: Role::Member,
@@ -444,15 +445,15 @@ mod tests {
             metadata: Some(large),
             version: 1,
         };
-        told.group_was(&group, 1, vec![member.clone()]);
-        told.count_members(&[member]);
+        told.group_was(&group, 1, vec![participant.clone()]);
+        told.count_participants(&[participant]);
         assert!(told.bytes >= 30_000, "{}", told.bytes);
         assert!(told.into_commit(7).bytes >= 30_000, "the commit keeps the count");
     }
 
     #[tokio::test]
     async fn what_does_not_fit_is_told_as_missed() {
-        let (teller, mut feed) = channel();
+        let (sender, mut feed) = channel();
         let heavy = |owner, seq, bytes| {
             let events = vec![Event {
                 owner: UserId::new(owner).unwrap(),
@@ -461,11 +462,11 @@ mod tests {
             }];
             Commit { seq, events, bytes }
         };
-        teller.tell(heavy("ann", 1, QUEUE_BYTES));
-        teller.tell(heavy("bob", 2, 1));
-        assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 1));
-        assert!(matches!(feed.next().await, Some(Told::Missed)));
-        teller.tell(heavy("bob", 3, 1));
-        assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.seq == 3));
+        sender.tell(heavy("ann", 1, QUEUE_BYTES));
+        sender.tell(heavy("bob", 2, 1));
+        assert!(matches!(feed.next().await, Some(FeedItem::Commit(commit)) if commit.seq == 1));
+        assert!(matches!(feed.next().await, Some(FeedItem::Missed)));
+        sender.tell(heavy("bob", 3, 1));
+        assert!(matches!(feed.next().await, Some(FeedItem::Commit(commit)) if commit.seq == 3));
     }
 }

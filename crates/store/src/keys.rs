@@ -31,7 +31,7 @@ pub(crate) enum Family {
     /// group → what its participants share.
     Groups,
     /// group, user → a participant.
-    Members,
+    Participants,
     /// owner → counters and the next segment number.
     Owners,
     /// owner, number → a segment.
@@ -71,7 +71,7 @@ impl Family {
         Self::Conversations,
         Self::ConversationMetadata,
         Self::Groups,
-        Self::Members,
+        Self::Participants,
         Self::Owners,
         Self::Segments,
         Self::Deletions,
@@ -97,7 +97,7 @@ impl Family {
             Self::Conversations => "conversations",
             Self::ConversationMetadata => "conversation_metadata",
             Self::Groups => "groups",
-            Self::Members => "members",
+            Self::Participants => "members",
             Self::Owners => "owners",
             Self::Segments => "segments",
             Self::Deletions => "deletions",
@@ -188,7 +188,7 @@ pub(crate) fn message_id(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
 }
 
 /// Of a participant.
-pub(crate) fn member(group: &ConversationId, user: &UserId) -> Vec<u8> {
+pub(crate) fn participant(group: &ConversationId, user: &UserId) -> Vec<u8> {
     let mut key = id_prefix(group.as_str());
     key.extend_from_slice(user.as_str().as_bytes());
     key
@@ -322,7 +322,7 @@ pub(crate) fn parse_cold_trash(key: &[u8]) -> Result<(Seq, u64)> {
 }
 
 /// The user of a key made by [`member`].
-pub(crate) fn parse_member(key: &[u8]) -> Result<UserId> {
+pub(crate) fn parse_participant(key: &[u8]) -> Result<UserId> {
     parse_owner(split_id(key)?.1)
 }
 

@@ -56,19 +56,19 @@ use std::{
 pub use commit::{Actor, Change, ColdSummary, Expect, Idempotency, NewMessage, Place, Proposal, Receipt, Sent};
 pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
-pub use feed::{Commit, Event, Feed, Row, RowChange, Told, Watching};
+pub use feed::{Commit, Event, Feed, FeedItem, RowChange, RowState, Watching};
 pub use files::FileBytes;
 use kalamdb_protocol::{Micros, UserId};
 pub use limits::{MAX_CHANGES, MAX_PROPOSAL_BYTES};
 pub use model::{
-    AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Member,
-    Message, MessageRange, NewFile, OwnerState, Segment, Seq, StoredFile, Thumbnail, TrashedMessage, Uploaded,
+    AuditEntry, ChangeKind, ColdTrash, Conversation, ConversationKey, FileKind, HotMessage, LoggedChange, Message,
+    MessageRange, NewFile, OwnerState, Participant, Segment, Seq, StoredFile, Thumbnail, TrashedMessage, Uploaded,
 };
 pub use paths::holds_text;
 pub use segment::segment_schema;
 pub use settings::{Clock, Components, Durability, Rules, Settings, Step, SystemClock};
 pub use snapshot::{
-    AuditCursor, ChangeCursor, ConversationCursor, FileCursor, MemberCursor, MessageCursor, Snapshot, TrashCursor,
+    AuditCursor, ChangeCursor, ConversationCursor, FileCursor, MessageCursor, ParticipantCursor, Snapshot, TrashCursor,
 };
 pub use sweep::Swept;
 

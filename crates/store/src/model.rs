@@ -90,9 +90,9 @@ pub enum ChangeKind {
     /// A conversation went, with its messages.
     ConversationDeleted,
     /// A group has another participant, or one has another role.
-    MemberChanged,
+    ParticipantChanged,
     /// A group has one participant less.
-    MemberRemoved,
+    ParticipantRemoved,
     /// A deleted message came back.
     MessageRestored,
 }
@@ -235,7 +235,7 @@ pub struct Conversation {
 
 /// A participant of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct Participant {
     /// Who.
     pub user: UserId,
     /// Of which group.
@@ -268,7 +268,7 @@ pub struct OwnerState {
 /// One Parquet file of an owner's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its number among the owner's batch files; never reused.
+    /// Its number among the owner's segments; never reused.
     pub number: u64,
     /// Its path below the base path.
     pub path: String,

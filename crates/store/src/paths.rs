@@ -92,7 +92,7 @@ pub(crate) fn spooled(name: &str) -> String {
     format!("{STATE}/{SPOOL}/{name}")
 }
 
-/// An owner's batch file: `<owner>/batch-<YYYYMMDD>-<NNN>.parquet`.
+/// An owner's segment: `<owner>/batch-<YYYYMMDD>-<NNN>.parquet`.
 pub(crate) fn segment(owner_id: &UserId, number: u64, now: Micros) -> String {
     let (year, month, day) = civil_date(now);
     format!("{}/batch-{year:04}{month:02}{day:02}-{number:03}.parquet", owner(owner_id))

@@ -138,7 +138,7 @@ pub(crate) struct GroupRecord {
 
 /// A participant, without group and user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct MemberRecord {
+pub(crate) struct ParticipantRecord {
     pub(crate) version: Seq,
     pub(crate) role: Role,
     pub(crate) created: Micros,
@@ -153,7 +153,7 @@ pub(crate) struct OwnerRecord {
     pub(crate) cold_version: Seq,
     pub(crate) hot_messages: u64,
     pub(crate) hot_since: Option<Micros>,
-    /// The number that the last batch file took; numbers are never reused.
+    /// The number that the last segment took; numbers are never reused.
     pub(crate) last_segment: u64,
 }
 
@@ -351,7 +351,7 @@ records!(
     ConversationRecord = "conversation", 1;
     MetadataRecord = "metadata", 1;
     GroupRecord = "group", 1;
-    MemberRecord = "participant", 1;
+    ParticipantRecord = "participant", 1;
     OwnerRecord = "owner", 1;
     SegmentRecord = "segment", 1;
     IntentRecord = "intent", 1;

@@ -11,13 +11,13 @@ use crate::{
     error::{Error, Result},
     keys::{self, Family},
     model::{
-        Conversation, ConversationKey, HotMessage, Member, Message, OwnerState, Segment, Seq, StoredFile,
+        Conversation, ConversationKey, HotMessage, Message, OwnerState, Participant, Segment, Seq, StoredFile,
         TrashedMessage,
     },
     paths,
     records::{
-        ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MemberRecord, MessageRecord, MetadataRecord,
-        OwnerRecord, Record, ReferenceRecord, RulesRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
+        ColdTrashRecord, ConversationRecord, FileRecord, GroupRecord, MessageRecord, MetadataRecord, OwnerRecord,
+        ParticipantRecord, Record, ReferenceRecord, RulesRecord, SegmentRecord, TrashConversationRecord, TrashRecord,
     },
 };
 
@@ -91,19 +91,23 @@ pub(crate) fn group(read: &impl Read, group: &ConversationId) -> Result<Option<G
     decoded(read, Family::Groups, group.as_str().as_bytes())
 }
 
-pub(crate) fn member(read: &impl Read, group: &ConversationId, user: &UserId) -> Result<Option<MemberRecord>> {
-    decoded(read, Family::Members, &keys::member(group, user))
+pub(crate) fn participant(
+    read: &impl Read,
+    group: &ConversationId,
+    user: &UserId,
+) -> Result<Option<ParticipantRecord>> {
+    decoded(read, Family::Participants, &keys::participant(group, user))
 }
 
-pub(crate) fn members(read: &impl Read, group: &ConversationId) -> Result<Vec<(UserId, MemberRecord)>> {
-    under(read, Family::Members, &keys::id_prefix(group.as_str()), |key, value| {
-        Ok((keys::parse_member(key)?, MemberRecord::decode(value)?))
+pub(crate) fn participants(read: &impl Read, group: &ConversationId) -> Result<Vec<(UserId, ParticipantRecord)>> {
+    under(read, Family::Participants, &keys::id_prefix(group.as_str()), |key, value| {
+        Ok((keys::parse_participant(key)?, ParticipantRecord::decode(value)?))
     })
 }
 
 /// The participants of a group, by id: their rows, and what they hold of metadata, are not read.
-pub(crate) fn member_ids(read: &impl Read, group: &ConversationId) -> Result<Vec<UserId>> {
-    under(read, Family::Members, &keys::id_prefix(group.as_str()), |key, _| keys::parse_member(key))
+pub(crate) fn participant_ids(read: &impl Read, group: &ConversationId) -> Result<Vec<UserId>> {
+    under(read, Family::Participants, &keys::id_prefix(group.as_str()), |key, _| keys::parse_participant(key))
 }
 
 pub(crate) fn conversation(
@@ -390,8 +394,8 @@ pub(crate) fn public_conversation(
 }
 
 /// The public form of a participant.
-pub(crate) fn public_member(group: &ConversationId, user: UserId, record: MemberRecord) -> Member {
-    Member {
+pub(crate) fn public_participant(group: &ConversationId, user: UserId, record: ParticipantRecord) -> Participant {
+    Participant {
         user,
         group: group.clone(),
         role: record.role,

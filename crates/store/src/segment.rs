@@ -237,19 +237,19 @@ fn decoded_bytes(file: &ParquetMetaData) -> u64 {
 /// Reads from a file's footer how many bytes its rows are once they are decoded.
 pub(crate) async fn read_decoded_bytes(store: Arc<dyn ObjectStore>, path: ObjectPath, size: u64) -> Result<u64> {
     let footer = ParquetMetaDataReader::new()
-        .load_and_finish(Part { store, path }, size)
+        .load_and_finish(RangeReader { store, path }, size)
         .await
         .map_err(|error| unreadable(&error))?;
     Ok(decoded_bytes(&footer))
 }
 
 /// A file of which parts are read.
-struct Part {
+struct RangeReader {
     store: Arc<dyn ObjectStore>,
     path: ObjectPath,
 }
 
-impl MetadataFetch for Part {
+impl MetadataFetch for RangeReader {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         let part = async move { self.store.get_range(&self.path, range).await };
         part.map_err(|error| ParquetError::External(Box::new(error))).boxed()

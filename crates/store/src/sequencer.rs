@@ -23,7 +23,7 @@ use crate::{
     database::Database,
     error::{Error, ErrorKind, Result},
     fatal,
-    feed::{Commit, Teller, Watched},
+    feed::{Commit, FeedSender, Watched},
     keys::Family,
     model::Seq,
     overlay::Overlay,
@@ -54,7 +54,7 @@ enum Waiting {
 
 /// The sequencer's handle.
 pub(crate) struct Sequencer {
-    crowd: Arc<Crowd>,
+    crowded_owners: Arc<CrowdedOwners>,
     litter: Arc<Notify>,
     queue: Mutex<Option<queue::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -68,7 +68,7 @@ impl Sequencer {
         components: Components,
         litter: Arc<Notify>,
         watched: Arc<Watched>,
-        teller: Teller,
+        feed: FeedSender,
         first: Vec<Command>,
     ) -> Result<Self> {
         let state = State::load(&*database)?;
@@ -78,10 +78,18 @@ impl Sequencer {
             tracing::warn!(seconds, "the clock is behind the last commit: times stand still until it has caught up");
         }
         let (queue, waiting) = queue::channel(QUEUE, QUEUE_BYTES);
-        let crowd = Arc::new(Crowd::default());
-        let (to_crowd, to_litter) = (Arc::clone(&crowd), Arc::clone(&litter));
-        let mut work =
-            Work { database, crowded_at, components, state, crowd: to_crowd, litter: to_litter, watched, teller };
+        let crowded_owners = Arc::new(CrowdedOwners::default());
+        let (to_crowded, to_litter) = (Arc::clone(&crowded_owners), Arc::clone(&litter));
+        let mut work = Work {
+            database,
+            crowded_at,
+            components,
+            state,
+            crowded_owners: to_crowded,
+            litter: to_litter,
+            watched,
+            feed,
+        };
         for command in first {
             work.commit_now(command)?;
         }
@@ -96,7 +104,7 @@ impl Sequencer {
                 }
             })
             .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
-        Ok(Self { crowd, litter, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { crowded_owners, litter, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Commits a command; returns once it is durable.
@@ -123,11 +131,11 @@ impl Sequencer {
     /// Waits until somebody has many hot messages; who that is.
     pub(crate) async fn crowded(&self) -> BTreeSet<UserId> {
         loop {
-            let owners = std::mem::take(&mut *self.crowd.owners.lock());
+            let owners = std::mem::take(&mut *self.crowded_owners.owners.lock());
             if !owners.is_empty() {
                 return owners;
             }
-            self.crowd.grown.notified().await;
+            self.crowded_owners.grown.notified().await;
         }
     }
 
@@ -148,12 +156,12 @@ impl Sequencer {
 
 /// Owners with many hot messages, until somebody asks: at most as many as there are owners.
 #[derive(Default)]
-struct Crowd {
+struct CrowdedOwners {
     owners: Mutex<BTreeSet<UserId>>,
     grown: Notify,
 }
 
-impl Crowd {
+impl CrowdedOwners {
     fn add(&self, owners: Vec<UserId>) {
         if !owners.is_empty() {
             self.owners.lock().extend(owners);
@@ -167,15 +175,15 @@ struct Work {
     crowded_at: u64,
     components: Components,
     state: State,
-    crowd: Arc<Crowd>,
+    crowded_owners: Arc<CrowdedOwners>,
     litter: Arc<Notify>,
     watched: Arc<Watched>,
-    teller: Teller,
+    feed: FeedSender,
 }
 
 /// What the commits of a batch mean for others, once they are written.
 #[derive(Default)]
-struct News {
+struct BatchEffects {
     crowded: Vec<UserId>,
     litters: bool,
     told: Vec<Commit>,
@@ -208,13 +216,13 @@ impl Work {
         let mut overlay = Overlay::new(&database);
         let mut state = self.state;
         let (mut answers, mut barriers) = (Vec::new(), Vec::new());
-        let mut news = News::default();
+        let mut effects = BatchEffects::default();
         while overlay.bytes() < BATCH_BYTES
             && let Some((next, share)) = waiting.next()
         {
             match next {
                 Waiting::Command(command, reply) => {
-                    let result = self.apply(&mut overlay, &mut state, command, &mut news);
+                    let result = self.apply(&mut overlay, &mut state, command, &mut effects);
                     answers.push((reply, result, share));
                 }
                 Waiting::Barrier(reply) => barriers.push(reply),
@@ -225,7 +233,7 @@ impl Work {
         let written = self.write(&overlay, after);
         if written.is_ok() {
             self.state = state;
-            self.publish(news);
+            self.publish(effects);
         }
         for (reply, result, _share) in answers {
             // A refusal was decided on earlier commands of the batch, which are not there when it was not written.
@@ -237,16 +245,16 @@ impl Work {
     }
 
     /// Tells everybody else what the batch means for them.
-    fn publish(&self, news: News) {
+    fn publish(&self, effects: BatchEffects) {
         if let Some(on_entry) = &self.components.on_entry {
-            news.entries.iter().for_each(|entry| on_entry(entry));
+            effects.entries.iter().for_each(|entry| on_entry(entry));
         }
-        self.crowd.add(news.crowded);
-        if news.litters {
+        self.crowded_owners.add(effects.crowded);
+        if effects.litters {
             self.litter.notify_one();
         }
-        for commit in news.told {
-            self.teller.tell(commit);
+        for commit in effects.told {
+            self.feed.tell(commit);
         }
     }
 
@@ -263,14 +271,20 @@ impl Work {
     }
 
     /// Gives a command its number and time, and applies it whole, or not at all.
-    fn apply(&self, overlay: &mut Overlay<'_>, state: &mut State, command: Command, news: &mut News) -> Result<Done> {
+    fn apply(
+        &self,
+        overlay: &mut Overlay<'_>,
+        state: &mut State,
+        command: Command,
+        effects: &mut BatchEffects,
+    ) -> Result<Done> {
         let time = state.counters.next_time(self.components.clock.now())?;
         let entry = Entry { seq: state.counters.seq + 1, time, command };
         let (done, aftermath) = apply::apply(overlay, state, &self.watched, &entry)?;
         if let Some(aftermath) = aftermath {
-            news.add(aftermath, entry.seq, self.crowded_at);
+            effects.add(aftermath, entry.seq, self.crowded_at);
             if self.components.on_entry.is_some() {
-                news.entries.push(entry.encode()?);
+                effects.entries.push(entry.encode()?);
             }
         }
         Ok(done)
@@ -284,7 +298,7 @@ fn answer<T>(reply: oneshot::Sender<Result<T>>, result: Result<T>) {
     }
 }
 
-impl News {
+impl BatchEffects {
     /// Takes in what one commit means.
     fn add(&mut self, aftermath: Aftermath, seq: Seq, crowded_at: u64) {
         self.told.push(aftermath.told.into_commit(seq));

@@ -19,8 +19,8 @@ use crate::{
     error::{Error, Result},
     keys::{self, Family},
     model::{
-        AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, Member, MessageRange,
-        OwnerState, Segment, Seq, StoredFile, TrashedMessage,
+        AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, MessageRange, OwnerState,
+        Participant, Segment, Seq, StoredFile, TrashedMessage,
     },
     records::{AuditRecord, ChangeRecord, ConversationRecord, FileRecord, Record, TrashRecord},
     rows,
@@ -171,15 +171,15 @@ impl Snapshot {
     }
 
     /// The participants of a group, by user id.
-    pub fn members(&self, group: &ConversationId) -> Result<Vec<Member>> {
-        let rows = rows::members(&self.database, group)?;
-        Ok(rows.into_iter().map(|(user, record)| rows::public_member(group, user, record)).collect())
+    pub fn participants(&self, group: &ConversationId) -> Result<Vec<Participant>> {
+        let rows = rows::participants(&self.database, group)?;
+        Ok(rows.into_iter().map(|(user, record)| rows::public_participant(group, user, record)).collect())
     }
 
     /// One participant.
-    pub fn member(&self, group: &ConversationId, user: &UserId) -> Result<Option<Member>> {
-        let record = rows::member(&self.database, group, user)?;
-        Ok(record.map(|record| rows::public_member(group, user.clone(), record)))
+    pub fn participant(&self, group: &ConversationId, user: &UserId) -> Result<Option<Participant>> {
+        let record = rows::participant(&self.database, group, user)?;
+        Ok(record.map(|record| rows::public_participant(group, user.clone(), record)))
     }
 
     /// The last commit that changed who takes part in the group, or as what; 0 when there is no such group.
@@ -188,9 +188,9 @@ impl Snapshot {
     }
 
     /// All participants of the groups that the owner takes part in.
-    pub fn visible_members(&self, owner: &UserId) -> Result<MemberCursor> {
+    pub fn visible_participants(&self, owner: &UserId) -> Result<ParticipantCursor> {
         let conversations = self.under(Family::Conversations, owner)?;
-        Ok(MemberCursor { conversations, members: Vec::new().into_iter(), snapshot: self.clone() })
+        Ok(ParticipantCursor { conversations, participants: Vec::new().into_iter(), snapshot: self.clone() })
     }
 }
 
@@ -213,28 +213,28 @@ impl Iterator for ConversationCursor {
 }
 
 /// The participants of the groups that an owner takes part in, read a group at a time.
-pub struct MemberCursor {
+pub struct ParticipantCursor {
     conversations: Entries,
-    members: std::vec::IntoIter<Member>,
+    participants: std::vec::IntoIter<Participant>,
     snapshot: Snapshot,
 }
 
-impl Iterator for MemberCursor {
-    type Item = Result<Member>;
+impl Iterator for ParticipantCursor {
+    type Item = Result<Participant>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(member) = self.members.next() {
-                return Some(Ok(member));
+            if let Some(participant) = self.participants.next() {
+                return Some(Ok(participant));
             }
             let snapshot = &self.snapshot;
-            let members = self.conversations.next(|key, value| {
+            let participants = self.conversations.next(|key, value| {
                 let (key, record) = (keys::parse_conversation(key)?, ConversationRecord::decode(value)?);
                 let takes_part = key.kind == ConversationType::Group && record.joined;
-                if takes_part { snapshot.members(&key.id) } else { Ok(Vec::new()) }
+                if takes_part { snapshot.participants(&key.id) } else { Ok(Vec::new()) }
             })?;
-            match members {
-                Ok(members) => self.members = members.into_iter(),
+            match participants {
+                Ok(participants) => self.participants = participants.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
         }

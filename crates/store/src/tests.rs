@@ -233,7 +233,7 @@ pub(super) fn message(owner: &str, to: &ConversationKey, content: &str) -> NewMe
 }
 
 pub(super) fn add(owner: &str, to: &ConversationKey, user: &str) -> Change {
-    Change::AddMember { owner: id(owner), group: to.id.clone(), user: id(user), role: None, metadata: None }
+    Change::AddParticipant { owner: id(owner), group: to.id.clone(), user: id(user), role: None, metadata: None }
 }
 
 pub(super) fn edit(owner: &str, message: Message, content: &str, copies: Vec<(UserId, Place)>) -> Change {

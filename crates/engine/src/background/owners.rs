@@ -1,7 +1,7 @@
-//! Who is next: owners in line, and rounds over all of them.
+//! Who is next: owners waiting, and rounds over all of them.
 //!
 //! Invariant: the owners are read a page at a time, each page from a snapshot of its own, so that a round costs the same
-//! memory for a thousand owners as for a million and keeps no old snapshot alive. Nobody stands in line twice.
+//! memory for a thousand owners as for a million and keeps no old snapshot alive. Nobody waits twice.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,14 +14,14 @@ use crate::Result;
 /// Owners read at a time.
 const PAGE: usize = 1_000;
 
-/// Owners in line, first come, first served; at most as many as there are.
+/// Owners waiting, first come, first served; at most as many as there are.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct OwnerQueue {
     order: VecDeque<UserId>,
     present: BTreeSet<UserId>,
 }
 
-impl Line {
+impl OwnerQueue {
     pub(super) fn push(&mut self, owner: UserId) {
         if self.present.insert(owner.clone()) {
             self.order.push_back(owner);
@@ -46,7 +46,7 @@ impl Line {
 #[derive(Default)]
 pub(super) struct Round {
     /// Those of the current page that are to be worked at.
-    line: Line,
+    queue: OwnerQueue,
     next: Next,
 }
 
@@ -71,7 +71,7 @@ impl Round {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.line.is_empty() && matches!(self.next, Next::Over)
+        self.queue.is_empty() && matches!(self.next, Next::Over)
     }
 
     /// The next owners to work at, at most so many: none when a page had none, whether or not more pages follow.
@@ -81,7 +81,7 @@ impl Round {
         most: usize,
         wanted: impl Fn(&Snapshot, &UserId, &OwnerState) -> Result<bool>,
     ) -> Result<Vec<UserId>> {
-        if self.line.is_empty() {
+        if self.queue.is_empty() {
             let after = match std::mem::take(&mut self.next) {
                 Next::First => None,
                 Next::After(owner) => Some(owner),
@@ -96,11 +96,11 @@ impl Round {
             }
             for (owner, state) in page {
                 if wanted(&snapshot, &owner, &state)? {
-                    self.line.push(owner);
+                    self.queue.push(owner);
                 }
             }
         }
-        Ok(self.line.take(most))
+        Ok(self.queue.take(most))
     }
 }
 
@@ -133,13 +133,13 @@ mod tests {
 
     #[test]
     fn nobody_stands_in_line_twice() {
-        let mut line = Line::default();
+        let mut queue = OwnerQueue::default();
         for name in ["b", "a", "b", "c"] {
-            line.push(user(name));
+            queue.push(user(name));
         }
-        assert_eq!(line.take(2), [user("b"), user("a")]);
-        line.push(user("b"));
-        assert_eq!(line.take(9), [user("c"), user("b")]);
-        assert!(line.is_empty() && line.take(1).is_empty());
+        assert_eq!(queue.take(2), [user("b"), user("a")]);
+        queue.push(user("b"));
+        assert_eq!(queue.take(9), [user("c"), user("b")]);
+        assert!(queue.is_empty() && queue.take(1).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The frames that a subscription sends, as text.
 //!
-//! Invariant: a row's text is written once, by its shape, and copied into each frame as it is.
+//! Invariant: a row's text is written once, by its filter, and copied into each frame as it is.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::LiveFrame;
 use crate::Error;
 
-/// What is told of a row; the same for all who have it from the same shape.
+/// What is told of a row; the same for all who have it from the same filter.
 #[derive(Debug, Clone)]
 pub(super) enum News {
     /// A row that was not there, or not wanted, before: its text.
@@ -51,9 +51,9 @@ impl News {
 pub(super) enum Key<'a> {
     Message(MsgId),
     Conversation(&'a ConversationKey),
-    Member(&'a UserId, &'a ConversationId),
+    Participant(&'a UserId, &'a ConversationId),
     /// All participants of a group.
-    Members(&'a ConversationId),
+    Participants(&'a ConversationId),
 }
 
 impl Key<'_> {
@@ -63,8 +63,8 @@ impl Key<'_> {
             Self::Conversation(key) => {
                 json!({"conversationId": key.id.as_str(), "conversationType": key.kind.as_str()})
             }
-            Self::Member(user, group) => json!({"userId": user.as_str(), "conversationId": group.as_str()}),
-            Self::Members(group) => json!({"conversationId": group.as_str()}),
+            Self::Participant(user, group) => json!({"userId": user.as_str(), "conversationId": group.as_str()}),
+            Self::Participants(group) => json!({"conversationId": group.as_str()}),
         };
         if let Some(owner) = owner {
             fields["owner"] = owner.as_str().into();

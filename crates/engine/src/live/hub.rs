@@ -1,7 +1,7 @@
 //! Who watches what: every commit is matched here against the subscriptions of its owners, and of nobody else.
 //!
-//! Invariant: nothing is computed on the thread that listens. A commit goes to the lanes of the shapes that are
-//! concerned, in commit order; where a lane is full, or the store has left commits out, the subscriptions concerned end
+//! Invariant: nothing is computed on the thread that listens. A commit goes to the delivery queues of the filters that are
+//! concerned, in commit order; where a queue is full, or the store has left commits out, the subscriptions concerned end
 //! and are told to resume. Lanes run on a few threads of their own, of which one user has half at most; what takes too
 //! long for one commit ends with an error.
 
@@ -13,7 +13,7 @@ use std::{
 };
 
 use kalamdb_protocol::{ErrorCode, Position, UserId};
-use kalamdb_store::{Commit, Feed, Seq, Store, Told, Watching};
+use kalamdb_store::{Commit, Feed, FeedItem, Seq, Store, Watching};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
@@ -21,11 +21,11 @@ use tokio::{
 };
 
 use super::{
-    form::{Form, Watch},
-    lane::{Entered, Job, Part},
+    delivery::{Audience, Delivery, Entered},
+    filter::CompiledFilter,
     rows::LiveTable,
     session::{Number, Session},
-    shape::Shape,
+    statement::{LiveStatement, Understood},
 };
 use crate::{
     Error, LiveSettings, Result, Settings,
@@ -36,11 +36,11 @@ use crate::{
 
 /// Forms are looked through for ones that nobody has any more when there are twice as many as the last time, and not
 /// below this.
-const FEW_FORMS: usize = 64;
+const FEW_FILTERS: usize = 64;
 
-/// How long a shape may take to tell one commit: a thousand times what most take. Longer, and it ends.
+/// How long a filter may take to tell one commit: a thousand times what most take. Longer, and it ends.
 const BUDGET: Duration = Duration::from_secs(1);
-/// How long a lane goes on while others wait for its thread.
+/// How long a queue goes on while others wait for its thread.
 const TURN: Duration = Duration::from_millis(10);
 /// How long the end of the threads is waited for: no turn takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Subscription {
     pub number: Number,
     pub session: Arc<Session>,
-    pub shape: Arc<Shape>,
+    pub filter: Arc<CompiledFilter>,
     pub scope: Schema,
     /// The client's name for it, as JSON text.
     pub id: Box<str>,
@@ -62,19 +62,19 @@ pub(crate) struct Hub {
     pub(super) store: Store,
     pub(super) reader: Reader,
     threads: Threads,
-    /// Where lanes wait for what they look up.
+    /// Where queues wait for what they look up.
     lookups: Handle,
     pub(super) settings: LiveSettings,
-    /// Threads of lanes that one user may have at the same time.
+    /// Threads of delivery queues that one user may have at the same time.
     share: usize,
     registry: RwLock<Registry>,
-    shapes: Mutex<Shapes>,
+    filters: Mutex<Filters>,
     /// Users who have open sessions.
-    users: Mutex<HashMap<UserId, User>>,
+    users: Mutex<HashMap<UserId, UserSessions>>,
 }
 
 /// A user with open sessions.
-struct User {
+struct UserSessions {
     sessions: usize,
     share: Arc<Semaphore>,
 }
@@ -86,10 +86,10 @@ struct Registry {
     everybody: Vec<Arc<Subscription>>,
 }
 
-/// The shapes that somebody has.
+/// The filters that somebody has.
 #[derive(Default)]
-struct Shapes {
-    known: HashMap<Arc<Form>, Weak<Shape>>,
+struct Filters {
+    known: HashMap<Arc<LiveStatement>, Weak<CompiledFilter>>,
     look_at: usize,
 }
 
@@ -113,9 +113,9 @@ impl Hub {
         feed: Feed,
         stop: watch::Receiver<bool>,
     ) -> Result<Arc<Self>> {
-        let lanes = settings.query.threads.max(2);
+        let delivery_threads = settings.query.threads.max(2);
         // One thread listens, and one is for beginnings.
-        let threads = Threads::start("kalamdb-live", 2, lanes)?;
+        let threads = Threads::start("kalamdb-live", 2, delivery_threads)?;
         let listener = threads.handle().clone();
         let hub = Arc::new(Self {
             store,
@@ -123,9 +123,9 @@ impl Hub {
             threads,
             lookups,
             settings: settings.live.clone(),
-            share: lanes / 2,
+            share: delivery_threads / 2,
             registry: RwLock::default(),
-            shapes: Mutex::default(),
+            filters: Mutex::default(),
             users: Mutex::default(),
         });
         listener.spawn(Arc::clone(&hub).run(feed, stop));
@@ -142,7 +142,7 @@ impl Hub {
         self.threads.handle().spawn(future);
     }
 
-    /// Waits, in a lane, for what is looked up.
+    /// Waits, in a queue, for what is looked up.
     pub(super) fn wait_for<T>(&self, lookup: impl Future<Output = T>) -> T {
         self.lookups.block_on(lookup)
     }
@@ -154,22 +154,22 @@ impl Hub {
                 told = feed.next() => told,
             };
             match told {
-                Some(Told::Commit(commit)) => self.hand_out(&commit),
-                Some(Told::Missed) => self.everybody_lags(),
-                Some(Told::MissedOf(owners)) => self.these_lag(&owners),
+                Some(FeedItem::Commit(commit)) => self.hand_out(&commit),
+                Some(FeedItem::Missed) => self.everybody_lags(),
+                Some(FeedItem::MissedOf(owners)) => self.these_lag(&owners),
                 None => return,
             }
         }
     }
 
-    /// A place for one more session of the user's, and the user's share of the lanes' threads.
+    /// A place for one more session of the user's, and the user's share of the queues' threads.
     ///
     /// # Errors
     /// `rate_limited` when there is none.
     pub(super) fn enter(&self, user: &UserId) -> Result<Arc<Semaphore>> {
         let max = self.settings.max_sessions_per_user;
         let mut users = self.users.lock();
-        let new = || User { sessions: 0, share: Arc::new(Semaphore::new(self.share)) };
+        let new = || UserSessions { sessions: 0, share: Arc::new(Semaphore::new(self.share)) };
         let user = users.entry(user.clone()).or_insert_with(new);
         if user.sessions >= max {
             let message =
@@ -191,30 +191,30 @@ impl Hub {
         }
     }
 
-    /// The shape of a form, compiled unless somebody has it already.
+    /// The filter of a statement, compiled unless somebody has it already.
     ///
     /// # Errors
     /// What is wrong with the statement.
-    pub(super) fn shape(&self, view: &View, watch: &Watch) -> Result<Arc<Shape>> {
-        if let Some(shape) = self.known_shape(&watch.form) {
-            return Ok(shape);
+    pub(super) fn filter(&self, view: &View, understood: &Understood) -> Result<Arc<CompiledFilter>> {
+        if let Some(filter) = self.known_filter(&understood.statement) {
+            return Ok(filter);
         }
-        let compiled = Arc::new(Shape::compile(view, watch)?);
-        let mut shapes = self.shapes.lock();
+        let compiled = Arc::new(CompiledFilter::compile(view, understood)?);
+        let mut filters = self.filters.lock();
         // Somebody else may have compiled it meanwhile.
-        if let Some(shape) = shapes.known.get(&watch.form).and_then(Weak::upgrade) {
-            return Ok(shape);
+        if let Some(filter) = filters.known.get(&understood.statement).and_then(Weak::upgrade) {
+            return Ok(filter);
         }
-        if shapes.known.len() >= shapes.look_at {
-            shapes.known.retain(|_, shape| shape.strong_count() > 0);
-            shapes.look_at = (shapes.known.len() * 2).max(FEW_FORMS);
+        if filters.known.len() >= filters.look_at {
+            filters.known.retain(|_, filter| filter.strong_count() > 0);
+            filters.look_at = (filters.known.len() * 2).max(FEW_FILTERS);
         }
-        shapes.known.insert(Arc::clone(&compiled.form), Arc::downgrade(&compiled));
+        filters.known.insert(Arc::clone(&compiled.statement), Arc::downgrade(&compiled));
         Ok(compiled)
     }
 
-    fn known_shape(&self, form: &Form) -> Option<Arc<Shape>> {
-        self.shapes.lock().known.get(form)?.upgrade()
+    fn known_filter(&self, statement: &LiveStatement) -> Option<Arc<CompiledFilter>> {
+        self.filters.lock().known.get(statement)?.upgrade()
     }
 
     /// From now on it is told what commits do.
@@ -255,38 +255,38 @@ impl Hub {
     }
 
     fn hand_out(self: &Arc<Self>, commit: &Arc<Commit>) {
-        for (shape, parts) in self.concerned(commit) {
-            match shape.lane.enter(Job::new(Arc::clone(commit), parts)) {
+        for (filter, audiences) in self.concerned(commit) {
+            match filter.deliveries.enter(Delivery::new(Arc::clone(commit), audiences)) {
                 Entered::Waits => {}
-                Entered::First => self.spawn(Arc::clone(self).run_lane(shape)),
-                Entered::Full(job) => self.give_up(&job),
+                Entered::First => self.spawn(Arc::clone(self).run_deliveries(filter)),
+                Entered::Full(delivery) => self.give_up(&delivery),
             }
         }
     }
 
-    /// Does what waits in a lane, a turn at a time: who wants the same user's threads, or any, gets the next.
-    async fn run_lane(self: Arc<Self>, shape: Arc<Shape>) {
-        let mut next = shape.lane.next();
-        while let Some(job) = next {
-            let threads = job.share();
-            // It is never closed; a job that nobody shares in concerns nobody.
+    /// Does what waits in a queue, a turn at a time: who wants the same user's threads, or any, gets the next.
+    async fn run_deliveries(self: Arc<Self>, filter: Arc<CompiledFilter>) {
+        let mut next = filter.deliveries.next();
+        while let Some(delivery) = next {
+            let threads = delivery.share();
+            // It is never closed; a delivery that nobody shares in concerns nobody.
             let place = match &threads {
                 Some(threads) => threads.acquire().await.ok(),
                 None => None,
             };
-            let (hub, lane) = (Arc::clone(&self), Arc::clone(&shape));
-            // It computes, perhaps for long: its thread is a lane's.
+            let (hub, queued) = (Arc::clone(&self), Arc::clone(&filter));
+            // It computes, perhaps for long: its thread is a queue's.
             let turn = self.threads.handle().spawn_blocking(move || {
                 let begun = Instant::now();
-                let mut job = Some(job);
-                while let Some(now) = job {
-                    hub.do_job(&lane, now);
-                    job = lane.lane.next();
+                let mut delivery = Some(delivery);
+                while let Some(now) = delivery {
+                    hub.deliver(&queued, now);
+                    delivery = queued.deliveries.next();
                     if begun.elapsed() > TURN {
                         break;
                     }
                 }
-                job
+                delivery
             });
             // It catches what panics; otherwise the threads have ended.
             next = turn.await.unwrap_or_default();
@@ -294,43 +294,43 @@ impl Hub {
         }
     }
 
-    /// Tells a commit, whatever happens: a lane that ended in a panic would keep its subscriptions waiting for ever.
-    fn do_job(&self, shape: &Shape, mut job: Job) {
+    /// Tells a commit, whatever happens: a queue that ended in a panic would keep its subscriptions waiting for ever.
+    fn deliver(&self, filter: &CompiledFilter, mut delivery: Delivery) {
         // Whose client has gone, or who has ended, is told nothing, and nothing is computed for them.
-        job.leave_out_ended();
-        if job.is_empty() {
+        delivery.leave_out_ended();
+        if delivery.is_empty() {
             return;
         }
         let stage = Stage::lasting(BUDGET, too_slow);
-        shape.work.renew(Arc::clone(&stage));
-        let told = catch_unwind(AssertUnwindSafe(|| self.tell(shape, &mut job)));
+        filter.work.renew(Arc::clone(&stage));
+        let told = catch_unwind(AssertUnwindSafe(|| self.tell(filter, &mut delivery)));
         if told.is_err() {
             tracing::error!("a live query panicked");
-            self.give_up(&job);
+            self.give_up(&delivery);
         } else if stage.goes_on().is_err() {
-            self.end_slow(&job);
+            self.end_slow(&delivery);
         }
-        shape.work.renew(Stage::free());
+        filter.work.renew(Stage::free());
     }
 
-    /// Ends the subscriptions of a shape that takes too long.
-    fn end_slow(&self, job: &Job) {
-        for subscription in job.subscriptions() {
+    /// Ends the subscriptions of a filter that takes too long.
+    fn end_slow(&self, delivery: &Delivery) {
+        for subscription in delivery.subscriptions() {
             subscription.session.fail(subscription.number, too_slow());
             self.forget(subscription);
         }
     }
 
     /// A commit is not told to those whom it concerns.
-    fn give_up(&self, job: &Job) {
-        for subscription in job.subscriptions() {
+    fn give_up(&self, delivery: &Delivery) {
+        for subscription in delivery.subscriptions() {
             subscription.session.lag(subscription.number);
             self.forget(subscription);
         }
     }
 
-    /// The shapes of those who watch the commit's owners, and who of them is concerned by what.
-    fn concerned(&self, commit: &Commit) -> Vec<(Arc<Shape>, Vec<Part>)> {
+    /// The filters of those who watch the commit's owners, and who of them is concerned by what.
+    fn concerned(&self, commit: &Commit) -> Vec<(Arc<CompiledFilter>, Vec<Audience>)> {
         let registry = self.registry.read();
         let mut watched: BTreeMap<&UserId, Vec<usize>> = BTreeMap::new();
         for (at, event) in commit.events.iter().enumerate() {
@@ -338,7 +338,7 @@ impl Hub {
                 watched.entry(&event.owner).or_default().push(at);
             }
         }
-        let mut concerned = Concerned { commit, shapes: HashMap::new() };
+        let mut concerned = Concerned { commit, filters: HashMap::new() };
         for (owner, events) in &watched {
             concerned.add(registry.owners.get(*owner).into_iter().flatten(), events);
         }
@@ -346,13 +346,13 @@ impl Hub {
             let all: Vec<usize> = (0..commit.events.len()).collect();
             concerned.add(registry.everybody.iter(), &all);
         }
-        concerned.shapes.into_values().collect()
+        concerned.filters.into_values().collect()
     }
 
-    /// The shapes that somebody has.
+    /// The filters that somebody has.
     #[cfg(test)]
-    pub(super) fn shapes(&self) -> Vec<Arc<Shape>> {
-        self.shapes.lock().known.values().filter_map(Weak::upgrade).collect()
+    pub(super) fn filters(&self) -> Vec<Arc<CompiledFilter>> {
+        self.filters.lock().known.values().filter_map(Weak::upgrade).collect()
     }
 
     /// The rows of these owners were left out: who watches them, or everybody's, begins again.
@@ -387,26 +387,26 @@ fn too_slow() -> Error {
     )
 }
 
-/// The subscriptions that a commit concerns, by their shapes.
+/// The subscriptions that a commit concerns, by their filters.
 struct Concerned<'a> {
     commit: &'a Commit,
-    shapes: HashMap<*const Shape, (Arc<Shape>, Vec<Part>)>,
+    filters: HashMap<*const CompiledFilter, (Arc<CompiledFilter>, Vec<Audience>)>,
 }
 
 impl Concerned<'_> {
     /// Adds subscriptions that are told of these events as far as they are about their tables.
     fn add<'s>(&mut self, subscriptions: impl Iterator<Item = &'s Arc<Subscription>>, events: &[usize]) {
-        let mut by_shape: HashMap<*const Shape, Vec<Arc<Subscription>>> = HashMap::new();
+        let mut by_filter: HashMap<*const CompiledFilter, Vec<Arc<Subscription>>> = HashMap::new();
         for subscription in subscriptions {
-            by_shape.entry(Arc::as_ptr(&subscription.shape)).or_default().push(Arc::clone(subscription));
+            by_filter.entry(Arc::as_ptr(&subscription.filter)).or_default().push(Arc::clone(subscription));
         }
-        for (address, subscriptions) in by_shape {
-            let Some(shape) = subscriptions.first().map(|first| Arc::clone(&first.shape)) else { continue };
-            let is_of = |at: &&usize| LiveTable::of(&self.commit.events[**at].change) == shape.table();
+        for (address, subscriptions) in by_filter {
+            let Some(filter) = subscriptions.first().map(|first| Arc::clone(&first.filter)) else { continue };
+            let is_of = |at: &&usize| LiveTable::of(&self.commit.events[**at].change) == filter.table();
             let events: Vec<usize> = events.iter().filter(is_of).copied().collect();
             if !events.is_empty() {
-                let (_, parts) = self.shapes.entry(address).or_insert_with(|| (shape, Vec::new()));
-                parts.push(Part { events, subscriptions });
+                let (_, audiences) = self.filters.entry(address).or_insert_with(|| (filter, Vec::new()));
+                audiences.push(Audience { events, subscriptions });
             }
         }
     }

@@ -10,21 +10,21 @@ use kalamdb_store::{LoggedChange, Seq, Snapshot};
 use crate::{Result, sql::Schema};
 
 /// A place in the log: a commit, and a change in it.
-type At = (Seq, u32);
+type LogPosition = (Seq, u32);
 
 /// The rest of the log.
-pub(super) struct Log {
+pub(super) struct ChangeLog {
     snapshot: Snapshot,
     /// The next entry of each owner who has one.
-    heads: BinaryHeap<Reverse<(At, UserId)>>,
+    heads: BinaryHeap<Reverse<(LogPosition, UserId)>>,
 }
 
-impl Log {
+impl ChangeLog {
     /// What is in the log after that place; `None` when it does not reach back so far.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn open(snapshot: &Snapshot, scope: &Schema, after: At) -> Result<Option<Self>> {
+    pub fn open(snapshot: &Snapshot, scope: &Schema, after: LogPosition) -> Result<Option<Self>> {
         let (seq, n) = after;
         let owners = match scope {
             Schema::Owner(owner) => vec![owner.clone()],
@@ -72,7 +72,7 @@ impl Log {
 }
 
 /// The place after which an entry is the next.
-fn before((seq, n): At) -> At {
+fn before((seq, n): LogPosition) -> LogPosition {
     match n.checked_sub(1) {
         Some(n) => (seq, n),
         None => (seq.saturating_sub(1), u32::MAX),

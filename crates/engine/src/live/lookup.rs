@@ -1,4 +1,4 @@
-//! Messages by their ids, wherever they lie, and what a shape makes of them.
+//! Messages by their ids, wherever they lie, and what a filter makes of them.
 //!
 //! Invariant: all from one snapshot; segments are opened for ids only that may be in them.
 
@@ -20,8 +20,8 @@ use kalamdb_protocol::{ErrorCode, MsgId, UserId};
 use kalamdb_store::{HotMessage, Snapshot};
 
 use super::{
-    rows::{Owned, Row},
-    shape::{Shape, Verdict},
+    filter::{CompiledFilter, Verdict},
+    rows::{LiveRow, OwnedRow},
 };
 use crate::{
     Caller, Error, Result,
@@ -42,13 +42,18 @@ pub(super) type Found = HashMap<(UserId, MsgId), Verdict>;
 ///
 /// # Errors
 /// When the disk or the object store fails.
-pub(super) async fn find(reader: &Reader, snapshot: &Snapshot, shape: &Shape, wanted: &Wanted) -> Result<Found> {
+pub(super) async fn find(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    filter: &CompiledFilter,
+    wanted: &Wanted,
+) -> Result<Found> {
     let mut found = Found::new();
     for (owner, ids) in wanted {
         let ids: Vec<MsgId> = ids.iter().copied().collect();
         let mut parts: Vec<&[MsgId]> = ids.chunks(IDS_AT_A_TIME).collect();
         while let Some(part) = parts.pop() {
-            match find_some(reader, snapshot, shape, owner, part).await {
+            match find_some(reader, snapshot, filter, owner, part).await {
                 Ok(some) => found.extend(some),
                 // They are too long to be held together.
                 Err(error) if error.code == ErrorCode::QueryTooLarge && part.len() > 1 => {
@@ -65,7 +70,7 @@ pub(super) async fn find(reader: &Reader, snapshot: &Snapshot, shape: &Shape, wa
 async fn find_some(
     reader: &Reader,
     snapshot: &Snapshot,
-    shape: &Shape,
+    filter: &CompiledFilter,
     owner: &UserId,
     ids: &[MsgId],
 ) -> Result<Vec<((UserId, MsgId), Verdict)>> {
@@ -77,16 +82,16 @@ async fn find_some(
             None => rest.push(*id),
         }
     }
-    let rows: Vec<Owned<'_>> = hot.iter().map(|row| (owner, Row::Message(&row.message))).collect();
-    let verdicts = shape.judge_rows(&rows, &vec![true; rows.len()]);
+    let rows: Vec<OwnedRow<'_>> = hot.iter().map(|row| (owner, LiveRow::Message(&row.message))).collect();
+    let verdicts = filter.judge_rows(&rows, &vec![true; rows.len()]);
     let keys = hot.iter().map(|row| (owner.clone(), row.message.msg_id));
     let mut found: Vec<_> = keys.zip(verdicts).collect();
     for batch in cold(reader, snapshot, owner, &rest).await? {
         let ids = batch.column_by_name("msgId").ok_or_else(|| Error::fault("messages without ids"))?;
         let keys = ids.as_primitive::<Int64Type>().values().iter().map(|id| (owner.clone(), *id));
         let keys: Vec<_> = keys.collect();
-        let batch = if shape.form.everybody { with_owner(shape, owner, &batch)? } else { batch };
-        found.extend(keys.into_iter().zip(shape.judge(&batch, &vec![true; batch.num_rows()])));
+        let batch = if filter.statement.everybody { with_owner(filter, owner, &batch)? } else { batch };
+        found.extend(keys.into_iter().zip(filter.judge(&batch, &vec![true; batch.num_rows()])));
     }
     Ok(found)
 }
@@ -108,8 +113,8 @@ async fn cold(reader: &Reader, snapshot: &Snapshot, owner: &UserId, ids: &[MsgId
 }
 
 /// An owner's rows as rows of everybody's.
-fn with_owner(shape: &Shape, owner: &UserId, batch: &RecordBatch) -> Result<RecordBatch> {
+fn with_owner(filter: &CompiledFilter, owner: &UserId, batch: &RecordBatch) -> Result<RecordBatch> {
     let owners = texts(std::iter::repeat_n(owner.as_str(), batch.num_rows()));
     let columns = std::iter::once(owners).chain(batch.columns().iter().cloned()).collect();
-    RecordBatch::try_new(Arc::clone(shape.schema()), columns).map_err(|error| client_error(&error.into(), None))
+    RecordBatch::try_new(Arc::clone(filter.schema()), columns).map_err(|error| client_error(&error.into(), None))
 }

@@ -15,14 +15,14 @@ use datafusion::{
     prelude::lit,
 };
 use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, OWNER_COLUMN, Position, UserId};
-use kalamdb_store::{ChangeKind, Conversation, ConversationKey, LoggedChange, Member, Snapshot};
+use kalamdb_store::{ChangeKind, Conversation, ConversationKey, LoggedChange, Participant, Snapshot};
 
 use super::{
+    filter::{CompiledFilter, Verdict},
     frame::{Key, News},
     hub::Subscription,
     lookup::{Wanted, find},
-    rows::{Known, LiveTable, Owned, Row},
-    shape::{Shape, Verdict},
+    rows::{Known, LiveRow, LiveTable, OwnedRow},
 };
 use crate::{
     Caller, Error, Result,
@@ -46,7 +46,7 @@ pub(super) struct Missed {
 }
 
 /// What is told: from where a client goes on that has it, and of which message.
-pub(super) type Told = Vec<(News, Position, Option<MsgId>)>;
+pub(super) type MissedNews = Vec<(News, Position, Option<MsgId>)>;
 
 /// What these entries mean.
 ///
@@ -57,12 +57,12 @@ pub(super) async fn changed(
     snapshot: &Snapshot,
     subscription: &Subscription,
     missed: Missed,
-) -> Result<Told> {
-    let shape = subscription.shape.as_ref();
-    let news = match shape.table() {
-        LiveTable::Messages => return messages(reader, snapshot, shape, &missed).await,
-        LiveTable::Conversations => conversations(snapshot, shape, &missed)?,
-        LiveTable::Members => members(snapshot, shape, &missed)?,
+) -> Result<MissedNews> {
+    let filter = subscription.filter.as_ref();
+    let news = match filter.table() {
+        LiveTable::Messages => return messages(reader, snapshot, filter, &missed).await,
+        LiveTable::Conversations => conversations(snapshot, filter, &missed)?,
+        LiveTable::Participants => participants(snapshot, filter, &missed)?,
     };
     // Several changes are one row here, and one change is several rows: who has all of it goes on after the last.
     let count = news.len();
@@ -70,7 +70,12 @@ pub(super) async fn changed(
     Ok(news.into_iter().enumerate().map(|(index, news)| (news, position(index), None)).collect())
 }
 
-async fn messages(reader: &Reader, snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<Told> {
+async fn messages(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    filter: &CompiledFilter,
+    missed: &Missed,
+) -> Result<MissedNews> {
     let told_here = |change: &LoggedChange| change.msg_id.is_none_or(|id| missed.above.is_none_or(|above| id <= above));
     let entries = || missed.entries.iter().filter(|(_, change)| told_here(change));
     let mut wanted = Wanted::new();
@@ -81,14 +86,14 @@ async fn messages(reader: &Reader, snapshot: &Snapshot, shape: &Shape, missed: &
             wanted.entry(owner.clone()).or_default().insert(msg_id);
         }
     }
-    let found = find(reader, snapshot, shape, &wanted).await?;
-    let mut told = Told::new();
+    let found = find(reader, snapshot, filter, &wanted).await?;
+    let mut told = MissedNews::new();
     for (owner, change) in entries() {
         let text = match change.msg_id {
             Some(msg_id) => found.get(&(owner.clone(), msg_id)).cloned().unwrap_or(Ok(None))?,
             None => None,
         };
-        if let Some(news) = message(shape, owner, change, text) {
+        if let Some(news) = message(filter, owner, change, text) {
             let position = Position { seq: change.seq, n: change.n, ..missed.from };
             told.push((news, position, change.msg_id));
         }
@@ -97,18 +102,18 @@ async fn messages(reader: &Reader, snapshot: &Snapshot, shape: &Shape, missed: &
 }
 
 /// What an entry means for `messages`, whose message, as it is now, has that text if it is wanted.
-fn message(shape: &Shape, owner: &UserId, change: &LoggedChange, text: Option<Arc<str>>) -> Option<News> {
+fn message(filter: &CompiledFilter, owner: &UserId, change: &LoggedChange, text: Option<Arc<str>>) -> Option<News> {
     let known = Known { owner, conversation: &change.conversation, msg_id: change.msg_id };
     let gone = || {
         let key = change.msg_id.map_or(Key::Conversation(&change.conversation), Key::Message);
-        shape.may_want(&known).then(|| key.gone(shape.owner(owner)))
+        filter.may_want(&known).then(|| key.gone(filter.owner(owner)))
     };
     match change.kind {
         // Before this there was none: one that is not wanted now was never told.
         ChangeKind::MessageSent | ChangeKind::MessageRestored => text.map(News::Message),
         ChangeKind::MessageEdited => text.map(News::Update).or_else(gone),
         ChangeKind::MessageDeleted | ChangeKind::ConversationDeleted => gone(),
-        ChangeKind::ConversationChanged | ChangeKind::MemberChanged | ChangeKind::MemberRemoved => None,
+        ChangeKind::ConversationChanged | ChangeKind::ParticipantChanged | ChangeKind::ParticipantRemoved => None,
     }
 }
 
@@ -120,16 +125,16 @@ fn touched(missed: &Missed, concerns: impl Fn(&LoggedChange) -> bool) -> Vec<(&U
     keys.filter(|key| seen.insert(*key)).collect()
 }
 
-fn conversations(snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<Vec<News>> {
+fn conversations(snapshot: &Snapshot, filter: &CompiledFilter, missed: &Missed) -> Result<Vec<News>> {
     let keys = touched(missed, |_| true);
     let rows: Vec<Option<Conversation>> =
         keys.iter().map(|(owner, key)| snapshot.conversation(owner, key)).collect::<Result<_, _>>()?;
-    let there: Vec<Owned<'_>> = keys
+    let there: Vec<OwnedRow<'_>> = keys
         .iter()
         .zip(&rows)
-        .filter_map(|((owner, _), row)| row.as_ref().map(|row| (*owner, Row::Conversation(row))))
+        .filter_map(|((owner, _), row)| row.as_ref().map(|row| (*owner, LiveRow::Conversation(row))))
         .collect();
-    let mut verdicts = shape.judge_rows(&there, &vec![true; there.len()]).into_iter();
+    let mut verdicts = filter.judge_rows(&there, &vec![true; there.len()]).into_iter();
     let mut news = Vec::new();
     for ((owner, conversation), row) in keys.into_iter().zip(&rows) {
         let text = match row {
@@ -138,8 +143,8 @@ fn conversations(snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<
         };
         match text {
             Some(text) => news.push(News::Message(text)),
-            None if shape.may_want(&Known { owner, conversation, msg_id: None }) => {
-                news.push(Key::Conversation(conversation).gone(shape.owner(owner)));
+            None if filter.may_want(&Known { owner, conversation, msg_id: None }) => {
+                news.push(Key::Conversation(conversation).gone(filter.owner(owner)));
             }
             None => {}
         }
@@ -147,24 +152,25 @@ fn conversations(snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<
     Ok(news)
 }
 
-fn members(snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<Vec<News>> {
+fn participants(snapshot: &Snapshot, filter: &CompiledFilter, missed: &Missed) -> Result<Vec<News>> {
     let concerns = |change: &LoggedChange| {
         change.conversation.kind == ConversationType::Group
             && matches!(
                 change.kind,
-                ChangeKind::MemberChanged | ChangeKind::MemberRemoved | ChangeKind::ConversationDeleted
+                ChangeKind::ParticipantChanged | ChangeKind::ParticipantRemoved | ChangeKind::ConversationDeleted
             )
     };
     let mut news = Vec::new();
     for (owner, group) in touched(missed, concerns) {
-        if !shape.may_want(&Known { owner, conversation: group, msg_id: None }) {
+        if !filter.may_want(&Known { owner, conversation: group, msg_id: None }) {
             continue;
         }
-        news.push(Key::Members(&group.id).gone(shape.owner(owner)));
+        news.push(Key::Participants(&group.id).gone(filter.owner(owner)));
         let joined = snapshot.conversation(owner, group)?.is_some_and(|row| row.joined);
-        let members: Vec<Member> = if joined { snapshot.members(&group.id)? } else { Vec::new() };
-        let rows: Vec<Owned<'_>> = members.iter().map(|member| (owner, Row::Member(member))).collect();
-        let verdicts = shape.judge_rows(&rows, &vec![true; rows.len()]).into_iter();
+        let participants: Vec<Participant> = if joined { snapshot.participants(&group.id)? } else { Vec::new() };
+        let rows: Vec<OwnedRow<'_>> =
+            participants.iter().map(|participant| (owner, LiveRow::Participant(participant))).collect();
+        let verdicts = filter.judge_rows(&rows, &vec![true; rows.len()]).into_iter();
         let texts = verdicts.filter_map(Verdict::transpose).collect::<Result<Vec<_>>>()?;
         news.extend(texts.into_iter().map(News::Message));
     }
@@ -173,7 +179,7 @@ fn members(snapshot: &Snapshot, shape: &Shape, missed: &Missed) -> Result<Vec<Ne
 
 /// Where a page of messages begins, and how many it has.
 #[derive(Debug, Clone)]
-pub(super) struct Page {
+pub(super) struct MessagePage {
     above: MsgId,
     /// Of everybody's messages, those with the id `above` whose owners come after this one are on it too.
     owner: Option<String>,
@@ -181,7 +187,7 @@ pub(super) struct Page {
     most: usize,
 }
 
-impl Page {
+impl MessagePage {
     pub fn first(above: MsgId) -> Self {
         Self { above, owner: None, rows: FIRST_PAGE, most: LARGEST_PAGE }
     }
@@ -215,9 +221,9 @@ pub(super) async fn page(
     caller: &Caller,
     snapshot: Snapshot,
     subscription: &Subscription,
-    mut page: Page,
-) -> Result<(Vec<(MsgId, Arc<str>)>, Option<Page>)> {
-    let shape = &subscription.shape;
+    mut page: MessagePage,
+) -> Result<(Vec<(MsgId, Arc<str>)>, Option<MessagePage>)> {
+    let filter = &subscription.filter;
     let batches = loop {
         match read_page(reader, caller, snapshot.clone(), subscription, &page).await {
             // The messages are too long to be held together.
@@ -227,7 +233,7 @@ pub(super) async fn page(
     };
     let mut rows = Vec::new();
     for batch in &batches {
-        let verdicts = shape.judge(batch, &vec![true; batch.num_rows()]);
+        let verdicts = filter.judge(batch, &vec![true; batch.num_rows()]);
         for (msg_id, verdict) in ids(batch)?.into_iter().zip(verdicts) {
             rows.extend(verdict?.map(|text| (msg_id, text)));
         }
@@ -243,26 +249,26 @@ async fn read_page(
     caller: &Caller,
     snapshot: Snapshot,
     subscription: &Subscription,
-    page: &Page,
+    page: &MessagePage,
 ) -> Result<Vec<RecordBatch>> {
     let view = reader.view(caller, snapshot);
-    let form = &subscription.shape.form;
+    let statement = &subscription.filter.statement;
     let messages = view.frame("messages", view.messages(&subscription.scope, MessageOptions::default()))?;
-    let condition = form.filter.iter().cloned().fold(page.condition(), Expr::and);
+    let condition = statement.condition.iter().cloned().fold(page.condition(), Expr::and);
     let mut order = vec![column("msgId").sort(true, false)];
-    order.extend(form.everybody.then(|| column(OWNER_COLUMN.name).sort(true, false)));
+    order.extend(statement.everybody.then(|| column(OWNER_COLUMN.name).sort(true, false)));
     let frame = messages.filter(condition).and_then(|frame| frame.sort(order)?.limit(0, Some(page.rows)));
     view.collect(view.built(frame)?).await
 }
 
 /// The page after one whose last rows these are.
-fn next(page: &Page, last: &RecordBatch) -> Result<Page> {
+fn next(page: &MessagePage, last: &RecordBatch) -> Result<MessagePage> {
     let above = ids(last)?.last().copied().unwrap_or(page.above);
     let owner = last.column_by_name(OWNER_COLUMN.name).and_then(|owners| {
         let owners = owners.as_string_view_opt()?;
         (!owners.is_empty()).then(|| owners.value(owners.len() - 1).to_owned())
     });
-    Ok(Page { above, owner, rows: (page.rows * PAGE_GROWTH).min(page.most), most: page.most })
+    Ok(MessagePage { above, owner, rows: (page.rows * PAGE_GROWTH).min(page.most), most: page.most })
 }
 
 fn ids(batch: &RecordBatch) -> Result<Vec<MsgId>> {

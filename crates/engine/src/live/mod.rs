@@ -3,22 +3,22 @@
 //! Invariant: nothing here holds up a writer or another subscriber: every queue is bounded, and who does not keep up is
 //! told where to resume.
 //!
-//! The journey of a subscription: `form` understands its statement, `shape` compiles it once for all who ask the same,
+//! The journey of a subscription: `statement` understands its statement, `filter` compiles it once for all who ask the same,
 //! `hub` registers it, `replay` answers and tells what was missed (`missed`, from the change log of `log`), and from
-//! then on it is live. The journey of a commit: `hub` finds who watches its owners, a shape's `lane` keeps commits in
+//! then on it is live. The journey of a commit: `hub` finds who watches its owners, a filter's `delivery` keeps commits in
 //! order, `tell` says what it means, and each `session` queues the frames (`frame`) for its client.
 
-mod form;
+mod delivery;
+mod filter;
 mod frame;
 mod hub;
-mod lane;
 mod log;
 mod lookup;
 mod missed;
 mod replay;
 mod rows;
 mod session;
-mod shape;
+mod statement;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -29,12 +29,12 @@ pub(crate) use hub::Hub;
 use kalamdb_protocol::{ErrorCode, Params, Position, QueryRequest, Subscribe};
 
 use self::{
-    form::understand,
+    filter::CompiledFilter,
     hub::Subscription,
     replay::Replay,
     rows::LiveTable,
     session::{Number, Session},
-    shape::Shape,
+    statement::understand,
 };
 use crate::{
     Caller, Engine, Error, Inner, Result,
@@ -64,7 +64,7 @@ pub struct LiveSession {
 /// A statement that can be live, ready for a subscription.
 struct Ready {
     scope: Schema,
-    shape: Arc<Shape>,
+    filter: Arc<CompiledFilter>,
     foreign: Vec<Foreign>,
 }
 
@@ -91,9 +91,9 @@ impl LiveSession {
         let replay = Replay { after: *after, above: *above };
         let hub = &self.engine.0.live;
         let (number, id) = self.session.open(id.clone(), hub.settings.max_subscriptions)?;
-        let mut line = Line { session: &self.session, number, stands: false };
-        let Ready { scope, shape, foreign } = self.ready(statement(request)?).await?;
-        if replay.above.is_some() && shape.table() != LiveTable::Messages {
+        let mut opening = Opening { session: &self.session, number, stands: false };
+        let Ready { scope, filter, foreign } = self.ready(statement(request)?).await?;
+        if replay.above.is_some() && filter.table() != LiveTable::Messages {
             return Err(invalid("lastMsgId is for messages; give `after` to see what happened to other rows."));
         }
         write::record_read(&hub.store, &self.caller, &foreign).await?;
@@ -103,11 +103,11 @@ impl LiveSession {
         };
         let watching = hub.store.watch(owner).await?;
         let (session, name) = (Arc::clone(&self.session), serde_json::Value::from(id.as_ref()).to_string().into());
-        let subscription = Arc::new(Subscription { number, session, shape, scope, id: name, _watching: watching });
+        let subscription = Arc::new(Subscription { number, session, filter, scope, id: name, _watching: watching });
         if !self.session.attach(&subscription, hub.store.last_seq()?) {
             return Err(Error::new(ErrorCode::NotFound, "The subscription was ended before it began."));
         }
-        line.stands = true;
+        opening.stands = true;
         hub.register(Arc::clone(&subscription));
         hub.spawn(replay::begin(self.engine.clone(), self.caller.clone(), subscription, replay));
         Ok(id.as_ref().to_owned())
@@ -158,20 +158,20 @@ impl Inner {
             return Err(Error::new(ErrorCode::Unsupported, message));
         };
         let view = self.reader.view(caller, self.store.snapshot());
-        let watch = understand(&view, &read)?;
-        let shape = self.live.shape(&view, &watch)?;
-        Ok(Ready { scope: watch.scope, shape, foreign: read.foreign })
+        let understood = understand(&view, &read)?;
+        let filter = self.live.filter(&view, &understood)?;
+        Ok(Ready { scope: understood.scope, filter, foreign: read.foreign })
     }
 }
 
-/// The line of a subscription that does not stand yet: taken out again when its beginning fails or is given up.
-struct Line<'a> {
+/// The opening of a subscription that does not stand yet: taken out again when its beginning fails or is given up.
+struct Opening<'a> {
     session: &'a Session,
     number: Number,
     stands: bool,
 }
 
-impl Drop for Line<'_> {
+impl Drop for Opening<'_> {
     fn drop(&mut self) {
         if !self.stands {
             self.session.close(self.number);

@@ -13,9 +13,9 @@ use super::{
     LiveFrame, frame,
     frame::News,
     hub::Subscription,
-    log::Log,
-    missed::{Missed, Page, changed, page},
-    session::Ended,
+    log::ChangeLog,
+    missed::{MessagePage, Missed, changed, page},
+    session::Interrupted,
 };
 use crate::{Caller, Engine, Error, Result, workers::Stage};
 
@@ -33,15 +33,15 @@ pub(super) struct Replay {
 
 /// Why a beginning was broken off.
 enum Broken {
-    Ended(Ended),
+    Interrupted(Interrupted),
     /// What happened since then is not known any more.
     Forgotten,
     Failed(Error),
 }
 
-impl From<Ended> for Broken {
-    fn from(ended: Ended) -> Self {
-        Self::Ended(ended)
+impl From<Interrupted> for Broken {
+    fn from(ended: Interrupted) -> Self {
+        Self::Interrupted(ended)
     }
 }
 
@@ -64,12 +64,12 @@ pub(super) async fn begin(engine: Engine, caller: Caller, subscription: Arc<Subs
     let mut above = replay.above;
     let begun = async {
         let here = tell(engine, caller, &subscription, replay, &mut above).await?;
-        session.go_live(number, here).await.map_err(Broken::Ended)
+        session.go_live(number, here).await.map_err(Broken::Interrupted)
     };
     match begun.await {
         Ok(()) => return,
-        Err(Broken::Ended(Ended::Gone)) => {}
-        Err(Broken::Ended(Ended::Stalled)) => session.stall(number, above),
+        Err(Broken::Interrupted(Interrupted::Gone)) => {}
+        Err(Broken::Interrupted(Interrupted::Stalled)) => session.stall(number, above),
         Err(Broken::Forgotten) => session.end(number, frame::resync),
         Err(Broken::Failed(error)) => session.end(number, |id| frame::failed(id, error)),
     }
@@ -94,29 +94,34 @@ async fn tell(
     let told = replay.after.unwrap_or(here);
     subscription.session.begin(subscription.number, here.seq, told);
     let id = subscription.name();
-    let mut teller =
-        Teller { engine: &engine, caller: &caller, subscription, snapshot, told, rows: 0, highest: *above };
-    teller.put(frame::ack(&id, told, above.is_none()), told).await?;
+    let mut run =
+        ReplayRun { engine: &engine, caller: &caller, subscription, snapshot, told, rows: 0, highest: *above };
+    run.put(frame::ack(&id, told, above.is_none()), told).await?;
     if let Some(log) = log {
-        teller.by_log(log, *above).await?;
+        run.by_log(log, *above).await?;
     }
-    teller.told = here;
-    teller.by_id(above).await?;
+    run.told = here;
+    run.by_id(above).await?;
     if replay.after.is_some() || replay.above.is_some() {
-        teller.put(frame::replay_complete(&id, here, teller.rows, teller.highest), here).await?;
+        run.put(frame::replay_complete(&id, here, run.rows, run.highest), here).await?;
     }
     Ok(here)
 }
 
-fn open_log(subscription: &Subscription, snapshot: &Snapshot, after: Position, here: Position) -> Result<Log, Broken> {
+fn open_log(
+    subscription: &Subscription,
+    snapshot: &Snapshot,
+    after: Position,
+    here: Position,
+) -> Result<ChangeLog, Broken> {
     if after.epoch != here.epoch || after.seq > here.seq {
         return Err(Broken::Forgotten);
     }
-    Log::open(snapshot, &subscription.scope, (after.seq, after.n))?.ok_or(Broken::Forgotten)
+    ChangeLog::open(snapshot, &subscription.scope, (after.seq, after.n))?.ok_or(Broken::Forgotten)
 }
 
 /// A replay on its way.
-struct Teller<'a> {
+struct ReplayRun<'a> {
     engine: &'a Engine,
     caller: &'a Caller,
     subscription: &'a Arc<Subscription>,
@@ -128,7 +133,7 @@ struct Teller<'a> {
     highest: Option<MsgId>,
 }
 
-impl Teller<'_> {
+impl ReplayRun<'_> {
     async fn put(&mut self, frame: LiveFrame, told: Position) -> Result<(), Broken> {
         self.subscription.session.put(self.subscription.number, frame, told).await?;
         self.told = told;
@@ -154,7 +159,7 @@ impl Teller<'_> {
     }
 
     /// Tells what happened by the change log, but for messages above that id.
-    async fn by_log(&mut self, mut log: Log, above: Option<MsgId>) -> Result<(), Broken> {
+    async fn by_log(&mut self, mut log: ChangeLog, above: Option<MsgId>) -> Result<(), Broken> {
         loop {
             let from = self.told;
             let entries = log.next(ENTRIES)?.ok_or(Broken::Forgotten)?;
@@ -168,7 +173,7 @@ impl Teller<'_> {
             let (subscription, snapshot) = (Arc::clone(self.subscription), self.snapshot.clone());
             let reader = self.engine.0.reader.clone();
             let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
-            subscription.shape.work.renew(Stage::free());
+            subscription.filter.work.renew(Stage::free());
             let told = ticket.run(async move { changed(&reader, &snapshot, &subscription, missed).await }).await?;
             for (news, position, msg_id) in &told {
                 self.put_news(news, *position, *msg_id, above).await?;
@@ -180,18 +185,18 @@ impl Teller<'_> {
     /// Tells the messages above an id, and notes how far that is.
     async fn by_id(&mut self, above: &mut Option<MsgId>) -> Result<(), Broken> {
         let Some(from) = *above else { return Ok(()) };
-        let mut next = Some(Page::first(from));
+        let mut next = Some(MessagePage::first(from));
         while let Some(wanted) = next.take() {
             let (subscription, caller) = (Arc::clone(self.subscription), self.caller.clone());
             let (reader, snapshot) = (self.engine.0.reader.clone(), self.snapshot.clone());
             let ticket = self.engine.0.workers.admit(&self.caller.user).await?;
-            subscription.shape.work.renew(Stage::free());
+            subscription.filter.work.renew(Stage::free());
             let (rows, more) =
                 ticket.run(async move { page(&reader, &caller, snapshot, &subscription, wanted).await }).await?;
             for (msg_id, text) in rows {
                 self.put_news(&News::Message(text), self.told, Some(msg_id), Some(msg_id)).await?;
                 // In everybody's rows others may have the same id.
-                *above = Some(if self.subscription.shape.form.everybody { msg_id - 1 } else { msg_id });
+                *above = Some(if self.subscription.filter.statement.everybody { msg_id - 1 } else { msg_id });
             }
             next = more;
         }

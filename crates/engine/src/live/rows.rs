@@ -10,19 +10,19 @@ use datafusion::{
     error::Result,
 };
 use kalamdb_protocol::{ConversationType, MsgId, OWNER_COLUMN, Role, Table, TableId, UserId};
-use kalamdb_store::{Conversation, ConversationKey, Member, Message, RowChange};
+use kalamdb_store::{Conversation, ConversationKey, Message, Participant, RowChange};
 
-use crate::read::{batch, conversation_column, member_column, message_column, schema_of, texts};
+use crate::read::{batch, conversation_column, message_column, participant_column, schema_of, texts};
 
 /// A table that can be watched; the number of each is its place among the protocol's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum LiveTable {
     Messages = 0,
     Conversations = 1,
-    Members = 2,
+    Participants = 2,
 }
 
-/// The tables' schemas, each for one owner and for everybody: there is no need for one each in many shapes.
+/// The tables' schemas, each for one owner and for everybody: there is no need for one each in many filters.
 static SCHEMAS: LazyLock<[[SchemaRef; 2]; 3]> = LazyLock::new(|| {
     LiveTable::ALL.map(|table| {
         let columns = table.description().columns;
@@ -32,14 +32,14 @@ static SCHEMAS: LazyLock<[[SchemaRef; 2]; 3]> = LazyLock::new(|| {
 
 /// A row as the store has it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Row<'a> {
+pub(super) enum LiveRow<'a> {
     Message(&'a Message),
     Conversation(&'a Conversation),
-    Member(&'a Member),
+    Participant(&'a Participant),
 }
 
 /// A row and whose it is.
-pub(super) type Owned<'a> = (&'a UserId, Row<'a>);
+pub(super) type OwnedRow<'a> = (&'a UserId, LiveRow<'a>);
 
 /// What is known of a row that nobody has at hand: its conversation, and its id where it is one message.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ pub(super) struct Known<'a> {
 }
 
 impl LiveTable {
-    pub const ALL: [Self; 3] = [Self::Messages, Self::Conversations, Self::Members];
+    pub const ALL: [Self; 3] = [Self::Messages, Self::Conversations, Self::Participants];
 
     /// The table of that name, if it can be watched.
     pub fn named(name: &str) -> Option<Self> {
@@ -62,7 +62,7 @@ impl LiveTable {
         match change {
             RowChange::Message { .. } | RowChange::MessagesGone { .. } => Self::Messages,
             RowChange::Conversation { .. } => Self::Conversations,
-            RowChange::Members { .. } => Self::Members,
+            RowChange::Participants { .. } => Self::Participants,
         }
     }
 
@@ -70,7 +70,7 @@ impl LiveTable {
         match self {
             Self::Messages => TableId::Messages.table(),
             Self::Conversations => TableId::Conversations.table(),
-            Self::Members => TableId::ConversationUsers.table(),
+            Self::Participants => TableId::ConversationUsers.table(),
         }
     }
 
@@ -80,14 +80,14 @@ impl LiveTable {
     }
 
     /// These rows of it.
-    pub fn batch(self, schema: &SchemaRef, rows: &[Owned<'_>]) -> Result<RecordBatch> {
+    pub fn batch(self, schema: &SchemaRef, rows: &[OwnedRow<'_>]) -> Result<RecordBatch> {
         batch(schema, rows, |name, rows| {
             let all = rows.iter().map(|(_, row)| *row);
             match self {
                 _ if name == OWNER_COLUMN.name => Some(texts(rows.iter().map(|(owner, _)| owner.as_str()))),
-                Self::Messages => message_column(name, all.filter_map(Row::message)),
-                Self::Conversations => conversation_column(name, all.filter_map(Row::conversation)),
-                Self::Members => member_column(name, all.filter_map(Row::member)),
+                Self::Messages => message_column(name, all.filter_map(LiveRow::message)),
+                Self::Conversations => conversation_column(name, all.filter_map(LiveRow::conversation)),
+                Self::Participants => participant_column(name, all.filter_map(LiveRow::participant)),
             }
         })
     }
@@ -95,31 +95,31 @@ impl LiveTable {
     /// A batch of one row of which only this is known; the rest of it means nothing.
     pub fn batch_of_known(self, schema: &SchemaRef, known: &Known<'_>) -> Result<RecordBatch> {
         match self {
-            Self::Messages => self.batch(schema, &[(known.owner, Row::Message(&message(known)))]),
-            Self::Conversations => self.batch(schema, &[(known.owner, Row::Conversation(&conversation(known)))]),
-            Self::Members => self.batch(schema, &[(known.owner, Row::Member(&member(known)))]),
+            Self::Messages => self.batch(schema, &[(known.owner, LiveRow::Message(&message(known)))]),
+            Self::Conversations => self.batch(schema, &[(known.owner, LiveRow::Conversation(&conversation(known)))]),
+            Self::Participants => self.batch(schema, &[(known.owner, LiveRow::Participant(&participant(known)))]),
         }
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> LiveRow<'a> {
     fn message(self) -> Option<&'a Message> {
         match self {
             Self::Message(row) => Some(row),
-            Self::Conversation(_) | Self::Member(_) => None,
+            Self::Conversation(_) | Self::Participant(_) => None,
         }
     }
 
     fn conversation(self) -> Option<&'a Conversation> {
         match self {
             Self::Conversation(row) => Some(row),
-            Self::Message(_) | Self::Member(_) => None,
+            Self::Message(_) | Self::Participant(_) => None,
         }
     }
 
-    fn member(self) -> Option<&'a Member> {
+    fn participant(self) -> Option<&'a Participant> {
         match self {
-            Self::Member(row) => Some(row),
+            Self::Participant(row) => Some(row),
             Self::Message(_) | Self::Conversation(_) => None,
         }
     }
@@ -129,7 +129,7 @@ impl<'a> Row<'a> {
         match self {
             Self::Message(row) => std::ptr::from_ref(row).addr(),
             Self::Conversation(row) => std::ptr::from_ref(row).addr(),
-            Self::Member(row) => std::ptr::from_ref(row).addr(),
+            Self::Participant(row) => std::ptr::from_ref(row).addr(),
         }
     }
 }
@@ -168,8 +168,8 @@ fn conversation(known: &Known<'_>) -> Conversation {
     }
 }
 
-fn member(known: &Known<'_>) -> Member {
-    Member {
+fn participant(known: &Known<'_>) -> Participant {
+    Participant {
         user: known.owner.clone(),
         group: known.conversation.id.clone(),
         role: Role::Member,

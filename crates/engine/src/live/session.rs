@@ -47,17 +47,17 @@ struct State {
     /// Frames that wait for the end of a replay, of all subscriptions together.
     held: usize,
     held_bytes: usize,
-    lines: Vec<Line>,
+    entries: Vec<SubscriptionEntry>,
     last_number: Number,
     /// Frames that the client has taken.
     taken: u64,
 }
 
 /// A subscription as its session sees it.
-struct Line {
+struct SubscriptionEntry {
     number: Number,
     id: Arc<str>,
-    stage: Stage,
+    phase: Phase,
     /// Commits up to this one are not news.
     floor: Seq,
     /// What the client knows once it has taken what waits for it.
@@ -65,9 +65,9 @@ struct Line {
     subscription: Weak<Subscription>,
 }
 
-enum Stage {
+enum Phase {
     /// It answers and replays: what comes meanwhile waits.
-    Beginning(Box<Held>),
+    Beginning(Box<HeldFrames>),
     /// What comes is queued.
     Live,
     /// It has ended; this is the last it says, once there is room.
@@ -75,7 +75,7 @@ enum Stage {
 }
 
 #[derive(Default)]
-struct Held {
+struct HeldFrames {
     /// With the commits that they are of.
     frames: VecDeque<(Seq, LiveFrame)>,
     /// More came than may wait; what came is for a later replay.
@@ -84,7 +84,7 @@ struct Held {
 
 /// Why a beginning comes to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum Interrupted {
     /// Nobody wants it any more.
     Gone,
     /// Its client takes nothing.
@@ -92,7 +92,7 @@ pub(super) enum Ended {
 }
 
 /// What became of something that waits for room; `None`: there is more of it.
-type Done = Option<std::result::Result<(), Ended>>;
+type StepOutcome = Option<std::result::Result<(), Interrupted>>;
 
 impl Session {
     pub fn new(max_frames: usize, max_bytes: usize, share: Arc<Semaphore>) -> Arc<Self> {
@@ -107,7 +107,7 @@ impl Session {
     /// Whether a subscription is there and has not ended.
     pub fn has(&self, number: Number) -> bool {
         let state = self.state.lock();
-        state.find(number).is_some_and(|at| !matches!(state.lines[at].stage, Stage::Ending(_)))
+        state.find(number).is_some_and(|at| !matches!(state.entries[at].phase, Phase::Ending(_)))
     }
 
     /// The next frame, once there is one. For one reader at a time; it may give up waiting and loses nothing.
@@ -136,13 +136,13 @@ impl Session {
         Some(frame)
     }
 
-    /// Makes a line for a subscription, under the id that the client gives it or a new one.
+    /// Makes an entry for a subscription, under the id that the client gives it or a new one.
     ///
     /// # Errors
     /// `invalid_value`, `conflict` and `rate_limited`.
     pub fn open(&self, id: Option<String>, max: usize) -> Result<(Number, Arc<str>)> {
         let mut state = self.state.lock();
-        if state.lines.len() >= max {
+        if state.entries.len() >= max {
             let message = format!(
                 "A connection may have {max} subscriptions (live.max_subscriptions_per_connection); end one first, or watch more with \
                  one statement."
@@ -156,11 +156,11 @@ impl Session {
         state.last_number += 1;
         let number = state.last_number;
         // Most have one or two.
-        state.lines.reserve_exact(1);
-        state.lines.push(Line {
+        state.entries.reserve_exact(1);
+        state.entries.push(SubscriptionEntry {
             number,
             id: Arc::clone(&id),
-            stage: Stage::Beginning(Box::default()),
+            phase: Phase::Beginning(Box::default()),
             floor: 0,
             told: Position { epoch: 0, seq: 0, n: 0 },
             subscription: Weak::new(),
@@ -168,13 +168,13 @@ impl Session {
         Ok((number, id))
     }
 
-    /// Ties a subscription to its line; commits up to `floor` are not news to it. False when it was ended meanwhile.
+    /// Ties a subscription to its entry; commits up to `floor` are not news to it. False when it was ended meanwhile.
     pub fn attach(&self, subscription: &Arc<Subscription>, floor: Seq) -> bool {
         let mut state = self.state.lock();
         let Some(at) = state.find(subscription.number) else { return false };
-        let line = &mut state.lines[at];
-        line.subscription = Arc::downgrade(subscription);
-        line.floor = floor;
+        let entry = &mut state.entries[at];
+        entry.subscription = Arc::downgrade(subscription);
+        entry.floor = floor;
         true
     }
 
@@ -182,9 +182,9 @@ impl Session {
     pub fn begin(&self, number: Number, seq: Seq, told: Position) {
         let mut state = self.state.lock();
         let Some(at) = state.find(number) else { return };
-        let line = &mut state.lines[at];
-        (line.floor, line.told) = (seq, told);
-        let Stage::Beginning(held) = &mut line.stage else { return };
+        let entry = &mut state.entries[at];
+        (entry.floor, entry.told) = (seq, told);
+        let Phase::Beginning(held) = &mut entry.phase else { return };
         let (mut old, mut old_bytes) = (0, 0);
         while let Some((_, frame)) = held.frames.pop_front_if(|(of, _)| *of <= seq) {
             old += 1;
@@ -195,15 +195,15 @@ impl Session {
     }
 
     /// Queues a frame of a beginning, once there is room. With it the client knows what is up to `told`.
-    pub async fn put(&self, number: Number, frame: LiveFrame, told: Position) -> std::result::Result<(), Ended> {
+    pub async fn put(&self, number: Number, frame: LiveFrame, told: Position) -> std::result::Result<(), Interrupted> {
         let mut frame = Some(frame);
         self.when_roomy(|state| {
-            let Some(at) = state.find(number) else { return Some(Err(Ended::Gone)) };
-            let line = &mut state.lines[at];
-            if !matches!(line.stage, Stage::Beginning(_)) {
-                return Some(Err(Ended::Gone));
+            let Some(at) = state.find(number) else { return Some(Err(Interrupted::Gone)) };
+            let entry = &mut state.entries[at];
+            if !matches!(entry.phase, Phase::Beginning(_)) {
+                return Some(Err(Interrupted::Gone));
             }
-            line.told = told;
+            entry.told = told;
             state.queue(number, frame.take());
             Some(Ok(()))
         })
@@ -212,22 +212,22 @@ impl Session {
 
     /// The beginning is over: queues what waited for it, and from then on what comes. The client knows what is up to
     /// `told`; when more came than could wait, it is told to go on from there instead.
-    pub async fn go_live(&self, number: Number, told: Position) -> std::result::Result<(), Ended> {
+    pub async fn go_live(&self, number: Number, told: Position) -> std::result::Result<(), Interrupted> {
         let mut told = Some(told);
         self.when_roomy(|state| {
-            let Some(at) = state.find(number) else { return Some(Err(Ended::Gone)) };
-            let line = &mut state.lines[at];
-            line.told = told.take().unwrap_or(line.told);
-            let Stage::Beginning(held) = &mut line.stage else { return Some(Err(Ended::Gone)) };
+            let Some(at) = state.find(number) else { return Some(Err(Interrupted::Gone)) };
+            let entry = &mut state.entries[at];
+            entry.told = told.take().unwrap_or(entry.told);
+            let Phase::Beginning(held) = &mut entry.phase else { return Some(Err(Interrupted::Gone)) };
             if held.overflowed {
                 state.end_lagging(at, None);
                 return Some(Ok(()));
             }
             let Some((_, frame)) = held.frames.pop_front() else {
-                line.stage = Stage::Live;
+                entry.phase = Phase::Live;
                 return Some(Ok(()));
             };
-            line.told = frame.position.unwrap_or(line.told);
+            entry.told = frame.position.unwrap_or(entry.told);
             state.held -= 1;
             state.held_bytes -= frame.text.len();
             state.queue(number, Some(frame));
@@ -237,7 +237,10 @@ impl Session {
     }
 
     /// Does something by steps, each when there is room for a frame that can wait.
-    async fn when_roomy(&self, mut step: impl FnMut(&mut State) -> Done) -> std::result::Result<(), Ended> {
+    async fn when_roomy(
+        &self,
+        mut step: impl FnMut(&mut State) -> StepOutcome,
+    ) -> std::result::Result<(), Interrupted> {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
@@ -257,7 +260,7 @@ impl Session {
                 state.taken
             };
             if timeout(PATIENCE, room).await.is_err() && self.state.lock().taken == taken {
-                return Err(Ended::Stalled);
+                return Err(Interrupted::Stalled);
             }
         }
     }
@@ -266,7 +269,7 @@ impl Session {
     pub fn deliver(&self, number: Number, seq: Seq, news: impl Iterator<Item = Result<LiveFrame>>) -> bool {
         let mut state = self.state.lock();
         let Some(at) = state.find(number) else { return false };
-        if seq <= state.lines[at].floor {
+        if seq <= state.entries[at].floor {
             return true;
         }
         let mut stays = true;
@@ -274,7 +277,7 @@ impl Session {
             stays = match news {
                 Ok(frame) => self.take_in(&mut state, at, seq, frame),
                 Err(error) => {
-                    state.end(at, |line| frame::failed(&line.id, error.with("resumeAfter", json!(line.told))))
+                    state.end(at, |entry| frame::failed(&entry.id, error.with("resumeAfter", json!(entry.told))))
                 }
             };
             if !stays {
@@ -291,25 +294,25 @@ impl Session {
         let bytes = frame.text.len();
         let fits = self.fits(state.queue.len(), state.queued_bytes, bytes);
         let may_wait = self.fits(state.held, state.held_bytes, bytes);
-        let line = &mut state.lines[at];
-        match &mut line.stage {
-            Stage::Live if fits => {
-                line.told = frame.position.unwrap_or(line.told);
-                let number = line.number;
+        let entry = &mut state.entries[at];
+        match &mut entry.phase {
+            Phase::Live if fits => {
+                entry.told = frame.position.unwrap_or(entry.told);
+                let number = entry.number;
                 state.queue(number, Some(frame));
                 true
             }
-            Stage::Beginning(held) if may_wait && !held.overflowed => {
+            Phase::Beginning(held) if may_wait && !held.overflowed => {
                 held.frames.push_back((seq, frame));
                 state.held += 1;
                 state.held_bytes += bytes;
                 true
             }
-            Stage::Live | Stage::Beginning(_) => {
+            Phase::Live | Phase::Beginning(_) => {
                 state.lag(at);
                 false
             }
-            Stage::Ending(_) => false,
+            Phase::Ending(_) => false,
         }
     }
 
@@ -326,14 +329,14 @@ impl Session {
     /// Ends a subscription with an error, and says from where to go on.
     pub fn fail(&self, number: Number, error: Error) {
         self.end_with(number, |state, at| {
-            state.end(at, |line| frame::failed(&line.id, error.with("resumeAfter", json!(line.told))));
+            state.end(at, |entry| frame::failed(&entry.id, error.with("resumeAfter", json!(entry.told))));
         });
     }
 
     /// Ends a subscription with a last frame.
     pub fn end(&self, number: Number, last: impl FnOnce(&str) -> LiveFrame) {
         self.end_with(number, |state, at| {
-            state.end(at, |line| last(&line.id));
+            state.end(at, |entry| last(&entry.id));
         });
     }
 
@@ -345,12 +348,12 @@ impl Session {
         self.readable.notify_one();
     }
 
-    /// Takes a line out, with all that waits of it.
+    /// Takes an entry out, with all that waits of it.
     pub fn close(&self, number: Number) {
         let mut state = self.state.lock();
         let Some(at) = state.find(number) else { return };
-        let line = state.lines.swap_remove(at);
-        state.let_go(line.stage);
+        let entry = state.entries.swap_remove(at);
+        state.let_go(entry.phase);
         state.queue.retain(|(of, _)| *of != number);
         state.queued_bytes = state.queue.iter().map(|(_, frame)| frame.text.len()).sum();
         self.settle(&mut state);
@@ -360,25 +363,25 @@ impl Session {
     /// The subscription of that id, if there is one.
     pub fn named(&self, id: &str) -> Option<(Number, Weak<Subscription>)> {
         let state = self.state.lock();
-        let line = state.lines.iter().find(|line| line.id.as_ref() == id)?;
-        Some((line.number, line.subscription.clone()))
+        let entry = state.entries.iter().find(|entry| entry.id.as_ref() == id)?;
+        Some((entry.number, entry.subscription.clone()))
     }
 
     /// Takes everything out; the subscriptions that there were.
     pub fn close_all(&self) -> Vec<Arc<Subscription>> {
         let state = std::mem::take(&mut *self.state.lock());
         self.room.notify_waiters();
-        state.lines.into_iter().filter_map(|line| line.subscription.upgrade()).collect()
+        state.entries.into_iter().filter_map(|entry| entry.subscription.upgrade()).collect()
     }
 
     /// Queues the last frames of subscriptions that have ended, as far as there is room.
     fn settle(&self, state: &mut State) {
         while self.is_roomy(state) {
-            let ending = |line: &Line| matches!(line.stage, Stage::Ending(_));
-            let Some(at) = state.lines.iter().position(ending) else { return };
-            let line = state.lines.swap_remove(at);
-            if let Stage::Ending(last) = line.stage {
-                state.queue(line.number, Some(*last));
+            let ending = |entry: &SubscriptionEntry| matches!(entry.phase, Phase::Ending(_));
+            let Some(at) = state.entries.iter().position(ending) else { return };
+            let entry = state.entries.swap_remove(at);
+            if let Phase::Ending(last) = entry.phase {
+                state.queue(entry.number, Some(*last));
             }
         }
     }
@@ -396,7 +399,7 @@ impl Session {
 
 impl State {
     fn find(&self, number: Number) -> Option<usize> {
-        self.lines.iter().position(|line| line.number == number)
+        self.entries.iter().position(|entry| entry.number == number)
     }
 
     fn queue(&mut self, number: Number, frame: Option<LiveFrame>) {
@@ -407,7 +410,7 @@ impl State {
     }
 
     fn is_taken(&self, id: &str) -> bool {
-        self.lines.iter().any(|line| line.id.as_ref() == id)
+        self.entries.iter().any(|entry| entry.id.as_ref() == id)
     }
 
     /// An id that a client gives.
@@ -423,7 +426,7 @@ impl State {
         Ok(id)
     }
 
-    /// An id that no line has: among one more candidates than lines there is one.
+    /// An id that no entry has: among one more candidates than entries there is one.
     fn new_id(&self) -> String {
         let mut candidate = u64::from(self.last_number) + 1;
         while self.is_taken(&format!("s{candidate}")) {
@@ -432,37 +435,37 @@ impl State {
         format!("s{candidate}")
     }
 
-    /// Ends a line; always false, as an answer to whether it stays.
-    fn end(&mut self, at: usize, last: impl FnOnce(&Line) -> LiveFrame) -> bool {
-        let line = &mut self.lines[at];
-        if !matches!(line.stage, Stage::Ending(_)) {
-            let last = Stage::Ending(Box::new(last(line)));
-            let stage = std::mem::replace(&mut line.stage, last);
-            self.let_go(stage);
+    /// Ends an entry; always false, as an answer to whether it stays.
+    fn end(&mut self, at: usize, last: impl FnOnce(&SubscriptionEntry) -> LiveFrame) -> bool {
+        let entry = &mut self.entries[at];
+        if !matches!(entry.phase, Phase::Ending(_)) {
+            let last = Phase::Ending(Box::new(last(entry)));
+            let phase = std::mem::replace(&mut entry.phase, last);
+            self.let_go(phase);
         }
         false
     }
 
     fn end_lagging(&mut self, at: usize, last_msg_id: Option<MsgId>) {
-        self.end(at, |line| frame::lagged(&line.id, line.told, last_msg_id));
+        self.end(at, |entry| frame::lagged(&entry.id, entry.told, last_msg_id));
     }
 
-    /// A line misses something. One that begins still tells what its snapshot knows, and ends then.
+    /// An entry misses something. One that begins still tells what its snapshot knows, and ends then.
     fn lag(&mut self, at: usize) {
-        match &mut self.lines[at].stage {
-            Stage::Live => self.end_lagging(at, None),
-            stage @ Stage::Beginning(_) => {
-                let overflowed = Held { frames: VecDeque::new(), overflowed: true };
-                let stage = std::mem::replace(stage, Stage::Beginning(Box::new(overflowed)));
-                self.let_go(stage);
+        match &mut self.entries[at].phase {
+            Phase::Live => self.end_lagging(at, None),
+            phase @ Phase::Beginning(_) => {
+                let overflowed = HeldFrames { frames: VecDeque::new(), overflowed: true };
+                let phase = std::mem::replace(phase, Phase::Beginning(Box::new(overflowed)));
+                self.let_go(phase);
             }
-            Stage::Ending(_) => {}
+            Phase::Ending(_) => {}
         }
     }
 
-    /// What waited in a stage that is over waits no more.
-    fn let_go(&mut self, stage: Stage) {
-        if let Stage::Beginning(held) = stage {
+    /// What waited in a phase that is over waits no more.
+    fn let_go(&mut self, phase: Phase) {
+        if let Phase::Beginning(held) = phase {
             self.held -= held.frames.len();
             self.held_bytes -= held.frames.iter().map(|(_, frame)| frame.text.len()).sum::<usize>();
         }

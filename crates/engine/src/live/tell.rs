@@ -1,4 +1,4 @@
-//! What a commit means for those who have a shape: rows before and after, judged, and the news that comes of it.
+//! What a commit means for those who have a filter: rows before and after, judged, and the news that comes of it.
 //!
 //! Invariant: each row is judged once and its text written once, however many owners and subscriptions share it. A
 //! commit of many rows is told in parts, so that no more than a part is held.
@@ -10,15 +10,15 @@ use std::{
 };
 
 use kalamdb_protocol::{Position, UserId};
-use kalamdb_store::{Commit, Event, Member, Message, Row as Stored, RowChange};
+use kalamdb_store::{Commit, Event, Message, Participant, RowChange, RowState};
 
 use super::{
+    delivery::{Audience, Delivery, cost},
+    filter::{CompiledFilter, Verdict},
     frame::{Key, News},
     hub::Hub,
-    lane::{Job, Part, cost},
     lookup::{Found, Wanted, find},
-    rows::{Known, LiveTable, Owned, Row},
-    shape::{Shape, Verdict},
+    rows::{Known, LiveRow, LiveTable, OwnedRow},
 };
 use crate::{Error, Result};
 
@@ -26,28 +26,36 @@ use crate::{Error, Result};
 const PART_BYTES: usize = 4 << 20;
 
 /// What is told of the events, by their places in the commit.
-type Told = HashMap<usize, Vec<Result<News>>>;
+type NewsByEvent = HashMap<usize, Vec<Result<News>>>;
 
 impl Hub {
-    /// Tells a commit to those of a shape whom it concerns.
-    pub(super) fn tell(&self, shape: &Shape, job: &mut Job) {
-        let mut events: Vec<usize> = job.parts.iter().flat_map(|part| part.events.iter().copied()).collect();
+    /// Tells a commit to those of a filter whom it concerns.
+    pub(super) fn tell(&self, filter: &CompiledFilter, delivery: &mut Delivery) {
+        let mut events: Vec<usize> =
+            delivery.audiences.iter().flat_map(|audience| audience.events.iter().copied()).collect();
         events.sort_unstable();
         let mut rest = events.as_slice();
-        while !rest.is_empty() && job.parts.iter().any(|part| !part.subscriptions.is_empty()) {
-            let (now, later) = rest.split_at(part_of(&job.commit, rest, shape.rows_at_a_time()));
-            let told = self.told(shape, &job.commit, now);
-            let range = now[0]..later.first().copied().unwrap_or(job.commit.events.len());
-            for part in &mut job.parts {
-                self.pass_on(shape, &job.commit, part, &range, &told);
+        while !rest.is_empty() && delivery.audiences.iter().any(|audience| !audience.subscriptions.is_empty()) {
+            let (now, later) = rest.split_at(part_of(&delivery.commit, rest, filter.rows_at_a_time()));
+            let told = self.told(filter, &delivery.commit, now);
+            let range = now[0]..later.first().copied().unwrap_or(delivery.commit.events.len());
+            for audience in &mut delivery.audiences {
+                self.pass_on(filter, &delivery.commit, audience, &range, &told);
             }
             rest = later;
         }
     }
 
     /// Gives subscriptions what is told of their events in that range, and leaves those that have ended.
-    fn pass_on(&self, shape: &Shape, commit: &Commit, part: &mut Part, range: &Range<usize>, told: &Told) {
-        let Part { events, subscriptions } = part;
+    fn pass_on(
+        &self,
+        filter: &CompiledFilter,
+        commit: &Commit,
+        audience: &mut Audience,
+        range: &Range<usize>,
+        told: &NewsByEvent,
+    ) {
+        let Audience { events, subscriptions } = audience;
         let place = |at: usize| events.partition_point(|event| *event < at);
         let (from, until) = (place(range.start), place(range.end));
         let mut news: Vec<(u32, &Result<News>)> = Vec::new();
@@ -59,7 +67,7 @@ impl Hub {
         }
         let ends = (until == events.len()).then_some(news.len());
         let position = |index: usize, n: u32| -> Position {
-            if shape.table() == LiveTable::Messages {
+            if filter.table() == LiveTable::Messages {
                 return self.position(commit.seq, n);
             }
             // Of these tables one change is several rows, and several changes are one row: who has all rows of a
@@ -81,17 +89,17 @@ impl Hub {
     }
 
     /// What is told of these events.
-    fn told(&self, shape: &Shape, commit: &Commit, events: &[usize]) -> Told {
-        let mut look = Look { by_owner: shape.form.everybody, ..Look::default() };
+    fn told(&self, filter: &CompiledFilter, commit: &Commit, events: &[usize]) -> NewsByEvent {
+        let mut rows = RowsToJudge { by_owner: filter.statement.everybody, ..RowsToJudge::default() };
         let cases: Vec<(usize, Case<'_>)> =
-            events.iter().flat_map(|at| look.at(&commit.events[*at]).into_iter().map(|case| (*at, case))).collect();
+            events.iter().flat_map(|at| rows.at(&commit.events[*at]).into_iter().map(|case| (*at, case))).collect();
         let judged = Judged {
-            shape,
-            verdicts: shape.judge_rows(&look.rows, &look.asked),
+            filter,
+            verdicts: filter.judge_rows(&rows.rows, &rows.asked),
             // Messages that came back and lie in segments.
-            found: self.found_now(shape, &look.cold),
+            found: self.found_now(filter, &rows.cold),
         };
-        let mut told = Told::new();
+        let mut told = NewsByEvent::new();
         for (at, case) in cases {
             if let Some(news) = judged.news(&case).transpose() {
                 told.entry(at).or_default().push(news);
@@ -100,12 +108,12 @@ impl Hub {
         told
     }
 
-    fn found_now(&self, shape: &Shape, wanted: &Wanted) -> Result<Found> {
+    fn found_now(&self, filter: &CompiledFilter, wanted: &Wanted) -> Result<Found> {
         if wanted.is_empty() {
             return Ok(Found::new());
         }
         // This thread has nothing else to do.
-        self.wait_for(find(&self.reader, &self.store.snapshot(), shape, wanted))
+        self.wait_for(find(&self.reader, &self.store.snapshot(), filter, wanted))
     }
 }
 
@@ -139,8 +147,8 @@ enum Seen<'a> {
 
 /// The rows to be judged, each once.
 #[derive(Default)]
-struct Look<'a> {
-    rows: Vec<Owned<'a>>,
+struct RowsToJudge<'a> {
+    rows: Vec<OwnedRow<'a>>,
     /// Whether its text is asked for: what a row was before is not told.
     asked: Vec<bool>,
     places: HashMap<(usize, Option<&'a UserId>), usize>,
@@ -149,13 +157,13 @@ struct Look<'a> {
     by_owner: bool,
 }
 
-impl<'a> Look<'a> {
+impl<'a> RowsToJudge<'a> {
     fn at(&mut self, event: &'a Event) -> Vec<Case<'a>> {
         let owner = &event.owner;
         match &event.change {
             RowChange::Message { msg_id, conversation, before, after } => {
                 let known = Known { owner, conversation, msg_id: Some(*msg_id) };
-                if matches!(after, Stored::Cold) {
+                if matches!(after, RowState::Cold) {
                     self.cold.entry(owner.clone()).or_default().insert(*msg_id);
                 }
                 let (before, after) = (self.message(known, before, false), self.message(known, after, true));
@@ -165,36 +173,36 @@ impl<'a> Look<'a> {
             RowChange::Conversation { before, after } => {
                 let key = before.as_ref().or(after.as_ref()).map(|row| Key::Conversation(&row.key));
                 let mut seen = |row: &'a Option<Arc<_>>, asked| match row {
-                    Some(row) => self.row(owner, Row::Conversation(row), asked),
+                    Some(row) => self.row(owner, LiveRow::Conversation(row), asked),
                     None => Seen::Nowhere,
                 };
                 let (before, after) = (seen(before, false), seen(after, true));
                 key.map(|key| Case::Row { owner, key, before, after }).into_iter().collect()
             }
-            RowChange::Members { group, before, after } => both(before, after)
+            RowChange::Participants { group, before, after } => both(before, after)
                 .into_iter()
                 .filter(|(_, (before, after))| before != after)
                 .map(|(user, (before, after))| {
-                    let mut seen = |member: Option<&'a Member>, asked| match member {
-                        Some(member) => self.row(owner, Row::Member(member), asked),
+                    let mut seen = |participant: Option<&'a Participant>, asked| match participant {
+                        Some(participant) => self.row(owner, LiveRow::Participant(participant), asked),
                         None => Seen::Nowhere,
                     };
                     let (before, after) = (seen(before, false), seen(after, true));
-                    Case::Row { owner, key: Key::Member(user, group), before, after }
+                    Case::Row { owner, key: Key::Participant(user, group), before, after }
                 })
                 .collect(),
         }
     }
 
-    fn message(&mut self, known: Known<'a>, row: &'a Stored<Message>, asked: bool) -> Seen<'a> {
+    fn message(&mut self, known: Known<'a>, row: &'a RowState<Message>, asked: bool) -> Seen<'a> {
         match row {
-            Stored::Absent => Seen::Nowhere,
-            Stored::There(message) => self.row(known.owner, Row::Message(message), asked),
-            Stored::Cold => Seen::Cold(known),
+            RowState::Absent => Seen::Nowhere,
+            RowState::There(message) => self.row(known.owner, LiveRow::Message(message), asked),
+            RowState::Cold => Seen::Cold(known),
         }
     }
 
-    fn row(&mut self, owner: &'a UserId, row: Row<'a>, asked: bool) -> Seen<'a> {
+    fn row(&mut self, owner: &'a UserId, row: LiveRow<'a>, asked: bool) -> Seen<'a> {
         let next = self.rows.len();
         let place = *self.places.entry((row.address(), self.by_owner.then_some(owner))).or_insert(next);
         if place == next {
@@ -209,22 +217,22 @@ impl<'a> Look<'a> {
 
 /// A group's participants before and after, by user.
 fn both<'a>(
-    before: &'a [Member],
-    after: &'a [Member],
-) -> BTreeMap<&'a UserId, (Option<&'a Member>, Option<&'a Member>)> {
+    before: &'a [Participant],
+    after: &'a [Participant],
+) -> BTreeMap<&'a UserId, (Option<&'a Participant>, Option<&'a Participant>)> {
     let mut all: BTreeMap<_, (Option<_>, Option<_>)> = BTreeMap::new();
-    for member in before {
-        all.entry(&member.user).or_default().0 = Some(member);
+    for participant in before {
+        all.entry(&participant.user).or_default().0 = Some(participant);
     }
-    for member in after {
-        all.entry(&member.user).or_default().1 = Some(member);
+    for participant in after {
+        all.entry(&participant.user).or_default().1 = Some(participant);
     }
     all
 }
 
 /// The rows, judged.
 struct Judged<'a> {
-    shape: &'a Shape,
+    filter: &'a CompiledFilter,
     verdicts: Vec<Verdict>,
     found: Result<Found>,
 }
@@ -232,8 +240,8 @@ struct Judged<'a> {
 impl Judged<'_> {
     fn news(&self, case: &Case<'_>) -> Result<Option<News>> {
         match case {
-            Case::Gone(known) if self.shape.may_want(known) => {
-                Ok(Some(Key::Conversation(known.conversation).gone(self.shape.owner(known.owner))))
+            Case::Gone(known) if self.filter.may_want(known) => {
+                Ok(Some(Key::Conversation(known.conversation).gone(self.filter.owner(known.owner))))
             }
             Case::Gone(_) => Ok(None),
             Case::Row { owner, key, before, after } => {
@@ -241,7 +249,7 @@ impl Judged<'_> {
                 Ok(match now {
                     Some(text) if had => Some(News::Update(text)),
                     Some(text) => Some(News::Message(text)),
-                    None if had => Some(key.gone(self.shape.owner(owner))),
+                    None if had => Some(key.gone(self.filter.owner(owner))),
                     None => None,
                 })
             }
@@ -254,7 +262,7 @@ impl Judged<'_> {
             Seen::Nowhere => false,
             // One that could not be judged has ended the subscriptions of that time.
             Seen::At(place) => matches!(self.verdicts.get(place), Some(Ok(Some(_)))),
-            Seen::Cold(known) => self.shape.may_want(&known),
+            Seen::Cold(known) => self.filter.may_want(&known),
         }
     }
 

@@ -14,7 +14,7 @@ use kalamdb_protocol::{QueryRequest, UserId};
 use kalamdb_store::{Seq, Snapshot, Store};
 use moka::sync::Cache as Moka;
 
-use super::catalog::Scope;
+use super::catalog::Dependency;
 use crate::Caller;
 
 /// One answer may take this part of the budget: few large ones would push out many small ones.
@@ -26,7 +26,7 @@ const ENTRY_BYTES: u64 = 1024;
 /// The answers.
 #[derive(Clone)]
 pub(super) struct Cache {
-    entries: Moka<Key, Arc<Answer>>,
+    entries: Moka<Key, Arc<CachedAnswer>>,
     max_answer_bytes: u64,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Key {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct CachedAnswer {
     pub schema: SchemaRef,
     pub batches: Vec<RecordBatch>,
     pub truncated: bool,
@@ -51,7 +51,7 @@ pub(super) struct Answer {
 }
 
 /// What an answer depends on, and its change numbers when it was read.
-pub(super) type Versions = Vec<(Scope, Seq)>;
+pub(super) type Versions = Vec<(Dependency, Seq)>;
 
 /// An answer that is being read, kept on the way out.
 pub(super) struct Keep {
@@ -80,7 +80,7 @@ impl Key {
 
 impl Cache {
     pub fn new(budget_bytes: u64) -> Self {
-        let weigh = |key: &Key, answer: &Arc<Answer>| {
+        let weigh = |key: &Key, answer: &Arc<CachedAnswer>| {
             u32::try_from(answer.bytes + key.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
         let entries = Moka::builder().max_capacity(budget_bytes).weigher(weigh).build();
@@ -88,12 +88,12 @@ impl Cache {
     }
 
     /// The answer, if everything it was read from is still as it was.
-    pub fn get(&self, key: &Key, store: &Store) -> Option<Arc<Answer>> {
+    pub fn get(&self, key: &Key, store: &Store) -> Option<Arc<CachedAnswer>> {
         let answer = self.entries.get(key)?;
-        let unchanged = answer.read_at.iter().all(|(scope, read_at)| match scope {
-            Scope::Owner(owner) => store.change_number(owner).is_ok_and(|now| now == *read_at),
-            Scope::Everything => store.last_seq().is_ok_and(|now| now == *read_at),
-            Scope::Clock => false,
+        let unchanged = answer.read_at.iter().all(|(dependency, read_at)| match dependency {
+            Dependency::Owner(owner) => store.change_number(owner).is_ok_and(|now| now == *read_at),
+            Dependency::Everything => store.last_seq().is_ok_and(|now| now == *read_at),
+            Dependency::Clock => false,
         });
         if !unchanged {
             self.entries.invalidate(key);
@@ -111,17 +111,17 @@ impl Cache {
 /// The change numbers of what was read, as the snapshot has them; `None` when the answer can change without a commit.
 pub(super) fn versions(
     snapshot: &Snapshot,
-    scopes: impl IntoIterator<Item = Scope>,
+    dependencies: impl IntoIterator<Item = Dependency>,
 ) -> kalamdb_store::Result<Option<Versions>> {
-    let version = |scope| {
-        let read_at = match &scope {
-            Scope::Owner(owner) => snapshot.owner(owner)?.change,
-            Scope::Everything => snapshot.seq()?,
-            Scope::Clock => return Ok(None),
+    let version = |dependency| {
+        let read_at = match &dependency {
+            Dependency::Owner(owner) => snapshot.owner(owner)?.change,
+            Dependency::Everything => snapshot.seq()?,
+            Dependency::Clock => return Ok(None),
         };
-        Ok(Some((scope, read_at)))
+        Ok(Some((dependency, read_at)))
     };
-    scopes.into_iter().map(version).collect()
+    dependencies.into_iter().map(version).collect()
 }
 
 impl Keep {
@@ -136,7 +136,7 @@ impl Keep {
     /// The answer is whole.
     pub fn finish(self, schema: SchemaRef, truncated: bool) {
         let Self { cache, key, read_at, batches, bytes } = self;
-        cache.entries.insert(key, Arc::new(Answer { schema, batches, truncated, read_at, bytes }));
+        cache.entries.insert(key, Arc::new(CachedAnswer { schema, batches, truncated, read_at, bytes }));
     }
 }
 

@@ -27,7 +27,7 @@ use kalamdb_protocol::{ErrorCode, SYSTEM_TABLES, TABLES, Table, TableId, UserId}
 use super::{
     planner::View,
     tables::{
-        DeletedMessages, DeletedOptions, MessageOptions, MessagesTable, audit_log, conversations, files, members,
+        DeletedMessages, DeletedOptions, MessageOptions, MessagesTable, audit_log, conversations, files, participants,
         segments, users,
     },
 };
@@ -49,7 +49,7 @@ pub(super) struct Names<'a>(pub &'a View);
 
 /// What an answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scope {
+pub(super) enum Dependency {
     /// The rows of one schema.
     Owner(UserId),
     /// The rows of the whole server.
@@ -97,8 +97,8 @@ impl Names<'_> {
             return Err(unknown_table(name, TABLES));
         };
         self.0.depends_on(match &schema {
-            Schema::Owner(owner) => Scope::Owner(owner.clone()),
-            Schema::All => Scope::Everything,
+            Schema::Owner(owner) => Dependency::Owner(owner.clone()),
+            Schema::All => Dependency::Everything,
         });
         let (snapshot, hidden) = (self.0.snapshot().clone(), self.0.shows_hidden());
         match table.id {
@@ -107,9 +107,9 @@ impl Names<'_> {
                 Ok(Arc::new(MessagesTable::new(table, snapshot, schema, options)))
             }
             TableId::Conversations => conversations(table, snapshot, schema, hidden),
-            TableId::ConversationUsers => members(table, snapshot, schema, hidden),
+            TableId::ConversationUsers => participants(table, snapshot, schema, hidden),
             TableId::DeletedMessages => {
-                self.0.depends_on(Scope::Clock);
+                self.0.depends_on(Dependency::Clock);
                 let options = DeletedOptions { hidden, hot: true, after: self.0.now() };
                 Ok(Arc::new(DeletedMessages::new(table, snapshot, schema, options)))
             }
@@ -119,7 +119,7 @@ impl Names<'_> {
     }
 
     fn system(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
-        self.0.depends_on(Scope::Everything);
+        self.0.depends_on(Dependency::Everything);
         let snapshot = self.0.snapshot().clone();
         let Some(table) = SYSTEM_TABLES.iter().find(|table| table.name == name) else {
             return Err(unknown_table(name, SYSTEM_TABLES));

@@ -24,4 +24,6 @@ pub(crate) use errors::client_error;
 pub use output::Rows;
 pub(crate) use output::{check_keys, objects};
 pub(crate) use planner::{Reader, View};
-pub(crate) use tables::{MessageOptions, batch, conversation_column, member_column, message_column, schema_of, texts};
+pub(crate) use tables::{
+    MessageOptions, batch, conversation_column, message_column, participant_column, schema_of, texts,
+};

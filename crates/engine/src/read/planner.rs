@@ -45,7 +45,7 @@ use parking_lot::Mutex;
 use super::{
     SEGMENTS_URL,
     cache::{Cache, Key, versions},
-    catalog::{Names, Scope, check_functions},
+    catalog::{Dependency, Names, check_functions},
     errors::{client_error, rowless_error},
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
@@ -95,7 +95,7 @@ pub(crate) struct View {
     memory: Arc<QueryMemory>,
     work: Arc<Work>,
     hidden: bool,
-    scopes: Arc<Mutex<BTreeSet<Scope>>>,
+    dependencies: Arc<Mutex<BTreeSet<Dependency>>>,
     /// What columns are called in the answer, by the planner's names, where that is not the same.
     shown: Arc<Mutex<HashMap<String, String>>>,
 }
@@ -139,7 +139,7 @@ impl Reader {
             memory: self.0.memory.share(&caller.user, self.0.memory_share_bytes),
             work: Work::new(Stage::free()),
             hidden: false,
-            scopes: Arc::default(),
+            dependencies: Arc::default(),
             shown: Arc::default(),
         }
     }
@@ -278,9 +278,9 @@ impl View {
         }
         let stream = renamed(self.stream(&plan).await?, &self.column_names(&plan));
         // After planning, which is when the tables are named.
-        let scopes = self.scopes.lock().clone();
+        let dependencies = self.dependencies.lock().clone();
         let keep = match cache.zip(Key::new(&self.caller, request)) {
-            Some((cache, key)) => versions(&self.snapshot, scopes)?.map(|versions| cache.keep(key, versions)),
+            Some((cache, key)) => versions(&self.snapshot, dependencies)?.map(|versions| cache.keep(key, versions)),
             None => None,
         };
         let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone(), self.reads_rows());
@@ -380,7 +380,7 @@ impl View {
 
     /// Whether the statement names a table; to be asked once it is planned.
     fn reads_rows(&self) -> bool {
-        !self.scopes.lock().is_empty()
+        !self.dependencies.lock().is_empty()
     }
 
     /// What the statement's functions may do.
@@ -409,7 +409,7 @@ impl View {
     }
 
     /// Remembers that the statement reads this.
-    pub(super) fn depends_on(&self, scope: Scope) {
-        self.scopes.lock().insert(scope);
+    pub(super) fn depends_on(&self, dependency: Dependency) {
+        self.dependencies.lock().insert(dependency);
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
     if tokens.len() > MAX_TOKENS {
         return Err(too_large("has too many parts; split it into several statements"));
     }
-    let mut shape = Shape {
+    let mut open = OpenFrames {
         frames: vec![Frame::default()],
         position: Position::default(),
         depth: 0,
@@ -70,7 +70,7 @@ pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
         periods: 0,
         last: Keyword::NoKeyword,
     };
-    tokens.iter().try_for_each(|token| shape.pass(&token.token))
+    tokens.iter().try_for_each(|token| open.pass(&token.token))
 }
 
 /// Refuses an EXPLAIN VERBOSE whose answer would be many times as large as what may be sent.
@@ -127,7 +127,7 @@ struct Frame {
 }
 
 /// The sums over all open frames, kept as they change so that the count takes one pass.
-struct Shape {
+struct OpenFrames {
     frames: Vec<Frame>,
     position: Position,
     /// Frames and their chains.
@@ -143,7 +143,7 @@ struct Shape {
     last: Keyword,
 }
 
-impl Shape {
+impl OpenFrames {
     fn pass(&mut self, token: &Token) -> Result<()> {
         let keyword = keyword(token);
         if !matches!(token, Token::Period | Token::Word(_)) {

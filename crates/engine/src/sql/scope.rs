@@ -27,14 +27,14 @@ const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// Where a table lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SchemaName {
     /// In users' schemas.
     Users(Schema),
     /// In the schema `system`.
     System,
 }
 
-impl Place {
+impl SchemaName {
     /// The schema's name as the planner gets it.
     fn name(&self) -> &str {
         match self {
@@ -53,8 +53,8 @@ impl Place {
 }
 
 /// A table that a statement names.
-struct Named {
-    place: Place,
+struct NamedTable {
+    schema: SchemaName,
     table: &'static str,
     written: bool,
 }
@@ -78,7 +78,7 @@ pub(super) struct Scope<'a> {
     /// How many tables there are to read so far.
     tables: usize,
     /// The tables named so far, each once.
-    named: Vec<Named>,
+    named: Vec<NamedTable>,
 }
 
 impl<'a> Scope<'a> {
@@ -97,8 +97,8 @@ impl<'a> Scope<'a> {
     /// Resolves the table that a write names.
     pub(super) fn target(&mut self, name: &mut ObjectName) -> Result<(Schema, &'static Table)> {
         match self.relation(name, true)? {
-            (Place::Users(schema), table) => Ok((schema, table)),
-            (Place::System, _) => Err(Error::new(
+            (SchemaName::Users(schema), table) => Ok((schema, table)),
+            (SchemaName::System, _) => Err(Error::new(
                 ErrorCode::Unsupported,
                 "The system tables show the server's state; they are read only.",
             )),
@@ -108,18 +108,18 @@ impl<'a> Scope<'a> {
     /// The schema, when all tables named so far lie in the same one: then they go by their names alone.
     pub(super) fn only_schema(&self) -> Option<&str> {
         let (first, others) = self.named.split_first()?;
-        others.iter().all(|other| other.place == first.place).then(|| first.place.name())
+        others.iter().all(|other| other.schema == first.schema).then(|| first.schema.name())
     }
 
     /// The tables named so far that are not the caller's own. The server's own state is nobody's.
     pub(super) fn foreign(&self) -> Vec<Foreign> {
         let foreign = self.named.iter().filter_map(|named| {
-            let log = match &named.place {
-                Place::Users(Schema::Owner(owner)) if *owner != self.caller.user => owner,
-                Place::Users(Schema::All) => &self.caller.user,
-                Place::Users(Schema::Owner(_)) | Place::System => return None,
+            let log = match &named.schema {
+                SchemaName::Users(Schema::Owner(owner)) if *owner != self.caller.user => owner,
+                SchemaName::Users(Schema::All) => &self.caller.user,
+                SchemaName::Users(Schema::Owner(_)) | SchemaName::System => return None,
             };
-            let table = format!("{}.{}", named.place.name(), named.table);
+            let table = format!("{}.{}", named.schema.name(), named.table);
             Some(Foreign { log: log.clone(), table, written: named.written })
         });
         foreign.collect()
@@ -150,36 +150,36 @@ impl<'a> Scope<'a> {
     }
 
     /// Resolves a relation's name to `"schema"."table"`; a WITH name is left alone by whoever calls.
-    fn relation(&mut self, name: &mut ObjectName, written: bool) -> Result<(Place, &'static Table)> {
+    fn relation(&mut self, name: &mut ObjectName, written: bool) -> Result<(SchemaName, &'static Table)> {
         let parts = identifiers(name)?;
-        let (place, table) = match parts.as_slice() {
+        let (schema, table) = match parts.as_slice() {
             [table] => (self.own(), *table),
-            [schema, table] => (self.place(schema)?, *table),
+            [schema, table] => (self.schema_name(schema)?, *table),
             [qualifiers @ .., table] => {
                 // Scope comes first, so that nothing is learnt about another user's tables.
-                qualifiers.iter().try_for_each(|part| self.place(part).map(drop))?;
+                qualifiers.iter().try_for_each(|part| self.schema_name(part).map(drop))?;
                 return Err(unknown_table(&table.value, None, &[]));
             }
             [] => return Err(unknown_table("", None, &[])),
         };
-        let Some(known) = place.tables().iter().find(|known| known.name.eq_ignore_ascii_case(&table.value)) else {
-            return Err(self.unknown(&table.value, &place, parts.len() == 1));
+        let Some(known) = schema.tables().iter().find(|known| known.name.eq_ignore_ascii_case(&table.value)) else {
+            return Err(self.unknown(&table.value, &schema, parts.len() == 1));
         };
         let span = table.span;
         let part = |text: &str| Ident::with_quote_and_span('"', span, text);
-        *name = ObjectName::from(vec![part(place.name()), part(known.name)]);
-        if !self.named.iter().any(|named| named.place == place && named.table == known.name) {
-            self.named.push(Named { place: place.clone(), table: known.name, written });
+        *name = ObjectName::from(vec![part(schema.name()), part(known.name)]);
+        if !self.named.iter().any(|named| named.schema == schema && named.table == known.name) {
+            self.named.push(NamedTable { schema: schema.clone(), table: known.name, written });
         }
-        Ok((place, known))
+        Ok((schema, known))
     }
 
-    fn own(&self) -> Place {
-        Place::Users(Schema::Owner(self.caller.user.clone()))
+    fn own(&self) -> SchemaName {
+        SchemaName::Users(Schema::Owner(self.caller.user.clone()))
     }
 
-    /// The place that a schema's name means to the caller.
-    fn place(&self, schema: &Ident) -> Result<Place> {
+    /// What a schema's name means to the caller.
+    fn schema_name(&self, schema: &Ident) -> Result<SchemaName> {
         let written = self.spellings.original(schema);
         // User ids compare exactly and may be any text, so a reserved word in quotes must be spelt exactly too.
         let is = |reserved: &str| match schema.quote_style {
@@ -198,20 +198,20 @@ impl<'a> Scope<'a> {
             return Err(Error::new(ErrorCode::ScopeViolation, message));
         }
         if is("*") {
-            return Ok(Place::Users(Schema::All));
+            return Ok(SchemaName::Users(Schema::All));
         }
         if is(SYSTEM_SCHEMA) {
-            return Ok(Place::System);
+            return Ok(SchemaName::System);
         }
         let user = UserId::new(written)
             .map_err(|error| Error::new(ErrorCode::UnknownTable, format!("The schema is no user's: {error}.")))?;
-        Ok(Place::Users(Schema::Owner(user)))
+        Ok(SchemaName::Users(Schema::Owner(user)))
     }
 
-    fn unknown(&self, name: &str, place: &Place, bare: bool) -> Error {
+    fn unknown(&self, name: &str, schema: &SchemaName, bare: bool) -> Error {
         let with_names = self.frames.iter().flat_map(HashMap::keys).map(String::as_str).filter(|_| bare);
-        let known: Vec<&str> = place.tables().iter().map(|table| table.name).chain(with_names).collect();
-        unknown_table(name, Some(place), &known)
+        let known: Vec<&str> = schema.tables().iter().map(|table| table.name).chain(with_names).collect();
+        unknown_table(name, Some(schema), &known)
     }
 
     fn count(&mut self, tables: usize) -> Result<()> {
@@ -257,8 +257,8 @@ impl<'a> Scope<'a> {
         if !is_table(TABLES) && !is_table(SYSTEM_TABLES) {
             return Ok(());
         }
-        let place = self.place(schema)?;
-        *schema = Ident::with_quote_and_span('"', schema.span, place.name());
+        let named = self.schema_name(schema)?;
+        *schema = Ident::with_quote_and_span('"', schema.span, named.name());
         table.quote_style = Some('"');
         Ok(())
     }
@@ -325,11 +325,11 @@ fn identifiers(name: &ObjectName) -> Result<Vec<&Ident>> {
 }
 
 /// An `unknown_table`, with the likely ones of `known`.
-fn unknown_table(name: &str, place: Option<&Place>, known: &[&str]) -> Error {
+fn unknown_table(name: &str, schema: Option<&SchemaName>, known: &[&str]) -> Error {
     let likely = suggestions(name, known.iter().copied());
     let advice = match likely.first() {
         Some(likely) => format!("did you mean {likely}?"),
-        None => format!("the tables are {}.", enumerated(place.map_or(TABLES, Place::tables))),
+        None => format!("the tables are {}.", enumerated(schema.map_or(TABLES, SchemaName::tables))),
     };
     Error::new(ErrorCode::UnknownTable, format!("There is no such table; {advice}")).with("suggestions", likely)
 }

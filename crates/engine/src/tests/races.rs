@@ -327,8 +327,8 @@ async fn assert_begun_anew(world: &World, old: &[StoredFile], text: &str) {
     let path = world.messages("Cem")[0].1.clone().expect("a large text has a file");
     world.assert_there("Cem", &path, text.as_bytes()).await;
     assert_eq!(world.rows_of_files(), [(path.clone(), 1)]);
-    let members = world.store().snapshot().members(&group().id).unwrap();
-    assert_eq!(members.into_iter().map(|member| member.user).collect::<Vec<_>>(), [user("Cem")]);
+    let participants = world.store().snapshot().participants(&group().id).unwrap();
+    assert_eq!(participants.into_iter().map(|participant| participant.user).collect::<Vec<_>>(), [user("Cem")]);
     for other in ["ann", "ben"] {
         assert!(world.readable(other, &path).is_none(), "{other} has left");
         assert_eq!(world.messages(other), []);

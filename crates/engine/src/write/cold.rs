@@ -15,7 +15,7 @@ use roaring::RoaringBitmap;
 
 use super::{
     Preparing,
-    rows::{Rows, kind_in},
+    rows::{TypedRows, kind_in},
 };
 use crate::{Result, read::MessageOptions, sql::Schema};
 
@@ -47,10 +47,10 @@ impl Preparing<'_> {
         self.view.frame("messages", self.view.messages(&Schema::Owner(owner.clone()), options))
     }
 
-    async fn collect(&self, frame: datafusion::error::Result<DataFrame>, names: &[&str]) -> Result<Rows> {
+    async fn collect(&self, frame: datafusion::error::Result<DataFrame>, names: &[&str]) -> Result<TypedRows> {
         let batches = self.view.collect(self.view.built(frame)?).await?;
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Rows::new(names, &batches, |name| {
+        TypedRows::new(names, &batches, |name| {
             if name == "count" { ColumnType::BigInt } else { kind_in(TableId::Messages.table(), name) }
         })
     }

@@ -8,7 +8,7 @@ use kalamdb_store::{Change, ConversationKey};
 
 use super::{
     Prepared, Preparing, check_metadata, check_updatable,
-    rows::{Row, owner_of},
+    rows::{TypedRow, owner_of},
     select::assigned,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Preparing<'_> {
         &self,
         owner: &UserId,
         key: &ConversationKey,
-        row: &Row<'_>,
+        row: &TypedRow<'_>,
         prepared: &mut Prepared,
     ) -> Result<(Option<MsgId>, u64)> {
         let last_read = row.int(&assigned("lastReadMsgId"));

@@ -9,7 +9,7 @@ use kalamdb_store::{Change, Expect, NewMessage};
 
 use super::{
     Prepared, Preparing, check_metadata, invalid, read_only,
-    rows::{Row, owner_of},
+    rows::{TypedRow, owner_of},
 };
 use crate::{Error, Result, sql::Insert};
 
@@ -18,7 +18,7 @@ impl Preparing<'_> {
         let new_row = match insert.target.table.id {
             TableId::Messages => new_message,
             TableId::Conversations => new_conversation,
-            TableId::ConversationUsers => new_member,
+            TableId::ConversationUsers => new_participant,
             TableId::DeletedMessages
             | TableId::AuditLog
             | TableId::SystemUsers
@@ -49,8 +49,8 @@ impl Preparing<'_> {
             // Without a type it may turn out to be a group's, so its participants are looked up too.
             if *kind != Some(ConversationType::Ai) {
                 groups.insert(conversation.clone());
-                for member in self.snapshot.members(conversation)? {
-                    given.entry(member.user).or_default().insert(*msg_id);
+                for participant in self.snapshot.participants(conversation)? {
+                    given.entry(participant.user).or_default().insert(*msg_id);
                 }
             }
         }
@@ -77,7 +77,7 @@ impl Preparing<'_> {
 }
 
 /// Refuses values for columns that the server keeps.
-fn check_kept_by_server(row: &Row<'_>, numbers: &[&str], texts: &[&str]) -> Result<()> {
+fn check_kept_by_server(row: &TypedRow<'_>, numbers: &[&str], texts: &[&str]) -> Result<()> {
     let given = numbers.iter().find(|name| row.int(name).is_some());
     match given.or_else(|| texts.iter().find(|name| row.text(name).is_some())) {
         Some(name) => Err(invalid(format!("{name} is kept by the server; leave it out."))),
@@ -85,7 +85,7 @@ fn check_kept_by_server(row: &Row<'_>, numbers: &[&str], texts: &[&str]) -> Resu
     }
 }
 
-fn new_message(owner: UserId, row: &Row<'_>) -> Result<Change> {
+fn new_message(owner: UserId, row: &TypedRow<'_>) -> Result<Change> {
     check_metadata(row.text("metadata"))?;
     let content = match row.owned("content") {
         None if row.text("contentRef").is_some() => String::new(),
@@ -104,7 +104,7 @@ fn new_message(owner: UserId, row: &Row<'_>) -> Result<Change> {
     }))
 }
 
-fn new_conversation(owner: UserId, row: &Row<'_>) -> Result<Change> {
+fn new_conversation(owner: UserId, row: &TypedRow<'_>) -> Result<Change> {
     check_kept_by_server(
         row,
         &["firstMsgId", "lastMsgId", "updated", "lastReadMsgId", "unreadCount"],
@@ -124,10 +124,10 @@ fn new_conversation(owner: UserId, row: &Row<'_>) -> Result<Change> {
     })
 }
 
-fn new_member(owner: UserId, row: &Row<'_>) -> Result<Change> {
+fn new_participant(owner: UserId, row: &TypedRow<'_>) -> Result<Change> {
     check_kept_by_server(row, &["created", "updated"], &[])?;
     check_metadata(row.text("metadata"))?;
-    Ok(Change::AddMember {
+    Ok(Change::AddParticipant {
         owner,
         group: row.conversation_id()?,
         user: row.user("userId")?.ok_or_else(|| invalid("userId is needed; give it a value."))?,

@@ -12,7 +12,7 @@ use super::{
     Prepared, Preparing, check_metadata, check_updatable,
     cold::Deleted,
     invalid,
-    rows::{Row, owner_of},
+    rows::{TypedRow, owner_of},
     select::assigned,
 };
 use crate::{
@@ -78,10 +78,10 @@ impl Preparing<'_> {
         }
         for (key, ids) in groups {
             expect.push(Expect::Group { version: self.snapshot.group_version(&key.id)?, group: key.id.clone() });
-            for member in self.snapshot.members(&key.id)? {
-                for (msg_id, place) in self.locate(&member.user, &ids).await? {
+            for participant in self.snapshot.participants(&key.id)? {
+                for (msg_id, place) in self.locate(&participant.user, &ids).await? {
                     if let Some(edited) = edits.get_mut(&(key.clone(), msg_id, None)) {
-                        edited.copies.insert(member.user.clone(), place);
+                        edited.copies.insert(participant.user.clone(), place);
                     }
                 }
             }
@@ -137,7 +137,7 @@ impl Preparing<'_> {
     }
 }
 
-fn edited(owner: UserId, row: &Row<'_>, update: &Update) -> Result<Edited> {
+fn edited(owner: UserId, row: &TypedRow<'_>, update: &Update) -> Result<Edited> {
     let sets = |column: &str| update.assignments.iter().any(|(assigned, _)| assigned == column);
     let content = row.owned(&assigned("content"));
     if sets("content") && content.is_none() {

@@ -8,8 +8,8 @@ mod cold;
 mod conversations;
 mod deleted;
 mod insert;
-mod members;
 mod messages;
+mod participants;
 mod rows;
 mod select;
 mod send;
@@ -88,12 +88,12 @@ pub(crate) struct Written {
 
 /// A client's name for a request, and the request's hash.
 #[derive(Debug, Clone)]
-pub(crate) struct Named {
+pub(crate) struct NamedRequest {
     key: String,
     hash: [u8; 32],
 }
 
-impl Named {
+impl NamedRequest {
     /// The name of a request that is JSON like that.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ pub(crate) async fn run(
     reader: &Reader,
     caller: &Caller,
     write: &Write,
-    name: Option<&Named>,
+    name: Option<&NamedRequest>,
     stage: &Arc<Stage>,
 ) -> Result<Written> {
     if let Some(receipt) = name.map(|name| name.earlier(store, caller)).transpose()?.flatten() {
@@ -212,7 +212,7 @@ impl Prepared {
         self,
         store: &Store,
         caller: &Caller,
-        name: Option<&Named>,
+        name: Option<&NamedRequest>,
     ) -> kalamdb_store::Result<Option<Receipt>> {
         if self.changes.is_empty() && name.is_none() {
             return Ok(None);
@@ -234,7 +234,7 @@ impl Preparing<'_> {
             Write::Update(update) => match update.target.table.id {
                 TableId::Messages => self.update_messages(update).await,
                 TableId::Conversations => self.update_conversations(update).await,
-                TableId::ConversationUsers => self.update_members(update).await,
+                TableId::ConversationUsers => self.update_participants(update).await,
                 TableId::DeletedMessages => self.restore_messages(update).await,
                 TableId::AuditLog | TableId::SystemUsers | TableId::SystemSegments | TableId::SystemFiles => {
                     Err(read_only(update.target.table))
@@ -243,7 +243,7 @@ impl Preparing<'_> {
             Write::Delete(delete) => match delete.target.table.id {
                 TableId::Messages => self.delete_messages(delete).await,
                 TableId::Conversations => self.delete_conversations(delete).await,
-                TableId::ConversationUsers => self.delete_members(delete).await,
+                TableId::ConversationUsers => self.delete_participants(delete).await,
                 TableId::DeletedMessages => self.purge_messages(delete).await,
                 TableId::AuditLog | TableId::SystemUsers | TableId::SystemSegments | TableId::SystemFiles => {
                     Err(read_only(delete.target.table))

@@ -18,14 +18,14 @@ use super::invalid;
 use crate::{Error, Result, sql::Schema};
 
 /// Named columns of rows, each of the type it is meant for.
-pub(super) struct Rows {
+pub(super) struct TypedRows {
     names: Vec<String>,
     batches: Vec<Vec<ArrayRef>>,
 }
 
 /// One row.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(super) struct TypedRow<'a> {
     names: &'a [String],
     columns: &'a [ArrayRef],
     at: usize,
@@ -36,7 +36,7 @@ const HOT: i64 = -1;
 /// The hidden column that rows of deleted messages have besides: the commit that deleted them from their segment.
 const DELETION: &str = "_deletion";
 
-impl Rows {
+impl TypedRows {
     /// Gives the columns of `batches`, in order, these names, and the types that `kind` says.
     pub(super) fn new(names: Vec<String>, batches: &[RecordBatch], kind: impl Fn(&str) -> ColumnType) -> Result<Self> {
         let batches = batches
@@ -61,10 +61,10 @@ impl Rows {
         self
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = TypedRow<'_>> {
         self.batches.iter().flat_map(move |columns| {
             let rows = columns.first().map_or(0, Array::len);
-            (0..rows).map(move |at| Row { names: &self.names, columns, at })
+            (0..rows).map(move |at| TypedRow { names: &self.names, columns, at })
         })
     }
 }
@@ -118,7 +118,7 @@ fn not_text(name: &str) -> Error {
     invalid(format!("{name} takes text."))
 }
 
-impl<'a> Row<'a> {
+impl<'a> TypedRow<'a> {
     fn column(&self, name: &str) -> Option<&'a ArrayRef> {
         let at = self.names.iter().position(|known| known == name)?;
         self.columns.get(at).filter(|column| !column.is_null(self.at))
@@ -208,7 +208,7 @@ impl<'a> Row<'a> {
 }
 
 /// Whose schema a row belongs to.
-pub(super) fn owner_of(schema: &Schema, row: &Row<'_>) -> Result<UserId> {
+pub(super) fn owner_of(schema: &Schema, row: &TypedRow<'_>) -> Result<UserId> {
     match schema {
         Schema::Owner(owner) => Ok(owner.clone()),
         Schema::All => row.user("owner")?.ok_or_else(|| invalid("owner says whose row it is; give it a value.")),

@@ -16,7 +16,7 @@ use kalamdb_protocol::{ColumnType, Table};
 
 use super::{
     Preparing,
-    rows::{Rows, kind_in},
+    rows::{TypedRows, kind_in},
     whole,
 };
 use crate::{
@@ -44,7 +44,7 @@ impl Preparing<'_> {
         columns: &[&str],
         assignments: &[(String, Expr)],
         selection: Option<&Expr>,
-    ) -> Result<Rows> {
+    ) -> Result<TypedRows> {
         let owner = (target.schema == Schema::All).then_some("owner");
         let columns: Vec<&str> = owner.into_iter().chain(columns.iter().copied()).collect();
         let mut names: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
@@ -59,7 +59,7 @@ impl Preparing<'_> {
 
     /// The rows that an INSERT's source comes to, under the names of its columns. Times that the client gives are told
     /// apart by their size; what comes from a time column is not guessed at again.
-    pub(super) async fn source(&self, insert: &Insert) -> Result<Rows> {
+    pub(super) async fn source(&self, insert: &Insert) -> Result<TypedRows> {
         let plan = self.planned(insert.source.as_ref().clone(), 0, insert.columns.len())?;
         let fields = plan.schema().fields().iter();
         let exact = kinds(&plan).into_iter().zip(fields);
@@ -69,7 +69,13 @@ impl Preparing<'_> {
     }
 
     /// The rows of a query under these names; from `first_value` on they are values to be written.
-    async fn rows(&self, query: ast::Query, names: Vec<String>, first_value: usize, table: &Table) -> Result<Rows> {
+    async fn rows(
+        &self,
+        query: ast::Query,
+        names: Vec<String>,
+        first_value: usize,
+        table: &Table,
+    ) -> Result<TypedRows> {
         self.collected(self.planned(query, first_value, names.len())?, names, table).await
     }
 
@@ -82,10 +88,10 @@ impl Preparing<'_> {
         self.view.checked(|| whole::guard(plan, &(first_value..columns).collect()))
     }
 
-    async fn collected(&self, plan: LogicalPlan, names: Vec<String>, table: &Table) -> Result<Rows> {
+    async fn collected(&self, plan: LogicalPlan, names: Vec<String>, table: &Table) -> Result<TypedRows> {
         self.has_read.store(true, Ordering::Relaxed);
         let batches = self.view.collect(plan).await?;
-        Rows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
+        TypedRows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
     }
 }
 

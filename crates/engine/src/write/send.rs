@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus, to_micros};
 use kalamdb_store::{Change, ErrorKind, NewMessage, Receipt, Store};
 
-use super::{ATTEMPTS, Named, Prepared, Preparing};
+use super::{ATTEMPTS, NamedRequest, Prepared, Preparing};
 use crate::{Caller, Error, Result, read::Reader, workers::Stage};
 
 /// Sends a message; a repeated `idempotency_key` gets the first answer.
@@ -19,7 +19,7 @@ pub(crate) async fn send(
     idempotency_key: Option<String>,
     stage: &Arc<Stage>,
 ) -> Result<SendMessageResponse> {
-    let name = idempotency_key.map(|key| Named::new(key, &message)).transpose()?;
+    let name = idempotency_key.map(|key| NamedRequest::new(key, &message)).transpose()?;
     if let Some(receipt) = name.as_ref().map(|name| name.earlier(store, caller)).transpose()?.flatten() {
         return response(receipt);
     }

@@ -76,8 +76,8 @@ impl Stopping {
     }
 }
 
-/// A place among the connections: one for each open socket, whatever is spoken on it.
-pub struct Place {
+/// A slot among the connections: one for each open socket, whatever is spoken on it.
+pub struct ConnectionSlot {
     _open: OpenConnection,
     _peer: Peer,
     _permit: OwnedSemaphorePermit,
@@ -87,35 +87,35 @@ pub struct Place {
 ///
 /// Handlers get a [`Stopping`] as an extension.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let slots = Arc::new(Semaphore::new(limits.max_connections as usize));
     let (stopping, stopped) = watch::channel(false);
     let router = router.layer(Extension(Stopping(stopped.clone())));
     let peers = Peers::new(limits.max_connections);
     let mut stop = pin!(stop);
     loop {
         let (stream, address, permit) = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &slots) => accepted,
             () = &mut stop => break,
         };
         let Some(peer) = peers.enter(address.ip()) else {
             turn_away(&stream);
             continue;
         };
-        let place = Place { _open: OpenConnection::new(), _peer: peer, _permit: permit };
-        tokio::spawn(connection(stream, place, router.clone(), limits, Stopping(stopped.clone())));
+        let slot = ConnectionSlot { _open: OpenConnection::new(), _peer: peer, _permit: permit };
+        tokio::spawn(connection(stream, slot, router.clone(), limits, Stopping(stopped.clone())));
     }
     drop(listener);
     stopping.send_replace(true);
-    // Every socket holds one place until it is closed.
-    if tokio::time::timeout(DRAIN_TIMEOUT, places.acquire_many(limits.max_connections)).await.is_err() {
+    // Every socket holds one slot until it is closed.
+    if tokio::time::timeout(DRAIN_TIMEOUT, slots.acquire_many(limits.max_connections)).await.is_err() {
         tracing::warn!("some requests did not end in time and were given up on");
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    // Until there is a place, clients wait in the operating system's queue, which has its own bound.
-    let permit = Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore");
+/// The next connection, once there is a slot for it.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    // Until there is a slot, clients wait in the operating system's queue, which has its own bound.
+    let permit = Arc::clone(slots).acquire_owned().await.expect("nobody closes the semaphore");
     loop {
         match listener.accept().await {
             Ok((stream, address)) => return (stream, address, permit),
@@ -127,7 +127,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
     }
 }
 
-/// Says why there is no place, if that can be said at once.
+/// Says why there is no slot, if that can be said at once.
 fn turn_away(stream: &TcpStream) {
     let code = ErrorCode::RateLimited;
     let message = "Your address has as many connections open as one may have (`server.max_connections`); close some.";
@@ -142,21 +142,21 @@ fn turn_away(stream: &TcpStream) {
     stream.try_write(answer.as_bytes()).ok();
 }
 
-async fn connection(stream: TcpStream, place: Place, router: Router, limits: Limits, mut stopping: Stopping) {
+async fn connection(stream: TcpStream, slot: ConnectionSlot, router: Router, limits: Limits, mut stopping: Stopping) {
     // Answers are written whole; waiting to fill a packet would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
     let heard = Arc::new(Heard::default());
-    let socket = Socket::new(stream, limits.stall_timeout, Arc::clone(&heard), place);
+    let socket = Socket::new(stream, limits.stall_timeout, Arc::clone(&heard), slot);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(TokioIo::new(socket), Listening::new(TowerToHyperService::new(router), Arc::clone(&heard)))
-        // A connection that becomes a WebSocket ends here; the socket, and its place, go to the handler.
+        // A connection that becomes a WebSocket ends here; the socket, and its slot, go to the handler.
         .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {

@@ -70,9 +70,9 @@ const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// What the handlers share: cheap to clone.
 #[derive(Clone)]
-pub struct App(Arc<Parts>);
+pub struct App(Arc<AppState>);
 
-struct Parts {
+struct AppState {
     engine: Engine,
     /// For content files, which need no SQL.
     store: Store,
@@ -81,7 +81,7 @@ struct Parts {
     limits: body::Limits,
     flight: flight::Flight,
     media: media::Limits,
-    uploads: upload::Places,
+    uploads: upload::UploadSlots,
     inspector: Inspector,
     metrics: MetricsAccess,
     started: Instant,
@@ -98,7 +98,7 @@ impl App {
     ) -> Self {
         let server = &settings.server;
         let timeout = Duration::from_secs(server.request_timeout_seconds);
-        Self(Arc::new(Parts {
+        Self(Arc::new(AppState {
             engine,
             store,
             verifier,
@@ -106,7 +106,7 @@ impl App {
             limits: body::Limits { max_bytes: server.max_body_bytes, timeout },
             flight: flight::Flight::new(server.max_bodies_mb * MIB, server.max_body_bytes, timeout),
             media: settings.media(),
-            uploads: upload::Places::new(settings.media.max_concurrent_uploads, timeout),
+            uploads: upload::UploadSlots::new(settings.media.max_concurrent_uploads, timeout),
             inspector: Inspector::new(),
             metrics: server.metrics,
             started: Instant::now(),
@@ -137,7 +137,7 @@ impl App {
         self.0.media
     }
 
-    fn uploads(&self) -> &upload::Places {
+    fn uploads(&self) -> &upload::UploadSlots {
         &self.0.uploads
     }
 

@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::listen::Place;
+use super::listen::ConnectionSlot;
 
 /// The slowest that a client may take its answer, in the long run: what the oldest mobile networks still do. Slower ones
 /// use up their patience (`server.request_timeout_seconds`), and faster ones earn it back.
@@ -133,13 +133,13 @@ pub struct Socket {
     stalled: Option<Pin<Box<Sleep>>>,
     heard: Arc<Heard>,
     lingering: Option<Lingering>,
-    _place: Place,
+    _slot: ConnectionSlot,
 }
 
 impl Socket {
     /// A socket whose client may take nothing for that long.
-    pub fn new(stream: TcpStream, patience: Duration, heard: Arc<Heard>, place: Place) -> Self {
-        Self { stream, patience: Patience::new(patience), stalled: None, heard, lingering: None, _place: place }
+    pub fn new(stream: TcpStream, patience: Duration, heard: Arc<Heard>, slot: ConnectionSlot) -> Self {
+        Self { stream, patience: Patience::new(patience), stalled: None, heard, lingering: None, _slot: slot }
     }
 
     /// Passes on how a write went; one that has been pending for too long has failed.

@@ -117,7 +117,7 @@ settings! {
         large_message_threshold_bytes: usize = number(102_400, 1_024, 16_777_216);
         /// The largest text of a message, in bytes. In JSON it has to fit into `server.max_body_bytes`.
         max_size_bytes: usize = number(10_485_760, 1_024, 33_554_432);
-        /// The largest metadata of a message, a conversation or a group's member, in bytes. It is read with the row
+        /// The largest metadata of a message, a conversation or a participant, in bytes. It is read with the row
         /// that it belongs to, so what is large belongs into a message's text or an upload.
         max_metadata_bytes: usize = number(65_536, 1_024, 1_048_576);
     }

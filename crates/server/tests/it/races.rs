@@ -144,8 +144,9 @@ fn removal_against_send() {
             let ids = client.numbers(&format!("SELECT msgId FROM messages WHERE conversationId = '{group}'"));
             assert_eq!(ids, expected, "all participants have it, the sender too, or nobody");
         }
-        let members = amy.number(&format!("SELECT COUNT(*) FROM conversationUsers WHERE conversationId = '{group}'"));
-        assert_eq!(members, if removed == Some(1) { 2 } else { 3 });
+        let participants =
+            amy.number(&format!("SELECT COUNT(*) FROM conversationUsers WHERE conversationId = '{group}'"));
+        assert_eq!(participants, if removed == Some(1) { 2 } else { 3 });
     });
 }
 
@@ -158,7 +159,7 @@ fn joining_against_send() {
         let group = format!("g{round}");
         let add = format!("INSERT INTO conversationUsers (conversationId, userId) VALUES ('{group}', 'dave')");
         let (added, sent) = race(|| affected(amy.write(&add)), || bob.send(&message(&group, "hello")));
-        let sent = sent.map(|answer| answer.msg_id).expect("a member may send");
+        let sent = sent.map(|answer| answer.msg_id).expect("a participant may send");
         let his = dave.numbers(&format!("SELECT msgId FROM messages WHERE conversationId = '{group}'"));
         assert!(his.is_empty() || his == [sent] && added == Some(1), "{his:?}");
         let later = bob.say(&group, "again");
@@ -319,10 +320,10 @@ fn owner_and_heir_leave_together() {
         };
         let (one, other) = race(|| leave(&amy, "amy"), || leave(&bob, "bob"));
         let left = one.unwrap_or(0) + other.unwrap_or(0);
-        let members = carol
+        let participants = carol
             .texts(&format!("SELECT role FROM conversationUsers WHERE conversationId = 'g{round}' ORDER BY role DESC"));
-        assert_eq!(members.len() as u64, 3 - left);
-        assert_eq!(members.iter().filter(|role| *role == "owner").count(), 1, "{members:?}");
+        assert_eq!(participants.len() as u64, 3 - left);
+        assert_eq!(participants.iter().filter(|role| *role == "owner").count(), 1, "{participants:?}");
     });
 }
 
@@ -339,7 +340,8 @@ fn the_last_place_in_a_group_is_given_once() {
         };
         let (one, other) = race(|| add("carol"), || add("dave"));
         assert!(!(one && other));
-        let members = amy.number(&format!("SELECT COUNT(*) FROM conversationUsers WHERE conversationId = 'g{round}'"));
-        assert_eq!(members, 2 + i64::from(one || other));
+        let participants =
+            amy.number(&format!("SELECT COUNT(*) FROM conversationUsers WHERE conversationId = 'g{round}'"));
+        assert_eq!(participants, 2 + i64::from(one || other));
     });
 }

@@ -32,7 +32,7 @@ pub(super) fn conversation(key: &ConversationKey) -> String {
 }
 
 /// What is said of a participant.
-pub(super) fn member(group: &ConversationId, user: &UserId) -> String {
+pub(super) fn participant(group: &ConversationId, user: &UserId) -> String {
     format!("conversationUsers of group/{group}: {user}")
 }
 

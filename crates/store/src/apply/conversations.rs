@@ -15,12 +15,12 @@ use crate::{
     error::{Error, Result},
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
-    records::{ConversationRecord, GroupRecord, MemberRecord, Record, ReferenceRecord},
+    records::{ConversationRecord, GroupRecord, ParticipantRecord, Record, ReferenceRecord},
     rows,
 };
 
 /// What to change of a conversation; `None` leaves a field as it is.
-pub(super) struct Set<'a> {
+pub(super) struct ConversationUpdate<'a> {
     pub(super) metadata: &'a Option<Option<String>>,
     pub(super) last_msg_id: Option<Option<MsgId>>,
     /// How far, and how many unread messages lie in segments after that.
@@ -74,8 +74,8 @@ impl Apply<'_, '_> {
         metadata: Option<String>,
     ) -> Result<()> {
         self.remember_group(&key.id)?;
-        let member = MemberRecord { version: self.seq, role, created: self.now, updated: self.now, metadata };
-        self.put(Family::Members, keys::member(&key.id, user), member.encode()?);
+        let participant = ParticipantRecord { version: self.seq, role, created: self.now, updated: self.now, metadata };
+        self.put(Family::Participants, keys::participant(&key.id, user), participant.encode()?);
         // Someone who left keeps their copies, and with them their view of the conversation.
         let mut row = match rows::conversation(self.overlay, user, key)? {
             Some(row) => row,
@@ -89,7 +89,7 @@ impl Apply<'_, '_> {
         group.participants += 1;
         group.version = self.seq;
         self.put_group(&key.id, &group)?;
-        self.log_to_members(&key.id, ChangeKind::MemberChanged)
+        self.log_to_participants(&key.id, ChangeKind::ParticipantChanged)
     }
 
     pub(super) fn put_group(&mut self, group: &ConversationId, record: &GroupRecord) -> Result<()> {
@@ -98,9 +98,9 @@ impl Apply<'_, '_> {
     }
 
     /// Notes a change of the group for everybody who takes part in it.
-    pub(super) fn log_to_members(&mut self, group: &ConversationId, kind: ChangeKind) -> Result<()> {
+    pub(super) fn log_to_participants(&mut self, group: &ConversationId, kind: ChangeKind) -> Result<()> {
         let key = ConversationKey { id: group.clone(), kind: ConversationType::Group };
-        for user in rows::member_ids(self.overlay, group)? {
+        for user in rows::participant_ids(self.overlay, group)? {
             self.log(&user, kind, &key, None)?;
         }
         Ok(())
@@ -121,13 +121,13 @@ impl Apply<'_, '_> {
         owner: &UserId,
         key: &ConversationKey,
         version: Seq,
-        set: &Set<'_>,
+        update: &ConversationUpdate<'_>,
     ) -> Result<()> {
         let mut row = self.unchanged(owner, key, version)?;
-        if let Some(last) = set.last_msg_id {
+        if let Some(last) = update.last_msg_id {
             row.shown_last = Some(last);
         }
-        if let Some((last_read, cold_unread)) = set.last_read {
+        if let Some((last_read, cold_unread)) = update.last_read {
             row.last_read = last_read;
             let after = last_read.unwrap_or(0);
             row.unread = match row.last {
@@ -136,7 +136,7 @@ impl Apply<'_, '_> {
             };
         }
         let mut group = None;
-        if let Some(metadata) = set.metadata {
+        if let Some(metadata) = update.metadata {
             row.metadata = None;
             if key.kind == ConversationType::Group {
                 group = self.set_group_metadata(actor, owner, key, metadata.as_ref())?;
@@ -148,7 +148,7 @@ impl Apply<'_, '_> {
         if let Some(group) = group {
             self.put_group(&key.id, &group)?;
         }
-        if let Some(metadata) = set.metadata
+        if let Some(metadata) = update.metadata
             && alone
         {
             self.put_metadata(owner, key, metadata.clone())?;
@@ -165,13 +165,13 @@ impl Apply<'_, '_> {
         key: &ConversationKey,
         metadata: Option<&String>,
     ) -> Result<Option<GroupRecord>> {
-        let role = rows::member(self.overlay, &key.id, owner)?.map(|member| member.role);
+        let role = rows::participant(self.overlay, &key.id, owner)?.map(|participant| participant.role);
         if !actor.admin && !matches!(role, Some(Role::Owner | Role::Admin)) {
             return Err(forbidden("Only a group's owner and admins may change its metadata."));
         }
         let Some(mut group) = rows::group(self.overlay, &key.id)? else { return Ok(None) };
         group.metadata = metadata.cloned();
-        for user in rows::member_ids(self.overlay, &key.id)? {
+        for user in rows::participant_ids(self.overlay, &key.id)? {
             if &user != owner
                 && let Some(row) = rows::conversation(self.overlay, &user, key)?
             {
@@ -204,7 +204,7 @@ impl Apply<'_, '_> {
         }
         self.note_messages(owner, AuditAction::ConversationDelete, audit::conversation(key), messages);
         if key.kind == ConversationType::Group && joined {
-            self.note(owner, AuditAction::MemberLeave, audit::member(&key.id, owner));
+            self.note(owner, AuditAction::MemberLeave, audit::participant(&key.id, owner));
             // The group may go with its last participant: then this is how its metadata was.
             self.put_metadata(owner, key, metadata)?;
             self.leave(&key.id, owner)?;

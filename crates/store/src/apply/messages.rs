@@ -12,7 +12,7 @@ use crate::{
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
     database::Read,
     error::{Error, Result},
-    feed::Row,
+    feed::RowState,
     keys::{self, Family},
     large,
     model::{ChangeKind, ConversationKey, FileKind, Message, Seq},
@@ -64,7 +64,7 @@ impl Apply<'_, '_> {
             };
             self.put_conversation(owner, &key, with_message(conversation, owner, msg_id, &record.from))?;
             if let Some(row) = &row {
-                self.tell_message(owner, &key, msg_id, Row::Absent, Row::There(Arc::clone(row)));
+                self.tell_message(owner, &key, msg_id, RowState::Absent, RowState::There(Arc::clone(row)));
             }
             self.log(owner, ChangeKind::MessageSent, &key, Some(msg_id))?;
         }
@@ -103,11 +103,11 @@ impl Apply<'_, '_> {
         if founded {
             self.found_group(owner, key, self.now, None)?;
         }
-        let members = rows::member_ids(self.overlay, &key.id)?;
-        if !actor.admin && !members.contains(owner) {
+        let participants = rows::participant_ids(self.overlay, &key.id)?;
+        if !actor.admin && !participants.contains(owner) {
             return Err(not_a_participant());
         }
-        Ok((members, founded))
+        Ok((participants, founded))
     }
 
     /// The message's id: the next one, or the one given if it is free for every recipient.
@@ -213,7 +213,7 @@ impl Apply<'_, '_> {
             if message.from != owner.as_str() {
                 return Err(forbidden("In a group only the sender may change a message."));
             }
-            if rows::member(self.overlay, &key.id, owner)?.is_none() {
+            if rows::participant(self.overlay, &key.id, owner)?.is_none() {
                 return Err(not_a_participant());
             }
         }
@@ -222,7 +222,7 @@ impl Apply<'_, '_> {
         let rows = after.map(|after| (Arc::new(message.clone()), after));
         for (owner, place) in copies {
             if let (Some((before, after)), Place::Hot { .. } | Place::Cold { .. }) = (&rows, place) {
-                let (before, after) = (Row::There(Arc::clone(before)), Row::There(Arc::clone(after)));
+                let (before, after) = (RowState::There(Arc::clone(before)), RowState::There(Arc::clone(after)));
                 self.tell_message(owner, key, message.msg_id, before, after);
             }
             self.replace(owner, key, message.msg_id, *place, &record)?;
@@ -340,18 +340,18 @@ impl Apply<'_, '_> {
             self.put_conversation(owner, conversation, row)?;
         }
         self.note_messages(owner, self.deletion(), audit::messages_of(conversation), 1);
-        self.tell_message(owner, conversation, msg_id, before, Row::Absent);
+        self.tell_message(owner, conversation, msg_id, before, RowState::Absent);
         self.log(owner, ChangeKind::MessageDeleted, conversation, Some(msg_id))
     }
 
     /// A message as it is now, for whoever watches.
-    fn row_at(&self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<Row<Message>> {
+    fn row_at(&self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<RowState<Message>> {
         if !self.watched.contains(owner) || !matches!(place, Place::Hot { .. }) {
-            return Ok(Row::Cold);
+            return Ok(RowState::Cold);
         }
         match self.overlay.get(Family::Messages, &keys::message(owner, key, msg_id))? {
-            Some(bytes) => Ok(Row::There(Self::told_row(key, msg_id, &MessageRecord::decode(&bytes)?.1))),
-            None => Ok(Row::Absent),
+            Some(bytes) => Ok(RowState::There(Self::told_row(key, msg_id, &MessageRecord::decode(&bytes)?.1))),
+            None => Ok(RowState::Absent),
         }
     }
 

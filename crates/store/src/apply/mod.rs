@@ -6,8 +6,8 @@
 mod audit;
 mod conversations;
 mod files;
-mod members;
 mod messages;
+mod participants;
 mod receipts;
 mod segments;
 mod tell;
@@ -275,20 +275,21 @@ impl<'a, 'db> Apply<'a, 'db> {
                 self.create_conversation(owner, id, *kind, *created, metadata.clone())
             }
             Change::SetConversation { owner, key, version, metadata, last_msg_id, last_read } => {
-                let set = conversations::Set { metadata, last_msg_id: *last_msg_id, last_read: *last_read };
+                let set =
+                    conversations::ConversationUpdate { metadata, last_msg_id: *last_msg_id, last_read: *last_read };
                 self.set_conversation(actor, owner, key, *version, &set)
             }
             Change::DeleteConversation { owner, key, version, cold } => {
                 self.delete_conversation(owner, key, *version, cold)
             }
-            Change::AddMember { owner, group, user, role, metadata } => {
-                self.add_member(actor, owner, group, user, *role, metadata.clone())
+            Change::AddParticipant { owner, group, user, role, metadata } => {
+                self.add_participant(actor, owner, group, user, *role, metadata.clone())
             }
-            Change::SetMember { owner, group, user, version, role, metadata } => {
-                self.set_member(actor, owner, group, user, *version, *role, metadata.as_ref())
+            Change::SetParticipant { owner, group, user, version, role, metadata } => {
+                self.set_participant(actor, owner, group, user, *version, *role, metadata.as_ref())
             }
-            Change::RemoveMember { owner, group, user, version } => {
-                self.remove_member(actor, owner, group, user, *version)
+            Change::RemoveParticipant { owner, group, user, version } => {
+                self.remove_participant(actor, owner, group, user, *version)
             }
         }
     }

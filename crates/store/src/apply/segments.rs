@@ -38,7 +38,7 @@ impl Apply<'_, '_> {
         }
     }
 
-    /// Adopts a batch file: its rows stop being hot, and those that changed or vanished since it was written are
+    /// Adopts a segment: its rows stop being hot, and those that changed or vanished since it was written are
     /// deleted in it from the start.
     pub(crate) fn publish_segment(
         &mut self,

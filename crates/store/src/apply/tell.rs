@@ -9,8 +9,8 @@ use kalamdb_protocol::{ConversationId, MsgId, UserId};
 use super::Apply;
 use crate::{
     error::Result,
-    feed::{Row, RowChange},
-    model::{Conversation, ConversationKey, Member, Message},
+    feed::{RowChange, RowState},
+    model::{Conversation, ConversationKey, Message, Participant},
     records::MessageRecord,
     rows,
 };
@@ -23,8 +23,8 @@ impl Apply<'_, '_> {
         owner: &UserId,
         key: &ConversationKey,
         msg_id: MsgId,
-        before: Row<Message>,
-        after: Row<Message>,
+        before: RowState<Message>,
+        after: RowState<Message>,
     ) {
         if self.watched.contains(owner) {
             let change = RowChange::Message { msg_id, conversation: key.clone(), before, after };
@@ -67,7 +67,7 @@ impl Apply<'_, '_> {
     /// A group's participants are about to change.
     pub(super) fn remember_group(&mut self, group: &ConversationId) -> Result<()> {
         if !self.watched.is_empty() && !self.told.knows_group(group) {
-            let before = self.told_members(group)?;
+            let before = self.told_participants(group)?;
             self.told.group_was(group, self.logged, before);
         }
         Ok(())
@@ -78,9 +78,9 @@ impl Apply<'_, '_> {
         record.map(|record| rows::public_conversation(self.overlay, owner, key.clone(), &record)).transpose()
     }
 
-    fn told_members(&self, group: &ConversationId) -> Result<Vec<Member>> {
-        let members = rows::members(self.overlay, group)?;
-        Ok(members.into_iter().map(|(user, record)| rows::public_member(group, user, record)).collect())
+    fn told_participants(&self, group: &ConversationId) -> Result<Vec<Participant>> {
+        let participants = rows::participants(self.overlay, group)?;
+        Ok(participants.into_iter().map(|(user, record)| rows::public_participant(group, user, record)).collect())
     }
 
     /// At the end: conversations and groups as they are now, beside how they were.
@@ -91,17 +91,23 @@ impl Apply<'_, '_> {
             self.told.push(&owner, n, RowChange::Conversation { before, after });
         }
         for (group, (n, before)) in groups {
-            let after: Arc<[Member]> = self.told_members(&group)?.into();
-            self.told.count_members(&after);
-            let mut owners: Vec<_> = before.iter().chain(after.iter()).map(|member| member.user.clone()).collect();
+            let after: Arc<[Participant]> = self.told_participants(&group)?.into();
+            self.told.count_participants(&after);
+            let mut owners: Vec<_> =
+                before.iter().chain(after.iter()).map(|participant| participant.user.clone()).collect();
             owners.sort();
             owners.dedup();
             for owner in owners.into_iter().filter(|owner| self.watched.contains(owner)) {
                 // Who takes no part sees nobody.
-                let seen = |members: &Arc<[Member]>| -> Arc<[Member]> {
-                    if members.iter().any(|member| member.user == owner) { Arc::clone(members) } else { Arc::default() }
+                let seen = |participants: &Arc<[Participant]>| -> Arc<[Participant]> {
+                    if participants.iter().any(|participant| participant.user == owner) {
+                        Arc::clone(participants)
+                    } else {
+                        Arc::default()
+                    }
                 };
-                let change = RowChange::Members { group: group.clone(), before: seen(&before), after: seen(&after) };
+                let change =
+                    RowChange::Participants { group: group.clone(), before: seen(&before), after: seen(&after) };
                 self.told.push(&owner, n, change);
             }
         }

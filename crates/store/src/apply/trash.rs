@@ -12,7 +12,7 @@ use crate::{
     database::Read,
     due::Due,
     error::{Error, Result},
-    feed::Row,
+    feed::RowState,
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
     records::{
@@ -222,12 +222,12 @@ impl Apply<'_, '_> {
                 let bytes = record.message.encode(self.seq)?;
                 assert!(!self.has_hot(owner, msg_id)?, "a copy is in one place");
                 self.put_hot(owner, key, msg_id, bytes)?;
-                Row::There(Self::told_row(key, msg_id, &record.message))
+                RowState::There(Self::told_row(key, msg_id, &record.message))
             }
             Place::TrashedCold { deletion, segment, position } => {
                 self.take_cold_trash(owner, deletion, segment, position)?;
                 self.unmark_deleted(owner, segment, position)?;
-                Row::Cold
+                RowState::Cold
             }
             Place::Hot { .. } | Place::Cold { .. } => return Err(Error::changed()),
         };
@@ -238,7 +238,7 @@ impl Apply<'_, '_> {
         };
         self.put_conversation(owner, key, with_message(row, owner, msg_id, from))?;
         self.note_messages(owner, AuditAction::MessageRestore, audit::messages_of(key), 1);
-        self.tell_message(owner, key, msg_id, Row::Absent, after);
+        self.tell_message(owner, key, msg_id, RowState::Absent, after);
         self.log(owner, ChangeKind::MessageRestored, key, Some(msg_id))
     }
 
@@ -248,7 +248,7 @@ impl Apply<'_, '_> {
             Some(row) => ConversationRecord { first: None, last: None, shown_last: None, unread: 0, ..row },
             None => ConversationRecord::new(self.now, self.now, None),
         };
-        row.joined = key.kind == ConversationType::Ai || rows::member(self.overlay, &key.id, owner)?.is_some();
+        row.joined = key.kind == ConversationType::Ai || rows::participant(self.overlay, &key.id, owner)?.is_some();
         Ok(row)
     }
 

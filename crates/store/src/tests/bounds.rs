@@ -6,7 +6,7 @@ use kalamdb_protocol::{ErrorCode, MAX_ID_CHARS};
 
 use super::{Fixture, add, ai, group, id, message};
 use crate::{
-    Change, ConversationKey, Error, ErrorKind, Message, NewMessage, RowChange, Told,
+    Change, ConversationKey, Error, ErrorKind, FeedItem, Message, NewMessage, RowChange,
     command::{Command, Write},
     database::Read,
     keys::{self, Family},
@@ -29,10 +29,10 @@ fn set(fixture: &Fixture, owner: &str, key: &ConversationKey, metadata: Option<S
     Change::SetConversation { owner, key, version, metadata, last_msg_id: None, last_read: None }
 }
 
-fn set_member(fixture: &Fixture, of: &ConversationKey, user: &str, metadata: Option<String>) -> Change {
-    let version = fixture.store.snapshot().member(&of.id, &id(user)).unwrap().unwrap().version;
+fn set_participant(fixture: &Fixture, of: &ConversationKey, user: &str, metadata: Option<String>) -> Change {
+    let version = fixture.store.snapshot().participant(&of.id, &id(user)).unwrap().unwrap().version;
     let (owner, user, metadata) = (id(user), id(user), Some(metadata));
-    Change::SetMember { owner, group: of.id.clone(), user, version, role: None, metadata }
+    Change::SetParticipant { owner, group: of.id.clone(), user, version, role: None, metadata }
 }
 
 impl Fixture {
@@ -72,16 +72,16 @@ async fn metadata_has_a_bound_wherever_it_is_given() {
         metadata: Some(over()),
         copies: vec![(id("ann"), fixture.place("ann", msg_id))],
     };
-    let member =
-        Change::AddMember { owner: id("ann"), group: g.id.clone(), user: id("bob"), role: None, metadata: over() };
+    let participant =
+        Change::AddParticipant { owner: id("ann"), group: g.id.clone(), user: id("bob"), role: None, metadata: over() };
     let changes = [
         Change::Send(NewMessage { metadata: over(), ..message("ann", &c, "x") }),
         edit,
         create("ann", &ai("d"), over()),
         set(&fixture, "ann", &c, over()),
         set(&fixture, "ann", &g, over()),
-        member,
-        set_member(&fixture, &g, "ann", over()),
+        participant,
+        set_participant(&fixture, &g, "ann", over()),
     ];
     let seq = fixture.store.last_seq().unwrap();
     for change in changes {
@@ -149,14 +149,14 @@ fn every_text_of_every_change_counts() {
             last_read: None,
         },
         Change::DeleteConversation { owner: owner.clone(), key, version: 1, cold: vec![(1, vec![(0, 1); MIB / 8])] },
-        Change::AddMember {
+        Change::AddParticipant {
             owner: owner.clone(),
             group: group.clone(),
             user: user.clone(),
             role: None,
             metadata: some(),
         },
-        Change::SetMember { owner, group, user, version: 1, role: None, metadata: Some(some()) },
+        Change::SetParticipant { owner, group, user, version: 1, role: None, metadata: Some(some()) },
     ];
     for change in changes {
         let actor = crate::Actor { user: id("ann"), admin: false };
@@ -207,8 +207,8 @@ async fn who_leaves_a_group_keeps_its_metadata_as_it_was() {
     fixture.commit("ann", vec![add("ann", &g, "bob")]).await.unwrap();
     fixture.send("ann", &g, "hello").await.unwrap();
     let leave = |user: &str| {
-        let version = fixture.store.snapshot().member(&g.id, &id(user)).unwrap().unwrap().version;
-        Change::RemoveMember { owner: id(user), group: g.id.clone(), user: id(user), version }
+        let version = fixture.store.snapshot().participant(&g.id, &id(user)).unwrap().unwrap().version;
+        Change::RemoveParticipant { owner: id(user), group: g.id.clone(), user: id(user), version }
     };
     fixture.commit("bob", vec![leave("bob")]).await.unwrap();
     fixture.commit("ann", vec![set(&fixture, "ann", &g, metadata(2))]).await.unwrap();
@@ -255,7 +255,7 @@ async fn who_watches_is_told_how_metadata_was_and_is() {
     fixture.commit("ann", vec![add("ann", &g, "bob")]).await.unwrap();
     let _watching = fixture.store.watch(None).await.unwrap();
     let mut told = async || {
-        let Told::Commit(commit) = feed.next().await.unwrap() else { panic!("nothing was missed") };
+        let FeedItem::Commit(commit) = feed.next().await.unwrap() else { panic!("nothing was missed") };
         let changes = commit.events.iter().filter_map(|event| match &event.change {
             RowChange::Conversation { before, after } => {
                 let of =
@@ -277,8 +277,8 @@ async fn who_watches_is_told_how_metadata_was_and_is() {
     );
     fixture.commit("ann", vec![set(&fixture, "ann", &c, metadata(2))]).await.unwrap();
     assert_eq!(told().await, [change("ann", both.0, both.1)]);
-    let version = fixture.store.snapshot().member(&g.id, &id("bob")).unwrap().unwrap().version;
-    let leave = Change::RemoveMember { owner: id("bob"), group: g.id.clone(), user: id("bob"), version };
+    let version = fixture.store.snapshot().participant(&g.id, &id("bob")).unwrap().unwrap().version;
+    let leave = Change::RemoveParticipant { owner: id("bob"), group: g.id.clone(), user: id("bob"), version };
     fixture.commit("bob", vec![leave]).await.unwrap();
     assert_eq!(told().await, [change("bob", Some(metadata(2)), None)]);
     let version = fixture.conversation("ann", &g).unwrap().version;

@@ -47,7 +47,7 @@ fn instance(family: Family) -> Vec<u8> {
             keys::conversation(&ann, &conversation)
         }
         Family::Groups => b"g".to_vec(),
-        Family::Members => keys::member(&group("g").id, &ann),
+        Family::Participants => keys::participant(&group("g").id, &ann),
         Family::Owners => b"ann".to_vec(),
         Family::Segments | Family::Deletions => keys::segment(&ann, 1),
         Family::Intents => paths::segment(&ann, 1, AT).into_bytes(),

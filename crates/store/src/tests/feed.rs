@@ -3,25 +3,25 @@
 use futures::FutureExt;
 
 use super::{DAY, Fixture, add, ai, group, id};
-use crate::{Change, ChangeKind, Event, Feed, Row, RowChange, Told, database::Read, keys::Family};
+use crate::{Change, ChangeKind, Event, Feed, FeedItem, RowChange, RowState, database::Read, keys::Family};
 
 /// Everything told so far.
 fn told(feed: &mut Feed) -> Vec<(u64, Event)> {
     let mut events = Vec::new();
     while let Some(told) = feed.next().now_or_never().flatten() {
         match told {
-            Told::Commit(commit) => events.extend(commit.events.iter().map(|event| (commit.seq, event.clone()))),
-            Told::Missed | Told::MissedOf(_) => panic!("nothing was missed"),
+            FeedItem::Commit(commit) => events.extend(commit.events.iter().map(|event| (commit.seq, event.clone()))),
+            FeedItem::Missed | FeedItem::MissedOf(_) => panic!("nothing was missed"),
         }
     }
     events
 }
 
-fn text(row: &Row<crate::Message>) -> &str {
+fn text(row: &RowState<crate::Message>) -> &str {
     match row {
-        Row::Absent => "absent",
-        Row::There(message) => &message.content,
-        Row::Cold => "cold",
+        RowState::Absent => "absent",
+        RowState::There(message) => &message.content,
+        RowState::Cold => "cold",
     }
 }
 
@@ -71,7 +71,7 @@ async fn only_who_is_watched_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_s_copies_share_one_row_and_its_members_are_seen_by_members_only() {
+async fn a_group_s_copies_share_one_row_and_its_participants_are_seen_by_participants_only() {
     let fixture = Fixture::new();
     let mut feed = fixture.store.feed().unwrap();
     let _everybody = fixture.store.watch(None).await.unwrap();
@@ -83,22 +83,22 @@ async fn a_group_s_copies_share_one_row_and_its_members_are_seen_by_members_only
     let rows: Vec<_> = told(&mut feed)
         .into_iter()
         .filter_map(|(_, event)| match event.change {
-            RowChange::Message { after: Row::There(row), .. } => Some(row),
+            RowChange::Message { after: RowState::There(row), .. } => Some(row),
             _ => None,
         })
         .collect();
     assert!(rows.len() == 2 && std::sync::Arc::ptr_eq(&rows[0], &rows[1]));
-    let version = fixture.store.snapshot().member(&g.id, &id("bob")).unwrap().unwrap().version;
-    let remove = Change::RemoveMember { owner: id("ann"), group: g.id.clone(), user: id("bob"), version };
+    let version = fixture.store.snapshot().participant(&g.id, &id("bob")).unwrap().unwrap().version;
+    let remove = Change::RemoveParticipant { owner: id("ann"), group: g.id.clone(), user: id("bob"), version };
     fixture.commit("ann", vec![remove]).await.unwrap();
-    let members: Vec<_> = told(&mut feed)
+    let participants: Vec<_> = told(&mut feed)
         .into_iter()
         .filter_map(|(_, event)| match event.change {
-            RowChange::Members { before, after, .. } => Some((event.owner.to_string(), before.len(), after.len())),
+            RowChange::Participants { before, after, .. } => Some((event.owner.to_string(), before.len(), after.len())),
             _ => None,
         })
         .collect();
-    assert_eq!(members, [("ann".to_owned(), 2, 1), ("bob".to_owned(), 2, 0)]);
+    assert_eq!(participants, [("ann".to_owned(), 2, 1), ("bob".to_owned(), 2, 0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,13 +113,13 @@ async fn who_does_not_listen_is_told_so_and_holds_nobody_up() {
         fixture.commit("ann", changes(2_000)).await.unwrap();
     }
     let mut commits = 0;
-    while let Told::Commit(commit) = feed.next().await.unwrap() {
+    while let FeedItem::Commit(commit) = feed.next().await.unwrap() {
         assert_eq!(commit.events.len(), 2_001);
         commits += 1;
     }
     assert!(commits < 40, "and the gap is told without another commit");
     fixture.commit("ann", changes(1)).await.unwrap();
-    assert!(matches!(feed.next().await, Some(Told::Commit(_))));
+    assert!(matches!(feed.next().await, Some(FeedItem::Commit(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,15 +140,15 @@ async fn one_owner_s_flood_is_missed_by_that_owner_alone() {
     let mut of_bob = 0;
     let missed = loop {
         match feed.next().await.unwrap() {
-            Told::Commit(commit) => of_bob += usize::from(commit.events[0].owner == id("bob")),
-            Told::MissedOf(owners) => break owners,
-            Told::Missed => panic!("bob has missed nothing"),
+            FeedItem::Commit(commit) => of_bob += usize::from(commit.events[0].owner == id("bob")),
+            FeedItem::MissedOf(owners) => break owners,
+            FeedItem::Missed => panic!("bob has missed nothing"),
         }
     };
     assert_eq!(of_bob, 10);
     assert_eq!(missed, [id("ann")].into());
     fixture.send("ann", &ai("c"), "again").await.unwrap();
-    assert!(matches!(feed.next().await, Some(Told::Commit(commit)) if commit.events[0].owner == id("ann")));
+    assert!(matches!(feed.next().await, Some(FeedItem::Commit(commit)) if commit.events[0].owner == id("ann")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,7 +166,7 @@ fn the_rows_of_a_schema_keep_their_encodings() {
     let record = GroupRecord { version: 7, created: AT, metadata: None, participants: 2 };
     check(&mut checked, &record, &["0107808092addebfa0060002"]);
     let metadata = Some("{}".to_owned());
-    let record = MemberRecord { version: 7, role: Role::Admin, created: AT, updated: AT, metadata };
+    let record = ParticipantRecord { version: 7, role: Role::Admin, created: AT, updated: AT, metadata };
     check(&mut checked, &record, &["010701808092addebfa006808092addebfa00601027b7d"]);
     let record = OwnerRecord { change: 9, cold_version: 8, hot_messages: 7, hot_since: Some(AT), last_segment: 6 };
     check(&mut checked, &record, &["0109080701808092addebfa00606"]);
@@ -304,14 +304,14 @@ fn changes() -> Vec<Change> {
             version: 3,
             cold: vec![(1, vec![(2, 4)])],
         },
-        Change::AddMember {
+        Change::AddParticipant {
             owner: owner.clone(),
             group: key.id.clone(),
             user: id("bob"),
             role: Some(Role::Member),
             metadata: None,
         },
-        Change::SetMember {
+        Change::SetParticipant {
             owner: owner.clone(),
             group: key.id.clone(),
             user: id("bob"),
@@ -319,7 +319,7 @@ fn changes() -> Vec<Change> {
             role: Some(Role::Admin),
             metadata: None,
         },
-        Change::RemoveMember { owner, group: key.id, user: id("bob"), version: 3 },
+        Change::RemoveParticipant { owner, group: key.id, user: id("bob"), version: 3 },
     ]
 }
 

@@ -65,7 +65,7 @@ async fn all(store: &Store, base_path: &Path) -> String {
             writeln!(say, "{user} {:?}", row.unwrap()).unwrap();
         }
     }
-    for row in snapshot.members(&group("g").id).unwrap() {
+    for row in snapshot.participants(&group("g").id).unwrap() {
         writeln!(said, "{row:?}").unwrap();
     }
     for file in snapshot.files().unwrap() {

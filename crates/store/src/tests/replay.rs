@@ -234,14 +234,14 @@ impl History {
 
     async fn group_op(&self, what: What, user: &str, by: u8) {
         let to = group("g");
-        let Some(member) = pick(&self.fixture.store.snapshot().members(&to.id).unwrap(), by) else { return };
-        let (owner, group, version) = (id(user), to.id.clone(), member.version);
+        let Some(participant) = pick(&self.fixture.store.snapshot().participants(&to.id).unwrap(), by) else { return };
+        let (owner, group, version) = (id(user), to.id.clone(), participant.version);
         let change = match what {
             What::Join => add(user, &to, USERS[usize::from(by) % 3]),
-            What::Leave => Change::RemoveMember { owner, group, user: member.user, version },
+            What::Leave => Change::RemoveParticipant { owner, group, user: participant.user, version },
             _ => {
                 let role = pick(&[Role::Owner, Role::Admin, Role::Member], by / 3);
-                Change::SetMember { owner, group, user: member.user, version, role, metadata: None }
+                Change::SetParticipant { owner, group, user: participant.user, version, role, metadata: None }
             }
         };
         self.commit(user, vec![change]).await;

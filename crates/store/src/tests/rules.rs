@@ -157,14 +157,19 @@ async fn a_group_keeps_an_owner_and_its_size() {
     let full = fixture.commit("ann", vec![add("ann", &to, "dan")]).await.unwrap_err();
     assert_eq!(full.kind, ErrorKind::Refused(ErrorCode::InvalidValue));
     let leave = |user: &str| {
-        let member = fixture.store.snapshot().member(&to.id, &id(user)).unwrap().unwrap();
-        Change::RemoveMember { owner: id(user), group: to.id.clone(), user: id(user), version: member.version }
+        let participant = fixture.store.snapshot().participant(&to.id, &id(user)).unwrap().unwrap();
+        Change::RemoveParticipant {
+            owner: id(user),
+            group: to.id.clone(),
+            user: id(user),
+            version: participant.version,
+        }
     };
     let version = fixture.store.snapshot().group_version(&to.id).unwrap();
     fixture.commit("ann", vec![leave("ann")]).await.unwrap();
     let snapshot = fixture.store.snapshot();
     assert!(snapshot.group_version(&to.id).unwrap() > version);
-    assert_eq!(snapshot.member(&to.id, &id("bob")).unwrap().unwrap().role, Role::Owner);
+    assert_eq!(snapshot.participant(&to.id, &id("bob")).unwrap().unwrap().role, Role::Owner);
     assert_eq!(fixture.messages("ann").len(), 1, "who leaves keeps the copies");
     assert!(!snapshot.conversation(&id("ann"), &to).unwrap().unwrap().joined);
     for user in ["bob", "cid"] {

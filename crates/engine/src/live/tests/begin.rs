@@ -149,13 +149,13 @@ async fn conversations_and_groups_are_replayed_as_they_are() {
 
     let client = world.client("ben");
     client.begin(Subscribe { after: Some(left), ..sql(statements[1]) }).await;
-    let member =
+    let participant =
         |name: &str, role: &str| news("message", json!({"userId": name, "conversationId": "new", "role": role}));
     let expected = [
         news("delete", json!({"conversationId": "old"})),
         news("delete", json!({"conversationId": "new"})),
-        member("ben", "member"),
-        member("cara", "owner"),
+        participant("ben", "member"),
+        participant("cara", "owner"),
     ];
     assert_eq!(client.told(4).await, expected);
     assert_eq!(complete(&client.next().await), (&json!(2), &json!(null)));

@@ -35,23 +35,23 @@ async fn a_filter_that_takes_too_long_ends_and_nobody_else_notices() {
 async fn nothing_is_computed_for_who_has_gone() {
     let world = World::new();
     let client = world.watch("anna", "SELECT content FROM messages WHERE content <> 'x'").await;
-    let shape = world.engine.0.live.shapes().pop().unwrap();
+    let filter = world.engine.0.live.filters().pop().unwrap();
     world.insert("anna", "c", &[(1, "one")]).await;
     client.told(1).await;
-    let encoded = shape.encoded.load(Ordering::Relaxed);
-    // Her threads are taken, so that what comes waits in its lane.
+    let encoded = filter.encoded.load(Ordering::Relaxed);
+    // Her threads are taken, so that what comes waits in its queue.
     let threads = Arc::clone(client.session.session.share());
     let all = u32::try_from(threads.available_permits()).unwrap();
     let held = threads.acquire_many(all).await.unwrap();
     let root = world.watch("root", "SELECT content FROM anna.messages").await;
     world.insert("anna", "c", &[(2, "two")]).await;
     world.insert("anna", "c", &[(3, "three")]).await;
-    // The third is handed out after the second has come to every lane.
+    // The third is handed out after the second has come to every queue.
     root.told(2).await;
     drop(client);
     drop(held);
-    while Arc::strong_count(&shape) > 1 {
+    while Arc::strong_count(&filter) > 1 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(shape.encoded.load(Ordering::Relaxed), encoded, "nobody waits for it");
+    assert_eq!(filter.encoded.load(Ordering::Relaxed), encoded, "nobody waits for it");
 }

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::live::{
+    delivery::{Delivery, DeliveryQueue, Entered},
     hub::Subscription,
-    lane::{Entered, Job, Lane},
-    log::Log,
+    log::ChangeLog,
     rows::LiveTable,
     session::Session,
 };
@@ -21,24 +21,24 @@ async fn a_group_s_message_is_written_down_once_for_all_who_ask_the_same() {
         let statement = format!("SELECT content FROM {name}.messages WHERE conversationId = 'g'");
         clients.push(world.watch(name, &statement).await);
     }
-    let shapes = world.engine.0.live.shapes();
-    assert_eq!(shapes.len(), 1, "the schema makes no difference");
+    let filters = world.engine.0.live.filters();
+    assert_eq!(filters.len(), 1, "the schema makes no difference");
     world.say("anna", "g", "hello").await;
     for client in &clients {
         assert_eq!(client.told(1).await[0].1["content"], "hello");
     }
-    assert_eq!(shapes[0].encoded.load(Ordering::Relaxed), 1);
+    assert_eq!(filters[0].encoded.load(Ordering::Relaxed), 1);
 
     world.run("anna", "UPDATE messages SET content = 'hello again' WHERE conversationId = 'g'").await;
     for client in &clients {
         assert_eq!(client.told(1).await[0].0, "update");
     }
-    assert_eq!(shapes[0].encoded.load(Ordering::Relaxed), 2, "what a row was before is not written down");
+    assert_eq!(filters[0].encoded.load(Ordering::Relaxed), 2, "what a row was before is not written down");
 
     let another = world.watch("anna", "SELECT content FROM messages WHERE conversationId = 'h'").await;
-    assert_eq!(world.engine.0.live.shapes().len(), 2);
+    assert_eq!(world.engine.0.live.filters().len(), 2);
     drop(another);
-    assert_eq!(world.engine.0.live.shapes().len(), 1, "nobody has it any more");
+    assert_eq!(world.engine.0.live.filters().len(), 1, "nobody has it any more");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn an_idle_subscription_is_small() {
 fn tables_are_found_by_their_names() {
     let names = LiveTable::ALL.map(|table| table.description().name);
     assert_eq!(names, ["messages", "conversations", "conversationUsers"]);
-    assert_eq!(LiveTable::named("conversationUsers"), Some(LiveTable::Members));
+    assert_eq!(LiveTable::named("conversationUsers"), Some(LiveTable::Participants));
     assert_eq!(LiveTable::named("auditLog"), None);
 }
 
@@ -66,7 +66,7 @@ async fn the_logs_of_all_owners_are_one_in_commit_order() {
     }
     let snapshot = world.store.snapshot();
     for most in [1, 7, 100] {
-        let mut log = Log::open(&snapshot, &Schema::All, (0, 0)).unwrap().unwrap();
+        let mut log = ChangeLog::open(&snapshot, &Schema::All, (0, 0)).unwrap().unwrap();
         let mut seen = Vec::new();
         loop {
             let some = log.next(most).unwrap().unwrap();
@@ -97,16 +97,16 @@ async fn a_lane_keeps_the_order_and_takes_no_more_than_it_may() {
     };
     let proposal = kalamdb_store::Proposal { actor, idempotency: None, expect: vec![], changes: vec![create] };
     store.commit(proposal).await.unwrap();
-    let Some(kalamdb_store::Told::Commit(commit)) = feed.next().await else { panic!("nothing is told") };
+    let Some(kalamdb_store::FeedItem::Commit(commit)) = feed.next().await else { panic!("nothing is told") };
 
-    let lane = Lane::default();
-    let job = || Job::new(Arc::clone(&commit), Vec::new());
-    assert!(matches!(lane.enter(job()), Entered::First));
+    let queue = DeliveryQueue::default();
+    let delivery = || Delivery::new(Arc::clone(&commit), Vec::new());
+    assert!(matches!(queue.enter(delivery()), Entered::First));
     let mut waiting = 1;
-    while matches!(lane.enter(job()), Entered::Waits) {
+    while matches!(queue.enter(delivery()), Entered::Waits) {
         waiting += 1;
     }
     assert!(waiting > 1);
-    assert_eq!(std::iter::from_fn(|| lane.next()).count(), waiting, "the one that did not fit is not in it");
-    assert!(matches!(lane.enter(job()), Entered::First), "there is nobody at it any more");
+    assert_eq!(std::iter::from_fn(|| queue.next()).count(), waiting, "the one that did not fit is not in it");
+    assert!(matches!(queue.enter(delivery()), Entered::First), "there is nobody at it any more");
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::live::{
     LiveFrame,
-    session::{Ended, Session},
+    session::{Interrupted, Session},
 };
 
 const ALL: &str = "SELECT content FROM messages";
@@ -193,7 +193,7 @@ async fn who_waits_for_room_learns_that_nobody_wants_it() {
     assert!(futures::poll!(waiting.as_mut()).is_pending());
     assert_eq!(session.named(&id).map(|(number, _)| number), Some(number));
     session.close(number);
-    assert_eq!(waiting.await, Err(Ended::Gone));
+    assert_eq!(waiting.await, Err(Interrupted::Gone));
     assert!(!session.deliver(number, 9, [Ok(frame(9))].into_iter()));
     let (number, _) = session.open(None, 1).unwrap();
     session.put(number, frame(3), at(0)).await.unwrap();

@@ -25,7 +25,7 @@ use kalamdb_store::Snapshot;
 
 pub(crate) use self::encode::objects;
 use super::{
-    cache::{Answer, Keep},
+    cache::{CachedAnswer, Keep},
     errors::{client_error, rowless_error},
     memory::QueryMemory,
 };
@@ -94,7 +94,7 @@ impl Rows {
     }
 
     /// Rows of the cache.
-    pub(super) fn cached(answer: &Answer, ticket: Ticket, limits: Limits, held: Held) -> Self {
+    pub(super) fn cached(answer: &CachedAnswer, ticket: Ticket, limits: Limits, held: Held) -> Self {
         let batches = stream::iter(answer.batches.clone().into_iter().map(Ok));
         let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&answer.schema), batches));
         let batches = Batches { stream, left: limits.rows, truncated: answer.truncated, held, keep: None };

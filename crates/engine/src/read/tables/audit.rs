@@ -11,7 +11,7 @@ use kalamdb_store::{AuditEntry, Snapshot};
 use super::{
     OWNER,
     arrays::{ints, texts},
-    streamed::{Owned, Streamed, by_owner},
+    streamed::{Streamed, WithOwner, by_owner},
     table_schema,
 };
 use crate::sql::Schema;
@@ -23,7 +23,7 @@ pub(in crate::read) fn audit_log(table: &Table, snapshot: Snapshot, owners: Sche
     Streamed { schema, open, column, text_bytes: |(_, entry)| entry.target.len() + entry.details.len() }.into_table()
 }
 
-fn column(name: &str, rows: &[Owned<AuditEntry>]) -> Option<ArrayRef> {
+fn column(name: &str, rows: &[WithOwner<AuditEntry>]) -> Option<ArrayRef> {
     let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),

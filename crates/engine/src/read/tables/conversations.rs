@@ -19,7 +19,7 @@ use super::{
     OWNER,
     arrays::{booleans, ints, some_ints, some_texts, texts},
     count,
-    streamed::{Owned, Streamed, by_owner},
+    streamed::{Streamed, WithOwner, by_owner},
     table_schema,
 };
 use crate::sql::Schema;
@@ -34,11 +34,11 @@ pub(in crate::read) fn conversations(
     let extra = [Field::new("_version", DataType::Int64, false), Field::new("_joined", DataType::Boolean, false)];
     let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
     let open = by_owner(snapshot, owners, Snapshot::conversations);
-    let text_bytes = |(_, row): &Owned<Conversation>| row.metadata.as_ref().map_or(0, String::len);
+    let text_bytes = |(_, row): &WithOwner<Conversation>| row.metadata.as_ref().map_or(0, String::len);
     Streamed { schema, open, column, text_bytes }.into_table()
 }
 
-fn column(name: &str, rows: &[Owned<Conversation>]) -> Option<ArrayRef> {
+fn column(name: &str, rows: &[WithOwner<Conversation>]) -> Option<ArrayRef> {
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
         "_version" => ints(rows.iter().map(|(_, row)| count(row.version))),

@@ -27,7 +27,7 @@ use super::{
     condition, count, matching_owners,
     ranges::{Keys, keys},
     store_error,
-    streamed::{Owned, Rows, Streamed, of_owners},
+    streamed::{RowIter, Streamed, WithOwner, of_owners},
     table_schema, union,
 };
 use crate::sql::Schema;
@@ -59,13 +59,13 @@ impl DeletedMessages {
     }
 
     /// Those in RocksDB: the ones of these ids, or all.
-    fn hot(&self, owners: Vec<UserId>, ids: Option<Vec<MsgId>>) -> Streamed<Owned<TrashedMessage>> {
+    fn hot(&self, owners: Vec<UserId>, ids: Option<Vec<MsgId>>) -> Streamed<WithOwner<TrashedMessage>> {
         let (snapshot, after) = (self.snapshot.clone(), self.options.after);
         let open = Arc::new(move || {
             let (snapshot, ids) = (snapshot.clone(), ids.clone());
             of_owners(owners.clone(), move |owner| read(&snapshot, owner, ids.clone(), after))
         });
-        let text_bytes = |(_, row): &Owned<TrashedMessage>| {
+        let text_bytes = |(_, row): &WithOwner<TrashedMessage>| {
             row.message.content.len() + row.message.metadata.as_ref().map_or(0, String::len)
         };
         Streamed { schema: Arc::clone(&self.schema), open, column, text_bytes }
@@ -91,8 +91,8 @@ fn read(
     owner: &UserId,
     ids: Option<Vec<MsgId>>,
     after: Micros,
-) -> kalamdb_store::Result<Rows<TrashedMessage>> {
-    let rows: Rows<TrashedMessage> = match ids {
+) -> kalamdb_store::Result<RowIter<TrashedMessage>> {
+    let rows: RowIter<TrashedMessage> = match ids {
         Some(ids) => {
             let (snapshot, owner) = (snapshot.clone(), owner.clone());
             Box::new(ids.into_iter().filter_map(move |id| snapshot.trashed_message(&owner, id).transpose()))
@@ -102,7 +102,7 @@ fn read(
     Ok(Box::new(rows.filter(move |row| !row.as_ref().is_ok_and(|row| row.expires_at <= after))))
 }
 
-fn column(name: &str, rows: &[Owned<TrashedMessage>]) -> Option<ArrayRef> {
+fn column(name: &str, rows: &[WithOwner<TrashedMessage>]) -> Option<ArrayRef> {
     let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),

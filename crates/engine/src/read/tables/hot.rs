@@ -119,7 +119,7 @@ impl HotExec {
     }
 
     /// The rows, in order if one was asked for.
-    fn rows(&self) -> Box<dyn Iterator<Item = kalamdb_store::Result<Row>> + Send> {
+    fn rows(&self) -> Box<dyn Iterator<Item = kalamdb_store::Result<OwnedMessage>> + Send> {
         let (first, last) = self.condition.as_ref().map_or((MsgId::MIN, MsgId::MAX), msg_ids);
         if first > last {
             return Box::new(std::iter::empty());
@@ -156,7 +156,7 @@ impl HotExec {
                     match order {
                         Some(order) => {
                             let cursors = opened.map(Iterator::peekable).collect();
-                            Box::new(owned(&owner, Merged { cursors, order }))
+                            Box::new(owned(&owner, MergedCursors { cursors, order }))
                         }
                         None => Box::new(owned(&owner, opened.flatten())),
                     }
@@ -192,7 +192,7 @@ impl Iterator for Opened {
 }
 
 /// Rows with their owner.
-fn owned<I>(owner: &UserId, rows: I) -> impl Iterator<Item = kalamdb_store::Result<Row>> + Send + use<I>
+fn owned<I>(owner: &UserId, rows: I) -> impl Iterator<Item = kalamdb_store::Result<OwnedMessage>> + Send + use<I>
 where
     I: Iterator<Item = kalamdb_store::Result<HotMessage>> + Send,
 {
@@ -201,7 +201,7 @@ where
 }
 
 /// A hot message and whose it is.
-type Row = (UserId, HotMessage);
+type OwnedMessage = (UserId, HotMessage);
 
 fn properties(schema: &SchemaRef, projection: &[usize], order: Option<Order>) -> Result<Arc<PlanProperties>> {
     let schema = Arc::new(schema.project(projection)?);
@@ -265,7 +265,7 @@ impl ExecutionPlan for HotExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batches = Batches::new(self, partition, context.session_config().batch_size())?;
+        let batches = HotBatches::new(self, partition, context.session_config().batch_size())?;
         let stream = RecordBatchStreamAdapter::new(self.schema(), stream::iter(batches));
         Ok(Box::pin(cooperative(stream)))
     }
@@ -339,12 +339,12 @@ impl ExecutionPlan for HotExec {
 }
 
 /// The rows of several conversations by message id.
-struct Merged {
+struct MergedCursors {
     cursors: Vec<Peekable<Opened>>,
     order: Order,
 }
 
-impl Iterator for Merged {
+impl Iterator for MergedCursors {
     type Item = kalamdb_store::Result<HotMessage>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -369,8 +369,8 @@ impl Iterator for Merged {
 }
 
 /// The rows in batches, filtered.
-struct Batches {
-    rows: Box<dyn Iterator<Item = kalamdb_store::Result<Row>> + Send>,
+struct HotBatches {
+    rows: Box<dyn Iterator<Item = kalamdb_store::Result<OwnedMessage>> + Send>,
     /// The columns needed: the output's and the condition's.
     schema: SchemaRef,
     /// Over those columns.
@@ -387,7 +387,7 @@ struct Batches {
     rows_read: Count,
 }
 
-impl Batches {
+impl HotBatches {
     fn new(hot: &HotExec, partition: usize, max_batch_rows: usize) -> Result<Self> {
         let table = &hot.source.schema;
         let mut needed = hot.projection.clone();
@@ -424,7 +424,7 @@ impl Batches {
         }
     }
 
-    fn read(&mut self) -> Result<Vec<Row>> {
+    fn read(&mut self) -> Result<Vec<OwnedMessage>> {
         let mut rows = Vec::with_capacity(self.batch_rows);
         let mut bytes = 0;
         while rows.len() < self.batch_rows && bytes < BATCH_TEXT_BYTES {
@@ -463,7 +463,7 @@ impl Batches {
     }
 }
 
-impl Iterator for Batches {
+impl Iterator for HotBatches {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -480,7 +480,7 @@ impl Iterator for Batches {
     }
 }
 
-fn column(name: &str, rows: &[Row]) -> Option<ArrayRef> {
+fn column(name: &str, rows: &[OwnedMessage]) -> Option<ArrayRef> {
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
         SEGMENT => ints(rows.iter().map(|_| HOT)),

@@ -9,8 +9,8 @@ mod cold;
 mod conversations;
 mod deleted;
 mod hot;
-mod members;
 mod messages;
+mod participants;
 mod ranges;
 mod segment_source;
 mod streamed;
@@ -34,9 +34,9 @@ use datafusion::{
 pub(super) use deleted::{DeletedMessages, DeletedOptions};
 use kalamdb_protocol::{Column, ColumnType, UserId};
 use kalamdb_store::Snapshot;
-pub(crate) use members::member_column;
-pub(super) use members::members;
 pub(crate) use messages::{MessageOptions, MessagesTable};
+pub(crate) use participants::participant_column;
+pub(super) use participants::participants;
 pub(super) use system::{files, segments, users};
 
 use crate::{Error, functions::TIME_UNIT_KEY, sql::Schema};

@@ -30,17 +30,17 @@ use crate::sql::Schema;
 const BATCH_ROWS: usize = 4096;
 
 /// Rows as the store hands them over.
-pub(super) type Rows<R> = Box<dyn Iterator<Item = kalamdb_store::Result<R>> + Send>;
+pub(super) type RowIter<R> = Box<dyn Iterator<Item = kalamdb_store::Result<R>> + Send>;
 
 /// A row and whose it is.
-pub(super) type Owned<R> = (UserId, R);
+pub(super) type WithOwner<R> = (UserId, R);
 
 /// Such a table.
 pub(super) struct Streamed<R> {
     /// What it shows.
     pub schema: SchemaRef,
     /// Begins to read its rows.
-    pub open: Arc<dyn Fn() -> Rows<R> + Send + Sync>,
+    pub open: Arc<dyn Fn() -> RowIter<R> + Send + Sync>,
     /// The column of that name; `None` when there is none.
     pub column: fn(&str, &[R]) -> Option<ArrayRef>,
     /// Bytes of a row's texts, where these may be long.
@@ -52,7 +52,7 @@ pub(super) fn by_owner<R, I>(
     snapshot: Snapshot,
     schema: Schema,
     read: fn(&Snapshot, &UserId) -> kalamdb_store::Result<I>,
-) -> Arc<dyn Fn() -> Rows<Owned<R>> + Send + Sync>
+) -> Arc<dyn Fn() -> RowIter<WithOwner<R>> + Send + Sync>
 where
     R: Send + 'static,
     I: Iterator<Item = kalamdb_store::Result<R>> + Send + 'static,
@@ -70,12 +70,12 @@ where
 pub(super) fn of_owners<R, I>(
     owners: Vec<UserId>,
     read: impl Fn(&UserId) -> kalamdb_store::Result<I> + Send + 'static,
-) -> Rows<Owned<R>>
+) -> RowIter<WithOwner<R>>
 where
     R: Send + 'static,
     I: Iterator<Item = kalamdb_store::Result<R>> + Send + 'static,
 {
-    Box::new(owners.into_iter().flat_map(move |owner| -> Rows<Owned<R>> {
+    Box::new(owners.into_iter().flat_map(move |owner| -> RowIter<WithOwner<R>> {
         match read(&owner) {
             Ok(rows) => Box::new(rows.map(move |row| row.map(|row| (owner.clone(), row)))),
             Err(error) => Box::new(std::iter::once(Err(error))),

@@ -18,7 +18,7 @@ use kalamdb_store::{FileKind, OwnerState, Segment, Snapshot, StoredFile};
 use super::{
     arrays::{ints, texts},
     count, fields,
-    streamed::{Owned, Rows, Streamed, by_owner},
+    streamed::{RowIter, Streamed, WithOwner, by_owner},
 };
 use crate::sql::Schema;
 
@@ -36,7 +36,7 @@ pub(in crate::read) fn segments(table: &Table, snapshot: Snapshot) -> Result<Arc
 
 /// `system.files`: every content file.
 pub(in crate::read) fn files(table: &Table, snapshot: Snapshot) -> Result<Arc<dyn TableProvider>> {
-    let open = Arc::new(move || -> Rows<StoredFile> {
+    let open = Arc::new(move || -> RowIter<StoredFile> {
         match snapshot.files() {
             Ok(files) => Box::new(files),
             Err(error) => Box::new(std::iter::once(Err(error))),
@@ -61,7 +61,7 @@ fn read_user(snapshot: &Snapshot, owner: &UserId) -> kalamdb_store::Result<User>
     Ok(User { state: snapshot.owner(owner)?, cold_messages: count(live.sum()), segments: count(segments.len() as u64) })
 }
 
-fn user_column(name: &str, rows: &[Owned<User>]) -> Option<ArrayRef> {
+fn user_column(name: &str, rows: &[WithOwner<User>]) -> Option<ArrayRef> {
     let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         "userId" => texts(rows.iter().map(|(owner, _)| owner.as_str())),
@@ -73,7 +73,7 @@ fn user_column(name: &str, rows: &[Owned<User>]) -> Option<ArrayRef> {
     })
 }
 
-fn segment_column(name: &str, rows: &[Owned<Segment>]) -> Option<ArrayRef> {
+fn segment_column(name: &str, rows: &[WithOwner<Segment>]) -> Option<ArrayRef> {
     let all = rows.iter().map(|(_, row)| row);
     Some(match name {
         "userId" => texts(rows.iter().map(|(owner, _)| owner.as_str())),

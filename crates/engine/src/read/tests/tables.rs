@@ -181,7 +181,7 @@ async fn the_write_path_sees_each_tier_alone_and_less_of_it() {
 }
 
 #[tokio::test]
-async fn conversations_members_and_the_system_are_tables() {
+async fn conversations_participants_and_the_system_are_tables() {
     let world = World::new();
     world.send(some_messages()).await;
     let group = ConversationId::new("team").unwrap();
@@ -192,7 +192,7 @@ async fn conversations_members_and_the_system_are_tables() {
         created: None,
         metadata: None,
     };
-    let add = Change::AddMember { owner: user("anna"), group, user: user("ben"), role: None, metadata: None };
+    let add = Change::AddParticipant { owner: user("anna"), group, user: user("ben"), role: None, metadata: None };
     world.commit("anna", vec![create, add]).await;
 
     let sql = r#"SELECT "conversationId", "conversationType", "userId" FROM "anna"."conversations" ORDER BY 1"#;

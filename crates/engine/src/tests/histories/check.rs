@@ -126,7 +126,7 @@ impl Driver {
         for name in USERS {
             self.compare_messages(name).await?;
             self.compare_conversations(name).await?;
-            self.compare_members(name).await?;
+            self.compare_participants(name).await?;
         }
         self.compare_all_owners().await?;
         self.compare_audit_log().await?;
@@ -178,12 +178,13 @@ impl Driver {
         vec![json!(key.id), json!(key.kind), json!(ids.first()), json!(ids.last()), json!(unread.len())]
     }
 
-    async fn compare_members(&self, name: User) -> Checked {
+    async fn compare_participants(&self, name: User) -> Checked {
         let sql = "SELECT conversationId, userId, role FROM conversationUsers ORDER BY conversationId, userId";
         let rows = self.rows(&caller(name), sql, vec![]).await?;
-        let members = self.model.visible_members(name).into_iter();
-        let expected: Vec<_> =
-            members.map(|(group, member, role)| vec![json!(group), json!(member), json!(role)]).collect();
+        let participants = self.model.visible_participants(name).into_iter();
+        let expected: Vec<_> = participants
+            .map(|(group, participant, role)| vec![json!(group), json!(participant), json!(role)])
+            .collect();
         same(&format!("conversationUsers of {name}"), &rows, &expected)
     }
 

@@ -329,8 +329,8 @@ impl Driver {
     }
 
     async fn add(&mut self, by: User, whom: User, group: &'static str) -> Checked {
-        let members = self.model.members(group);
-        let may = members.first() == Some(&by) && !members.contains(&whom);
+        let participants = self.model.participants(group);
+        let may = participants.first() == Some(&by) && !participants.contains(&whom);
         let sql = "INSERT INTO conversationUsers (conversationId, userId) VALUES ($1, $2)";
         let params = vec![json!(group), json!(whom)];
         if self.write(&caller(by), sql, params, may.then_some(1..=1)).await?.is_some() {
@@ -341,10 +341,10 @@ impl Driver {
 
     /// Removes somebody, or leaves.
     async fn remove(&mut self, by: User, whom: User, group: &'static str) -> Checked {
-        let members = self.model.members(group);
-        let expected = if !members.contains(&by) || !members.contains(&whom) {
+        let participants = self.model.participants(group);
+        let expected = if !participants.contains(&by) || !participants.contains(&whom) {
             Some(exactly(0))
-        } else if by == whom || members.first() == Some(&by) {
+        } else if by == whom || participants.first() == Some(&by) {
             Some(exactly(1))
         } else {
             None

@@ -65,9 +65,9 @@ async fn run(driver: &mut Driver, history: &[Step]) -> driver::Checked {
 
 /// So that there is a group from the start.
 fn beginning() -> Vec<Step> {
-    let [founder, members @ ..] = USERS;
+    let [founder, participants @ ..] = USERS;
     let group = Key { id: steps::IDS[0], kind: ConversationType::Group };
     let found = Step::Send { user: founder, to: group, assistant: false, text: Text::Small };
     let add = |user| Step::Add { by: founder, user, group: group.id };
-    std::iter::once(found).chain(members.map(add)).collect()
+    std::iter::once(found).chain(participants.map(add)).collect()
 }

@@ -124,29 +124,29 @@ impl Model {
         self.trash(user).filter(|(_, trashed)| meant(&trashed.message)).map(|(id, _)| id).collect()
     }
 
-    pub(super) fn members(&self, group: &str) -> &[User] {
+    pub(super) fn participants(&self, group: &str) -> &[User] {
         self.groups.get(group).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn is_member(&self, group: &str, user: User) -> bool {
-        self.members(group).contains(&user)
+    pub(super) fn is_participant(&self, group: &str, user: User) -> bool {
+        self.participants(group).contains(&user)
     }
 
     /// All participants of the groups that a user is in, by group and name.
-    pub(super) fn visible_members(&self, user: User) -> Vec<(&'static str, User, Role)> {
+    pub(super) fn visible_participants(&self, user: User) -> Vec<(&'static str, User, Role)> {
         let mut visible = Vec::new();
-        for (group, members) in self.groups.iter().filter(|(_, members)| members.contains(&user)) {
+        for (group, participants) in self.groups.iter().filter(|(_, participants)| participants.contains(&user)) {
             let role = |at| if at == 0 { Role::Owner } else { Role::Member };
-            visible.extend(members.iter().enumerate().map(|(at, member)| (*group, *member, role(at))));
+            visible.extend(participants.iter().enumerate().map(|(at, participant)| (*group, *participant, role(at))));
         }
-        visible.sort_by_key(|(group, member, _)| (*group, *member));
+        visible.sort_by_key(|(group, participant, _)| (*group, *participant));
         visible
     }
 
     pub(super) fn row(&self, user: User, key: Key) -> Row {
         let has_messages = self.messages(user).any(|(_, message)| message.key == key);
         match key.kind {
-            ConversationType::Group if self.is_member(key.id, user) || has_messages => Row::There,
+            ConversationType::Group if self.is_participant(key.id, user) || has_messages => Row::There,
             ConversationType::Group if self.schemas[user].been_in.contains(key.id) => Row::Either,
             ConversationType::Ai if self.schemas[user].conversations.contains(&key) => Row::There,
             _ => Row::Absent,
@@ -218,8 +218,8 @@ impl Model {
 impl Model {
     /// Whether a user may write to a conversation; a group that is not there they found.
     pub(super) fn may_write(&self, user: User, key: Key) -> bool {
-        let members = self.members(key.id);
-        key.kind == ConversationType::Ai || members.is_empty() || members.contains(&user)
+        let participants = self.participants(key.id);
+        key.kind == ConversationType::Ai || participants.is_empty() || participants.contains(&user)
     }
 
     /// A user writes to a conversation, which is there from then on; who gets it.
@@ -230,10 +230,10 @@ impl Model {
                 vec![user]
             }
             ConversationType::Group => {
-                if self.members(key.id).is_empty() {
+                if self.participants(key.id).is_empty() {
                     self.join(key.id, user);
                 }
-                self.members(key.id).to_vec()
+                self.participants(key.id).to_vec()
             }
         }
     }
@@ -264,8 +264,8 @@ impl Model {
 
     /// Whether a user may give one of their messages that text.
     pub(super) fn may_edit(&self, user: User, message: &Message, text: Option<&String>) -> bool {
-        let is_writer =
-            message.key.kind == ConversationType::Ai || (message.from == user && self.is_member(message.key.id, user));
+        let is_writer = message.key.kind == ConversationType::Ai
+            || (message.from == user && self.is_participant(message.key.id, user));
         let has_upload = message.file.is_some() && !message.is_large();
         let is_large = text.is_some_and(|text| text.len() >= LARGE);
         is_writer && !(has_upload && is_large)
@@ -275,7 +275,7 @@ impl Model {
     pub(super) fn edit(&mut self, user: User, id: MsgId, edited: &Message) {
         let receivers = match edited.key.kind {
             ConversationType::Ai => vec![user],
-            ConversationType::Group => self.members(edited.key.id).to_vec(),
+            ConversationType::Group => self.participants(edited.key.id).to_vec(),
         };
         for receiver in receivers {
             let schema = self.schema(receiver);
@@ -313,9 +313,9 @@ impl Model {
     }
 
     pub(super) fn leave(&mut self, group: &'static str, user: User) {
-        let Some(members) = self.groups.get_mut(group) else { return };
-        members.retain(|member| *member != user);
-        if members.is_empty() {
+        let Some(participants) = self.groups.get_mut(group) else { return };
+        participants.retain(|participant| *participant != user);
+        if participants.is_empty() {
             self.groups.remove(group);
         }
         self.drop_unsent(user, Key { id: group, kind: ConversationType::Group });

@@ -160,7 +160,7 @@ fn id() -> impl Strategy<Value = &'static str> + Clone {
 }
 
 fn kind() -> impl Strategy<Value = ConversationType> + Clone {
-    // Groups are where copies, members and files meet.
+    // Groups are where copies, participants and files meet.
     prop_oneof![1 => Just(ConversationType::Ai), 2 => Just(ConversationType::Group)]
 }
 

@@ -249,9 +249,9 @@ async fn found_groups(world: &World) {
         let sql = "INSERT INTO conversations (conversationId, conversationType, metadata) VALUES ($1, 'group', $2)";
         let metadata = json!(r#"{"k":"a","n":3}"#);
         world.write(&caller(OWNER), sql, vec![json!(group), metadata]).await.unwrap();
-        for member in MEMBERS {
+        for participant in MEMBERS {
             let sql = "INSERT INTO conversationUsers (conversationId, userId) VALUES ($1, $2)";
-            world.write(&caller(OWNER), sql, vec![json!(group), json!(member)]).await.unwrap();
+            world.write(&caller(OWNER), sql, vec![json!(group), json!(participant)]).await.unwrap();
         }
     }
     let sql = "UPDATE conversationUsers SET metadata = $1 WHERE userId = 'ann' AND conversationId = 'g1'";

@@ -52,7 +52,7 @@ type Copy = (UserId, ConversationId, ConversationType);
 #[derive(Debug, Default)]
 struct Present {
     /// A group's participants.
-    members: HashSet<UserId>,
+    participants: HashSet<UserId>,
     /// One holder's messages, in order.
     turns: Vec<There>,
 }
@@ -237,8 +237,8 @@ fn plan(conversation: &Conversation, present: &Present) -> Plan {
 }
 
 /// The participant whose copy is looked at: the first one who is in the group.
-fn witness<'a>(conversation: &'a Conversation, members: &HashSet<UserId>) -> Option<&'a UserId> {
-    conversation.participants.iter().find(|user| members.contains(*user))
+fn witness<'a>(conversation: &'a Conversation, participants: &HashSet<UserId>) -> Option<&'a UserId> {
+    conversation.participants.iter().find(|user| participants.contains(*user))
 }
 
 /// Makes sure that a group and its participants are there.
@@ -248,17 +248,20 @@ async fn prepare_group(client: &Client, conversation: &Conversation, present: &P
         return Ok(());
     }
     let id = Value::from(conversation.id.as_str());
-    let member = witness(conversation, &present.members);
-    let creator = member.unwrap_or(&conversation.home);
-    if member.is_none() {
+    let participant = witness(conversation, &present.participants);
+    let creator = participant.unwrap_or(&conversation.home);
+    if participant.is_none() {
         let sql = format!(
             "INSERT INTO {}.conversations (conversationId, conversationType) VALUES ($1, 'group')",
             quoted(creator)
         );
         client.write(&sql, vec![id.clone()]).await?;
     }
-    let missing: Vec<&UserId> =
-        conversation.participants.iter().filter(|user| *user != creator && !present.members.contains(*user)).collect();
+    let missing: Vec<&UserId> = conversation
+        .participants
+        .iter()
+        .filter(|user| *user != creator && !present.participants.contains(*user))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -296,13 +299,13 @@ fn question_length(conversations: &[Conversation]) -> usize {
 }
 
 async fn ask(client: &Client, question: &[Conversation]) -> Result<Vec<Present>, Error> {
-    let mut members = members(client, question).await?;
+    let mut participants = participants(client, question).await?;
     let copies: Vec<Option<Copy>> = question
         .iter()
         .map(|conversation| {
             let holder = match conversation.kind {
                 ConversationType::Ai => Some(&conversation.home),
-                ConversationType::Group => witness(conversation, members.get(&conversation.id)?),
+                ConversationType::Group => witness(conversation, participants.get(&conversation.id)?),
             };
             Some((holder?.clone(), conversation.id.clone(), conversation.kind))
         })
@@ -310,8 +313,8 @@ async fn ask(client: &Client, question: &[Conversation]) -> Result<Vec<Present>,
     let wanted: Vec<Copy> = copies.iter().flatten().cloned().collect();
     let mut turns = messages(client, &wanted).await?;
     let present = question.iter().zip(copies).map(|(conversation, copy)| Present {
-        members: match conversation.kind {
-            ConversationType::Group => members.remove(&conversation.id).unwrap_or_default(),
+        participants: match conversation.kind {
+            ConversationType::Group => participants.remove(&conversation.id).unwrap_or_default(),
             ConversationType::Ai => HashSet::new(),
         },
         turns: copy.and_then(|copy| turns.remove(&copy)).unwrap_or_default(),
@@ -320,7 +323,7 @@ async fn ask(client: &Client, question: &[Conversation]) -> Result<Vec<Present>,
 }
 
 /// Who takes part in the groups asked for, as those of them see it who take part; nobody in one that is not there.
-async fn members(
+async fn participants(
     client: &Client,
     question: &[Conversation],
 ) -> Result<HashMap<ConversationId, HashSet<UserId>>, Error> {
@@ -471,9 +474,9 @@ mod tests {
         There { from: from.to_owned(), content: content.to_owned(), full_size }
     }
 
-    fn present(members: &[&str], turns: &[(&str, &str)]) -> Present {
+    fn present(participants: &[&str], turns: &[(&str, &str)]) -> Present {
         Present {
-            members: members.iter().map(|id| user(id)).collect(),
+            participants: participants.iter().map(|id| user(id)).collect(),
             turns: turns.iter().map(|(from, content)| there(from, content, None)).collect(),
         }
     }

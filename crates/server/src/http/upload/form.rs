@@ -39,7 +39,7 @@ const MAX_BESIDE_BYTES: u64 = 512 << 10;
 const MAX_FIELD_BYTES: usize = 512;
 
 /// A form that is complete.
-pub struct Form {
+pub struct ReceivedForm {
     /// The file.
     pub upload: Upload,
     /// `conversationId`.
@@ -60,7 +60,7 @@ pub struct Terms<'a> {
 
 /// Why a body ended before the form did.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum BodyError {
     #[error("The upload broke off; send it again.")]
     BrokenOff,
     #[error(
@@ -71,7 +71,7 @@ enum Ended {
     TooMuchBeside,
 }
 
-impl Form {
+impl ReceivedForm {
     /// Reads a request's body.
     pub async fn read(request: Request, terms: &Terms<'_>) -> Result<Self, ApiError> {
         refuse_encoded(request.headers())?;
@@ -86,7 +86,7 @@ impl Form {
                 "The body must be a form (`multipart/form-data`); `curl -F file=@NAME -F conversationId=ID` sends one.",
             )
         })?;
-        let mut parts = Parts::default();
+        let mut parts = FormFields::default();
         while let Some(field) = fields.next_field().await.map_err(|error| unreadable(&error))? {
             parts.take(field, terms, &allowed).await?;
         }
@@ -96,13 +96,13 @@ impl Form {
 
 /// What has come of a form.
 #[derive(Default)]
-struct Parts {
+struct FormFields {
     file: Option<Upload>,
     conversation: Option<ConversationId>,
     conversation_type: Option<ConversationType>,
 }
 
-impl Parts {
+impl FormFields {
     async fn take(&mut self, field: Field<'_>, terms: &Terms<'_>, allowed: &AtomicU64) -> Result<(), ApiError> {
         match field.name() {
             Some("file") => {
@@ -130,9 +130,9 @@ impl Parts {
         Ok(())
     }
 
-    fn complete(self) -> Result<Form, ApiError> {
+    fn complete(self) -> Result<ReceivedForm, ApiError> {
         let missing = |name| move || invalid(format!("The form lacks the field `{name}`."));
-        Ok(Form {
+        Ok(ReceivedForm {
             upload: self.file.ok_or_else(missing("file"))?,
             conversation: self.conversation.ok_or_else(missing("conversationId"))?,
             conversation_type: self.conversation_type,
@@ -180,17 +180,17 @@ fn piecewise(
     body: Body,
     patience: Duration,
     allowed: Arc<AtomicU64>,
-) -> impl Stream<Item = Result<Bytes, Ended>> + Send + 'static {
+) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
     futures::stream::try_unfold((body.into_data_stream(), 0), move |(mut pieces, given)| {
         let allowed = Arc::clone(&allowed);
         async move {
             // The parser takes all that is ready before it looks at any of it. This way one piece is ready at a time.
             tokio::task::yield_now().await;
-            let next = tokio::time::timeout(patience, pieces.next()).await.map_err(|_| Ended::Silent(patience))?;
-            let Some(piece) = next.transpose().map_err(|_| Ended::BrokenOff)? else { return Ok(None) };
+            let next = tokio::time::timeout(patience, pieces.next()).await.map_err(|_| BodyError::Silent(patience))?;
+            let Some(piece) = next.transpose().map_err(|_| BodyError::BrokenOff)? else { return Ok(None) };
             let given = given + piece.len() as u64;
             if given > allowed.load(Ordering::Relaxed) {
-                return Err(Ended::TooMuchBeside);
+                return Err(BodyError::TooMuchBeside);
             }
             Ok(Some((piece, (pieces, given))))
         }
@@ -200,8 +200,8 @@ fn piecewise(
 /// Why the parser gave up: for a reason of the body's, or because of what stands in it.
 fn unreadable(error: &MultipartError) -> ApiError {
     let mut causes = iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
-    match causes.find_map(|cause| cause.downcast_ref::<Ended>()) {
-        Some(Ended::TooMuchBeside) => invalid(Ended::TooMuchBeside.to_string()),
+    match causes.find_map(|cause| cause.downcast_ref::<BodyError>()) {
+        Some(BodyError::TooMuchBeside) => invalid(BodyError::TooMuchBeside.to_string()),
         Some(ended) => late(ended.to_string()),
         None => invalid("The form is broken or ends early; it must be `multipart/form-data`, up to its last boundary."),
     }

@@ -4,7 +4,7 @@
 //! `media` the other. Whatever goes wrong, and whenever the client goes away, nothing stays in the spool.
 
 mod form;
-mod places;
+mod slots;
 
 use axum::{
     Extension, Json,
@@ -14,10 +14,10 @@ use axum::{
 use kalamdb_engine::Caller;
 use kalamdb_protocol::{ConversationId, ConversationType, MediaMetadata, UploadResponse};
 use kalamdb_store::{Actor, NewFile, Thumbnail, Uploaded};
-pub use places::Places;
+pub use slots::UploadSlots;
 use utoipa::ToSchema;
 
-use self::form::{Form, Terms};
+use self::form::{ReceivedForm, Terms};
 use super::{
     App,
     error::{ApiError, failures},
@@ -63,7 +63,7 @@ pub async fn upload(
 ) -> Result<(StatusCode, Json<UploadResponse>), ApiError> {
     let _place = app.uploads().enter(&caller.user).await?;
     let terms = Terms { spool: app.store().spool(), limits: app.media(), patience: app.limits().timeout };
-    let form = Form::read(request, &terms).await?;
+    let form = ReceivedForm::read(request, &terms).await?;
     let mut facts = app.inspector().inspect(&form.upload).await;
     let thumbnail = facts.thumbnail.take();
     let stored = hand_over(&app, &caller, form, thumbnail).await?;
@@ -71,7 +71,12 @@ pub async fn upload(
 }
 
 /// Gives the file to the store. The spool's name for it goes when this is over, either way.
-async fn hand_over(app: &App, caller: &Caller, form: Form, thumbnail: Option<Thumbnail>) -> Result<Uploaded, ApiError> {
+async fn hand_over(
+    app: &App,
+    caller: &Caller,
+    form: ReceivedForm,
+    thumbnail: Option<Thumbnail>,
+) -> Result<Uploaded, ApiError> {
     let Upload { path, media_type, .. } = form.upload;
     let file = NewFile {
         owner: caller.user.clone(),

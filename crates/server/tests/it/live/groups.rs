@@ -79,8 +79,10 @@ fn being_added_and_removed_is_seen() {
     group(&server, "g", &["amy", "bob"]);
     let (amy, carol) = (server.client("amy"), server.client("carol"));
     let mut live = Live::connect(&carol);
-    live.subscribe(json!({ "id": "members", "sql": "SELECT role FROM conversationUsers WHERE conversationId = 'g'" }));
-    let members = |live: &mut Live, kind: &str, number: usize| {
+    live.subscribe(
+        json!({ "id": "participants", "sql": "SELECT role FROM conversationUsers WHERE conversationId = 'g'" }),
+    );
+    let participants = |live: &mut Live, kind: &str, number: usize| {
         let mut rows: Vec<(String, String)> = (0..number)
             .map(|_| {
                 let frame = live.expect(kind);
@@ -96,13 +98,13 @@ fn being_added_and_removed_is_seen() {
     let row = |user: &str, role: &str| (user.to_owned(), role.to_owned());
     amy.run("INSERT INTO conversationUsers (conversationId, userId) VALUES ('g', 'carol')");
     let all = [row("amy", "owner"), row("bob", "member"), row("carol", "member")];
-    assert_eq!(members(&mut live, "message", 3), all);
+    assert_eq!(participants(&mut live, "message", 3), all);
     amy.run("UPDATE conversationUsers SET role = 'admin' WHERE conversationId = 'g' AND userId = 'bob'");
-    assert_eq!(members(&mut live, "update", 1), [row("bob", "admin")]);
+    assert_eq!(participants(&mut live, "update", 1), [row("bob", "admin")]);
     amy.run("DELETE FROM conversationUsers WHERE conversationId = 'g' AND userId = 'bob'");
-    assert_eq!(members(&mut live, "delete", 1), [row("bob", "")]);
+    assert_eq!(participants(&mut live, "delete", 1), [row("bob", "")]);
     amy.run("DELETE FROM conversationUsers WHERE conversationId = 'g' AND userId = 'carol'");
-    assert_eq!(members(&mut live, "delete", 2), [row("amy", ""), row("carol", "")]);
+    assert_eq!(participants(&mut live, "delete", 2), [row("amy", ""), row("carol", "")]);
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn conversations_and_participants_are_replayed_from_a_place() {
     let (amy, bob) = (server.client("amy"), server.client("bob"));
     let mut live = Live::connect(&bob);
     let conversations = live.subscribe(json!({ "id": "list", "sql": "SELECT lastMsgId FROM conversations" }));
-    let members = live.subscribe(json!({ "id": "members", "sql": "SELECT role FROM conversationUsers" }));
+    let participants = live.subscribe(json!({ "id": "participants", "sql": "SELECT role FROM conversationUsers" }));
     drop(live);
     amy.run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
     amy.run("INSERT INTO conversationUsers (conversationId, userId) VALUES ('g', 'bob')");
@@ -224,7 +224,7 @@ fn conversations_and_participants_are_replayed_from_a_place() {
         (&frames[0]["message"]["conversationId"], &frames[0]["message"]["lastMsgId"]),
         (&json!("g"), &json!(last))
     );
-    live.subscribe(json!({ "id": "members", "sql": "SELECT role FROM conversationUsers", "after": members }));
+    live.subscribe(json!({ "id": "participants", "sql": "SELECT role FROM conversationUsers", "after": participants }));
     let (frames, _) = replayed(&mut live);
     let mut users: Vec<&str> = frames.iter().filter_map(|frame| frame["message"]["userId"].as_str()).collect();
     users.sort_unstable();

@@ -120,7 +120,7 @@ fn expected_end(histories: &[(&str, Vec<Done>)]) -> World {
     let mut world = World::default();
     world.create("amy", &("g".to_owned(), ConversationType::Group)).expect("it is new");
     for user in ["bob", "carol"] {
-        world.add_member("amy", "g", user).expect("amy owns it");
+        world.add_participant("amy", "g", user).expect("amy owns it");
     }
     for (user, history) in histories {
         for done in history {

@@ -22,7 +22,7 @@ fn compare(server: &Server, world: &World) {
         let client = server.client(user);
         compare_messages(&client, world, user);
         compare_conversations(&client, world, user);
-        compare_members(&client, world, user);
+        compare_participants(&client, world, user);
     }
 }
 
@@ -65,15 +65,15 @@ fn compare_conversations(client: &Client, world: &World, user: &str) {
     assert_eq!(groups_left.count(), 0, "{rows:?}");
 }
 
-fn compare_members(client: &Client, world: &World, user: &str) {
+fn compare_participants(client: &Client, world: &World, user: &str) {
     let read =
         client.rows("SELECT conversationId, userId, role FROM conversationUsers ORDER BY conversationId, userId");
     let expected: Vec<Vec<Value>> = world
-        .visible_members(user)
+        .visible_participants(user)
         .into_iter()
-        .map(|(group, member, role)| vec![json!(group), json!(member), json!(role.as_str())])
+        .map(|(group, participant, role)| vec![json!(group), json!(participant), json!(role.as_str())])
         .collect();
-    assert_eq!(read, expected, "the members that {user} sees");
+    assert_eq!(read, expected, "the participants that {user} sees");
 }
 
 /// Runs one history of `steps` steps.

@@ -312,7 +312,7 @@ impl Driver {
         }
         let sql = "INSERT INTO conversationUsers (conversationId, userId) VALUES ($1, $2)";
         let answer = self.client(by).write_params(sql, json!([group, user]));
-        Self::agree(sql, answer, self.world.add_member(by, &group, user));
+        Self::agree(sql, answer, self.world.add_participant(by, &group, user));
     }
 
     fn remove(&mut self, by: &'static str) {
@@ -325,7 +325,7 @@ impl Driver {
         }
         let sql = "DELETE FROM conversationUsers WHERE conversationId = $1 AND userId = $2";
         let answer = self.client(by).write_params(sql, json!([group, user]));
-        Self::agree(sql, answer, self.world.remove_member(by, &group, user));
+        Self::agree(sql, answer, self.world.remove_participant(by, &group, user));
     }
 
     fn role(&mut self, by: &'static str) {

@@ -50,10 +50,10 @@ impl World {
     }
 
     /// All participants of the groups that a user is in, by group and name.
-    pub fn visible_members(&self, user: &str) -> Vec<(String, String, Role)> {
+    pub fn visible_participants(&self, user: &str) -> Vec<(String, String, Role)> {
         let mut visible = Vec::new();
-        for (group, members) in self.groups.iter().filter(|(group, _)| self.role(group, user).is_some()) {
-            visible.extend(members.iter().map(|(member, role)| (group.clone(), member.clone(), *role)));
+        for (group, participants) in self.groups.iter().filter(|(group, _)| self.role(group, user).is_some()) {
+            visible.extend(participants.iter().map(|(participant, role)| (group.clone(), participant.clone(), *role)));
         }
         visible.sort();
         visible
@@ -64,11 +64,11 @@ impl World {
     }
 
     pub fn role(&self, group: &str, user: &str) -> Option<Role> {
-        self.groups.get(group)?.iter().find(|(member, _)| member == user).map(|(_, role)| *role)
+        self.groups.get(group)?.iter().find(|(participant, _)| participant == user).map(|(_, role)| *role)
     }
 
-    pub fn members(&self, group: &str) -> Vec<String> {
-        self.groups.get(group).into_iter().flatten().map(|(member, _)| member.clone()).collect()
+    pub fn participants(&self, group: &str) -> Vec<String> {
+        self.groups.get(group).into_iter().flatten().map(|(participant, _)| participant.clone()).collect()
     }
 
     pub fn unread(&self, user: &str, key: &Key) -> usize {
@@ -88,7 +88,8 @@ impl World {
     }
 
     pub fn send(&mut self, user: &str, key: &Key, id: i64, from: &str, content: &str) {
-        let receivers = if key.1 == ConversationType::Group { self.members(&key.0) } else { vec![user.to_owned()] };
+        let receivers =
+            if key.1 == ConversationType::Group { self.participants(&key.0) } else { vec![user.to_owned()] };
         for receiver in receivers {
             let schema = self.schemas.entry(receiver).or_default();
             schema.conversations.entry(key.clone()).or_default();
@@ -106,7 +107,8 @@ impl World {
             return Err(ErrorCode::Forbidden);
         }
         for ((id, text), key) in texts.iter().zip(keys) {
-            let receivers = if key.1 == ConversationType::Group { self.members(&key.0) } else { vec![user.to_owned()] };
+            let receivers =
+                if key.1 == ConversationType::Group { self.participants(&key.0) } else { vec![user.to_owned()] };
             for receiver in receivers {
                 if let Some(copy) = self.schemas.entry(receiver).or_default().messages.get_mut(id) {
                     copy.content.clone_from(text);
@@ -144,7 +146,7 @@ impl World {
         }
         schema.messages.retain(|_, message| message.key != *key);
         if key.1 == ConversationType::Group {
-            self.drop_member(&key.0, user);
+            self.drop_participant(&key.0, user);
         }
         1
     }
@@ -154,7 +156,7 @@ impl World {
         schema.conversations.get_mut(key).expect("an existing conversation").last_read = read;
     }
 
-    pub fn add_member(&mut self, by: &str, group: &str, user: &str) -> Result<u64, ErrorCode> {
+    pub fn add_participant(&mut self, by: &str, group: &str, user: &str) -> Result<u64, ErrorCode> {
         match self.role(group, by) {
             Some(Role::Owner | Role::Admin) => {}
             Some(Role::Member) | None => return Err(ErrorCode::Forbidden),
@@ -162,7 +164,7 @@ impl World {
         if self.role(group, user).is_some() {
             return Err(ErrorCode::Conflict);
         }
-        self.groups.get_mut(group).expect("it has members").push((user.to_owned(), Role::Member));
+        self.groups.get_mut(group).expect("it has participants").push((user.to_owned(), Role::Member));
         let key = (group.to_owned(), ConversationType::Group);
         let schema = self.schemas.entry(user.to_owned()).or_default();
         let left_before = schema.messages.values().any(|message| message.key == key);
@@ -170,7 +172,7 @@ impl World {
         Ok(1)
     }
 
-    pub fn remove_member(&mut self, by: &str, group: &str, user: &str) -> Result<u64, ErrorCode> {
+    pub fn remove_participant(&mut self, by: &str, group: &str, user: &str) -> Result<u64, ErrorCode> {
         let (Some(role), Some(_)) = (self.role(group, by), self.role(group, user)) else {
             // A row that one does not see, or that is not there.
             return Ok(0);
@@ -178,7 +180,7 @@ impl World {
         if by != user && role == Role::Member {
             return Err(ErrorCode::Forbidden);
         }
-        self.drop_member(group, user);
+        self.drop_participant(group, user);
         let key = (group.to_owned(), ConversationType::Group);
         self.schemas.entry(user.to_owned()).or_default().conversations.remove(&key);
         Ok(1)
@@ -189,21 +191,21 @@ impl World {
         if own != Role::Owner {
             return Err(ErrorCode::Forbidden);
         }
-        let members = self.groups.get_mut(group).expect("it has members");
-        members.iter_mut().filter(|(member, _)| member == user).for_each(|(_, old)| *old = role);
+        let participants = self.groups.get_mut(group).expect("it has participants");
+        participants.iter_mut().filter(|(participant, _)| participant == user).for_each(|(_, old)| *old = role);
         Ok(1)
     }
 
-    /// Takes somebody out of a group; when they owned it, the oldest admin, else the oldest member, follows.
-    fn drop_member(&mut self, group: &str, user: &str) {
-        let members = self.groups.get_mut(group).expect("they are in it");
-        let place = members.iter().position(|(member, _)| member == user).expect("they are in it");
-        let (_, role) = members.remove(place);
-        if members.is_empty() {
+    /// Takes somebody out of a group; when they owned it, the oldest admin, else the oldest participant, follows.
+    fn drop_participant(&mut self, group: &str, user: &str) {
+        let participants = self.groups.get_mut(group).expect("they are in it");
+        let place = participants.iter().position(|(participant, _)| participant == user).expect("they are in it");
+        let (_, role) = participants.remove(place);
+        if participants.is_empty() {
             self.groups.remove(group);
         } else if role == Role::Owner {
-            let heir = members.iter().position(|(_, role)| *role == Role::Admin).unwrap_or(0);
-            members[heir].1 = Role::Owner;
+            let heir = participants.iter().position(|(_, role)| *role == Role::Admin).unwrap_or(0);
+            participants[heir].1 = Role::Owner;
         }
     }
 }

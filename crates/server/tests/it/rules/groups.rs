@@ -30,11 +30,11 @@ fn the_creator_is_the_owner() {
     group(&server, "g", &["john", "amy"]);
     let expected = [("amy".to_owned(), "member".to_owned()), ("john".to_owned(), "owner".to_owned())];
     assert_eq!(roles(&server.client("john"), "g"), expected);
-    assert_eq!(roles(&server.client("amy"), "g"), expected, "a member sees all members");
+    assert_eq!(roles(&server.client("amy"), "g"), expected, "a participant sees all participants");
 }
 
 #[test]
-fn owner_and_admins_add_and_remove_members() {
+fn owner_and_admins_add_and_remove_participants() {
     let server = Server::start();
     group(&server, "g", &["john", "amy", "bob"]);
     let (john, amy, bob) = (server.client("john"), server.client("amy"), server.client("bob"));
@@ -45,7 +45,7 @@ fn owner_and_admins_add_and_remove_members() {
     set_role(&john, "g", "amy", "admin").expect("the owner may");
     assert_eq!(amy.run(add_carol), 1);
     assert_eq!(remove(&amy, "g", "bob").expect("an admin may"), 1);
-    assert_eq!(roles(&bob, "g"), [], "who is out sees no members");
+    assert_eq!(roles(&bob, "g"), [], "who is out sees no participants");
     assert_eq!(roles(&john, "g").len(), 3);
 }
 
@@ -91,7 +91,7 @@ fn when_the_owner_leaves_the_oldest_admin_follows() {
 }
 
 #[test]
-fn without_admins_the_oldest_member_follows() {
+fn without_admins_the_oldest_participant_follows() {
     let server = Server::start();
     // Neither the order of the ids nor of the names decides.
     group(&server, "g", &["john", "zoe", "amy"]);
@@ -203,7 +203,7 @@ fn a_group_holds_as_many_as_the_setting_says() {
 }
 
 #[test]
-fn a_member_is_added_once() {
+fn a_participant_is_added_once() {
     let server = Server::start();
     group(&server, "g", &["john", "amy"]);
     let sql = "INSERT INTO conversationUsers (conversationId, userId) VALUES ('g', 'amy')";
@@ -226,7 +226,7 @@ fn group_ids_are_global_and_ai_ids_are_their_users() {
 }
 
 #[test]
-fn ai_conversations_have_no_members() {
+fn ai_conversations_have_no_participants() {
     let server = Server::start();
     let john = server.client("john");
     john.say("a", "hello");

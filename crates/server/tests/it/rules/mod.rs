@@ -22,7 +22,7 @@ fn code<T>(result: Result<T, Failure>) -> ErrorCode {
     }
 }
 
-/// A group whose owner is the first of `users`, with the others as members.
+/// A group whose owner is the first of `users`, with the others as participants.
 fn group(server: &Server, id: &str, users: &[&str]) {
     let owner = server.client(users[0]);
     owner.run(&format!("INSERT INTO conversations (conversationId, conversationType) VALUES ('{id}', 'group')"));
@@ -31,14 +31,14 @@ fn group(server: &Server, id: &str, users: &[&str]) {
     }
 }
 
-/// Adds a member, as `by`.
+/// Adds a participant, as `by`.
 #[track_caller]
 fn add(by: &Client, group: &str, user: &str) {
     let sql = format!("INSERT INTO conversationUsers (conversationId, userId) VALUES ('{group}', '{user}')");
     assert_eq!(by.run(&sql), 1);
 }
 
-/// Removes a member, as `by`; the member alone may be `by` without a role.
+/// Removes a participant, as `by`; the participant alone may be `by` without a role.
 fn remove(by: &Client, group: &str, user: &str) -> Result<u64, Failure> {
     let sql = format!("DELETE FROM conversationUsers WHERE conversationId = '{group}' AND userId = '{user}'");
     by.write(&sql).map(|answer| answer.rows_affected)

@@ -582,15 +582,17 @@ impl Generator {
     /// Attempts to get into the other's group, or to change it.
     fn join_a_group(&mut self) -> String {
         let (me, other) = (self.me, self.other);
-        let members = self.target("conversationUsers");
+        let participants = self.target("conversationUsers");
         match self.dice.below(7) {
-            0 => format!("INSERT INTO {members} (conversationId, userId) VALUES ('{other}-group', '{me}')"),
+            0 => format!("INSERT INTO {participants} (conversationId, userId) VALUES ('{other}-group', '{me}')"),
             1 => format!(
-                "INSERT INTO {members} (conversationId, userId, role) VALUES ('{other}-group', '{me}', 'owner')"
+                "INSERT INTO {participants} (conversationId, userId, role) VALUES ('{other}-group', '{me}', 'owner')"
             ),
-            2 => format!("INSERT INTO {members} (conversationId, userId) SELECT conversationId, '{me}' FROM {members}"),
-            3 => format!("UPDATE {members} SET role = 'owner' WHERE conversationId = '{other}-group'"),
-            4 => format!("DELETE FROM {members} WHERE conversationId = '{other}-group'"),
+            2 => format!(
+                "INSERT INTO {participants} (conversationId, userId) SELECT conversationId, '{me}' FROM {participants}"
+            ),
+            3 => format!("UPDATE {participants} SET role = 'owner' WHERE conversationId = '{other}-group'"),
+            4 => format!("DELETE FROM {participants} WHERE conversationId = '{other}-group'"),
             5 => {
                 let conversations = self.target("conversations");
                 format!(

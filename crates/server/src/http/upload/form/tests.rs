@@ -38,12 +38,12 @@ impl Spool {
         std::fs::read_dir(self.0.path()).unwrap().count()
     }
 
-    async fn read(&self, request: Request, patience: Duration) -> Result<Form, ApiError> {
+    async fn read(&self, request: Request, patience: Duration) -> Result<ReceivedForm, ApiError> {
         let limits = Limits { image: 4 << 20, audio: 0, video: 0, document: 4 << 20 };
-        Form::read(request, &Terms { spool: self.0.path(), limits, patience }).await
+        ReceivedForm::read(request, &Terms { spool: self.0.path(), limits, patience }).await
     }
 
-    async fn takes(&self, bytes: &[u8], piece: usize) -> Result<Form, ApiError> {
+    async fn takes(&self, bytes: &[u8], piece: usize) -> Result<ReceivedForm, ApiError> {
         let pieces: Vec<Vec<u8>> = bytes.chunks(piece).map(<[u8]>::to_vec).collect();
         self.read(request(stream::iter(pieces)), Duration::from_mins(1)).await
     }

@@ -11,7 +11,7 @@ use super::{
     Prepared, Preparing, check_metadata, check_updatable,
     insert::role,
     invalid,
-    rows::{Row, Rows},
+    rows::{TypedRow, TypedRows},
     select::assigned,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 const KEY: [&str; 3] = ["userId", "conversationId", "_version"];
 
 impl Preparing<'_> {
-    pub(super) async fn update_members(&self, update: &Update) -> Result<Prepared> {
+    pub(super) async fn update_participants(&self, update: &Update) -> Result<Prepared> {
         check_updatable(update, &["role", "metadata"])?;
         let rows =
             self.select(&update.target, &update.from, &KEY, &update.assignments, update.selection.as_ref()).await?;
@@ -36,23 +36,23 @@ impl Preparing<'_> {
                 return Err(invalid("role cannot be NULL; it is 'owner', 'admin' or 'member'."));
             }
             let version = row.version()?;
-            prepared.changes.push(Change::SetMember { owner, group, user, version, role: new_role, metadata });
+            prepared.changes.push(Change::SetParticipant { owner, group, user, version, role: new_role, metadata });
         }
         prepared.rows_affected = prepared.changes.len() as u64;
         Ok(prepared)
     }
 
-    pub(super) async fn delete_members(&self, delete: &Delete) -> Result<Prepared> {
+    pub(super) async fn delete_participants(&self, delete: &Delete) -> Result<Prepared> {
         let rows = self.select(&delete.target, &delete.from, &KEY, &[], delete.selection.as_ref()).await?;
         let mut prepared = Prepared::default();
         for ((group, user), (owner, row)) in distinct(&delete.target, &rows)? {
             let version = row.version()?;
-            prepared.changes.push(Change::RemoveMember { owner, group, user, version });
+            prepared.changes.push(Change::RemoveParticipant { owner, group, user, version });
         }
         // Who removes everybody goes last: after leaving they could remove nobody.
         prepared
             .changes
-            .sort_by_key(|change| matches!(change, Change::RemoveMember { owner, user, .. } if owner == user));
+            .sort_by_key(|change| matches!(change, Change::RemoveParticipant { owner, user, .. } if owner == user));
         prepared.rows_affected = prepared.changes.len() as u64;
         Ok(prepared)
     }
@@ -60,7 +60,10 @@ impl Preparing<'_> {
 
 /// Each participant once. In everybody's schemas a participant shows once for each who sees them; there the
 /// server's admin acts in the participant's own.
-fn distinct<'r>(target: &Target, rows: &'r Rows) -> Result<BTreeMap<(ConversationId, UserId), (UserId, Row<'r>)>> {
+fn distinct<'r>(
+    target: &Target,
+    rows: &'r TypedRows,
+) -> Result<BTreeMap<(ConversationId, UserId), (UserId, TypedRow<'r>)>> {
     let mut distinct = BTreeMap::new();
     for row in rows.iter() {
         let user = row.user("userId")?.ok_or_else(|| invalid("userId is needed."))?;

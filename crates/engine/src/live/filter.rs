@@ -1,4 +1,4 @@
-//! A form of subscription, compiled: which rows it wants, and their JSON text.
+//! A statement of subscription, compiled: which rows it wants, and their JSON text.
 //!
 //! Invariant: compiled once however many subscriptions have it, and holds nobody's rows. A row that it cannot be
 //! evaluated on spoils no other row.
@@ -20,9 +20,9 @@ use datafusion::{
 use kalamdb_protocol::{OWNER_COLUMN, UserId};
 
 use super::{
-    form::{Form, Watch},
-    lane::Lane,
-    rows::{Known, LiveTable, Owned},
+    delivery::DeliveryQueue,
+    rows::{Known, LiveTable, OwnedRow},
+    statement::{LiveStatement, Understood},
 };
 use crate::{
     Result,
@@ -36,60 +36,60 @@ const ROWS_AT_A_TIME: usize = 1_024;
 /// What a row comes to: its text if it is wanted, or why that cannot be known.
 pub(super) type Verdict = Result<Option<Arc<str>>>;
 
-/// A compiled form.
-pub(super) struct Shape {
-    pub form: Arc<Form>,
+/// A compiled statement.
+pub(super) struct CompiledFilter {
+    pub statement: Arc<LiveStatement>,
     /// The table's columns.
     schema: SchemaRef,
     columns: Vec<Arc<dyn PhysicalExpr>>,
-    filter: Option<Arc<dyn PhysicalExpr>>,
+    condition: Option<Arc<dyn PhysicalExpr>>,
     /// What of the filter can be told by a row's conversation and id, and what by its conversation alone.
     by_id: Option<Arc<dyn PhysicalExpr>>,
     by_conversation: Option<Arc<dyn PhysicalExpr>>,
     rows_at_a_time: usize,
     /// What its functions may do; renewed by whoever evaluates it.
     pub work: Arc<Work>,
-    /// What waits to be told to those who have this shape.
-    pub lane: Lane,
+    /// What waits to be told to those who have this filter.
+    pub deliveries: DeliveryQueue,
     /// Rows whose text was written.
     #[cfg(test)]
     pub encoded: AtomicUsize,
 }
 
-impl Shape {
-    /// Compiles a form.
+impl CompiledFilter {
+    /// Compiles a statement.
     ///
     /// # Errors
     /// What is wrong with the statement.
-    pub fn compile(view: &View, watch: &Watch) -> Result<Self> {
-        let form = Arc::new(watch.form.clone());
-        let schema = form.table.schema(form.everybody);
+    pub fn compile(view: &View, understood: &Understood) -> Result<Self> {
+        let statement = Arc::new(understood.statement.clone());
+        let schema = statement.table.schema(statement.everybody);
         let compiled = |expr: &Expr| view.compiled(expr.clone(), &schema);
-        let known = |columns: &[&str]| form.conditions_on(columns).as_ref().map(compiled).transpose();
+        let known = |columns: &[&str]| statement.conditions_on(columns).as_ref().map(compiled).transpose();
         let conversation = ["conversationId", "conversationType", OWNER_COLUMN.name];
         let id = ["conversationId", "conversationType", OWNER_COLUMN.name, "msgId"];
         Ok(Self {
-            columns: form.columns.iter().map(compiled).collect::<Result<_>>()?,
-            filter: form.filter.as_ref().map(compiled).transpose()?,
+            columns: statement.columns.iter().map(compiled).collect::<Result<_>>()?,
+            condition: statement.condition.as_ref().map(compiled).transpose()?,
             by_id: known(&id)?,
             by_conversation: known(&conversation)?,
-            rows_at_a_time: view.rows_at_a_time(&watch.plan, ROWS_AT_A_TIME)?,
+            rows_at_a_time: view.rows_at_a_time(&understood.plan, ROWS_AT_A_TIME)?,
             work: Arc::clone(view.work()),
-            lane: Lane::default(),
+            deliveries: DeliveryQueue::default(),
             #[cfg(test)]
             encoded: AtomicUsize::new(0),
             schema,
-            form,
+            statement,
         })
     }
 
     pub fn table(&self) -> LiveTable {
-        self.form.table
+        self.statement.table
     }
 
     /// Whose a row is, where rows come with their owner.
     pub fn owner<'a>(&self, owner: &'a UserId) -> Option<&'a UserId> {
-        self.form.everybody.then_some(owner)
+        self.statement.everybody.then_some(owner)
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -102,7 +102,7 @@ impl Shape {
     }
 
     /// What these rows come to, in their order; of one that is not `asked` for its text, an empty one.
-    pub fn judge_rows(&self, rows: &[Owned<'_>], asked: &[bool]) -> Vec<Verdict> {
+    pub fn judge_rows(&self, rows: &[OwnedRow<'_>], asked: &[bool]) -> Vec<Verdict> {
         match self.table().batch(&self.schema, rows) {
             Ok(batch) => self.judge(&batch, asked),
             Err(error) => rows.iter().map(|_| Err(client_error(&error, None))).collect(),
@@ -148,8 +148,8 @@ impl Shape {
     }
 
     fn texts(&self, batch: &RecordBatch, asked: &[bool]) -> PlanResult<Vec<Option<Arc<str>>>> {
-        let wanted = match &self.filter {
-            Some(filter) => holds(filter, batch)?,
+        let wanted = match &self.condition {
+            Some(condition) => holds(condition, batch)?,
             None => vec![true; batch.num_rows()],
         };
         let told: BooleanArray = wanted.iter().zip(asked).map(|(wanted, asked)| Some(*wanted && *asked)).collect();
@@ -173,7 +173,7 @@ impl Shape {
         let columns: Vec<ArrayRef> = columns.collect::<PlanResult<_>>()?;
         #[cfg(test)]
         self.encoded.fetch_add(rows, Ordering::Relaxed);
-        Ok(objects(&self.form.names, &columns, rows)?)
+        Ok(objects(&self.statement.names, &columns, rows)?)
     }
 
     /// Whether a row of which only this is known can have been wanted.

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
-    records::{MemberRecord, Record},
+    records::{ParticipantRecord, Record},
     rows,
 };
 
@@ -21,15 +21,15 @@ fn group_key(group: &ConversationId) -> ConversationKey {
 impl Apply<'_, '_> {
     /// What the schema's owner may do in the group; a server's admin may do anything.
     fn role_of(&self, actor: &Actor, owner: &UserId, group: &ConversationId) -> Result<Role> {
-        match rows::member(self.overlay, group, owner)? {
+        match rows::participant(self.overlay, group, owner)? {
             _ if actor.admin => Ok(Role::Owner),
-            Some(member) => Ok(member.role),
+            Some(participant) => Ok(participant.role),
             None => Err(not_a_participant()),
         }
     }
 
     /// Adds a participant.
-    pub(super) fn add_member(
+    pub(super) fn add_participant(
         &mut self,
         actor: &Actor,
         owner: &UserId,
@@ -49,12 +49,14 @@ impl Apply<'_, '_> {
         }
         let role = role.unwrap_or(Role::Member);
         if role == Role::Owner {
-            return Err(invalid("A group has one owner: add a member, then UPDATE its role to hand the group over."));
+            return Err(invalid(
+                "A group has one owner: add a participant, then UPDATE its role to hand the group over.",
+            ));
         }
         if role == Role::Admin && own != Role::Owner {
             return Err(forbidden("Only a group's owner may make somebody an admin of it."));
         }
-        if rows::member(self.overlay, group, user)?.is_some() {
+        if rows::participant(self.overlay, group, user)?.is_some() {
             return Err(conflict("This user takes part in the group already."));
         }
         if u64::from(record.participants) >= self.rules.max_group_participants {
@@ -64,25 +66,30 @@ impl Apply<'_, '_> {
             )));
         }
         for log in [owner, user] {
-            let note = self.note(log, AuditAction::MemberAdd, audit::member(group, user));
+            let note = self.note(log, AuditAction::MemberAdd, audit::participant(group, user));
             note.insert("role".to_owned(), role.as_str().into());
         }
         self.join(user, &group_key(group), record, role, metadata)
     }
 
     /// A participant's row, if it is still the version that the preparation saw.
-    fn unchanged_member(&self, group: &ConversationId, user: &UserId, version: Seq) -> Result<MemberRecord> {
-        match rows::member(self.overlay, group, user)? {
-            Some(member) if self.is_current(member.version, version) => Ok(member),
+    fn unchanged_participant(&self, group: &ConversationId, user: &UserId, version: Seq) -> Result<ParticipantRecord> {
+        match rows::participant(self.overlay, group, user)? {
+            Some(participant) if self.is_current(participant.version, version) => Ok(participant),
             _ => Err(Error::changed()),
         }
     }
 
-    fn put_member(&mut self, group: &ConversationId, user: &UserId, mut member: MemberRecord) -> Result<()> {
+    fn put_participant(
+        &mut self,
+        group: &ConversationId,
+        user: &UserId,
+        mut participant: ParticipantRecord,
+    ) -> Result<()> {
         self.remember_group(group)?;
-        member.version = self.seq;
-        member.updated = self.now;
-        self.put(Family::Members, keys::member(group, user), member.encode()?);
+        participant.version = self.seq;
+        participant.updated = self.now;
+        self.put(Family::Participants, keys::participant(group, user), participant.encode()?);
         Ok(())
     }
 
@@ -101,7 +108,7 @@ impl Apply<'_, '_> {
 
     /// Changes a participant's role or metadata.
     #[allow(clippy::too_many_arguments, reason = "these are the fields of one Change, taken apart once")]
-    pub(super) fn set_member(
+    pub(super) fn set_participant(
         &mut self,
         actor: &Actor,
         owner: &UserId,
@@ -111,50 +118,50 @@ impl Apply<'_, '_> {
         role: Option<Role>,
         metadata: Option<&Option<String>>,
     ) -> Result<()> {
-        let mut member = self.unchanged_member(group, user, version)?;
+        let mut participant = self.unchanged_participant(group, user, version)?;
         let own = self.role_of(actor, owner, group)?;
         if let Some(metadata) = metadata {
             if user != owner && !actor.admin {
                 return Err(forbidden("Only one's own metadata in a group may be changed."));
             }
-            member.metadata.clone_from(metadata);
+            participant.metadata.clone_from(metadata);
         }
         if let Some(role) = role
-            && role != member.role
+            && role != participant.role
         {
             if own != Role::Owner {
                 return Err(forbidden("Only a group's owner may change roles."));
             }
-            if member.role == Role::Owner {
+            if participant.role == Role::Owner {
                 return Err(invalid("Hand the group over by making another participant its owner."));
             }
             if role == Role::Owner {
                 self.dethrone(group)?;
             }
-            member.role = role;
+            participant.role = role;
             for log in [owner, user] {
-                let note = self.note(log, AuditAction::MemberRole, audit::member(group, user));
+                let note = self.note(log, AuditAction::MemberRole, audit::participant(group, user));
                 note.insert("role".to_owned(), role.as_str().into());
             }
         }
-        self.put_member(group, user, member)?;
+        self.put_participant(group, user, participant)?;
         self.bump_group(group, 0)?;
-        self.log_to_members(group, ChangeKind::MemberChanged)
+        self.log_to_participants(group, ChangeKind::ParticipantChanged)
     }
 
     /// The owner becomes an admin: a group has one owner.
     fn dethrone(&mut self, group: &ConversationId) -> Result<()> {
-        for (user, mut member) in rows::members(self.overlay, group)? {
-            if member.role == Role::Owner {
-                member.role = Role::Admin;
-                self.put_member(group, &user, member)?;
+        for (user, mut participant) in rows::participants(self.overlay, group)? {
+            if participant.role == Role::Owner {
+                participant.role = Role::Admin;
+                self.put_participant(group, &user, participant)?;
             }
         }
         Ok(())
     }
 
     /// Removes a participant, or leaves.
-    pub(super) fn remove_member(
+    pub(super) fn remove_participant(
         &mut self,
         actor: &Actor,
         owner: &UserId,
@@ -162,11 +169,11 @@ impl Apply<'_, '_> {
         user: &UserId,
         version: Seq,
     ) -> Result<()> {
-        let member = self.unchanged_member(group, user, version)?;
+        let participant = self.unchanged_participant(group, user, version)?;
         if user != owner {
             match self.role_of(actor, owner, group)? {
                 Role::Member => return Err(forbidden("Only a group's owner and admins may remove participants.")),
-                Role::Admin if member.role == Role::Owner => {
+                Role::Admin if participant.role == Role::Owner => {
                     return Err(forbidden("A group's owner cannot be removed, only leave."));
                 }
                 Role::Admin | Role::Owner => {}
@@ -174,7 +181,7 @@ impl Apply<'_, '_> {
         }
         let action = if user == owner { AuditAction::MemberLeave } else { AuditAction::MemberRemove };
         for log in [owner, user] {
-            self.note(log, action, audit::member(group, user));
+            self.note(log, action, audit::participant(group, user));
         }
         let key = group_key(group);
         // Who leaves keeps the metadata as it is now, whatever becomes of the group's.
@@ -190,25 +197,25 @@ impl Apply<'_, '_> {
             }
             _ => self.delete_conversation_row(user, &key)?,
         }
-        self.log(user, ChangeKind::MemberRemoved, &key, None)
+        self.log(user, ChangeKind::ParticipantRemoved, &key, None)
     }
 
-    /// Takes a participant out of a group; when its owner goes, the oldest admin, else the oldest member, follows.
+    /// Takes a participant out of a group; when its owner goes, the oldest admin, else the oldest participant, follows.
     pub(super) fn leave(&mut self, group: &ConversationId, user: &UserId) -> Result<()> {
-        let Some(leaving) = rows::member(self.overlay, group, user)? else { return Ok(()) };
+        let Some(leaving) = rows::participant(self.overlay, group, user)? else { return Ok(()) };
         self.remember_group(group)?;
-        self.overlay.delete(Family::Members, keys::member(group, user));
+        self.overlay.delete(Family::Participants, keys::participant(group, user));
         if leaving.role == Role::Owner {
-            let heir = rows::members(self.overlay, group)?
+            let heir = rows::participants(self.overlay, group)?
                 .into_iter()
-                .min_by_key(|(user, member)| (member.role != Role::Admin, member.created, user.clone()));
-            if let Some((heir, mut member)) = heir {
-                member.role = Role::Owner;
-                self.put_member(group, &heir, member)?;
+                .min_by_key(|(user, participant)| (participant.role != Role::Admin, participant.created, user.clone()));
+            if let Some((heir, mut participant)) = heir {
+                participant.role = Role::Owner;
+                self.put_participant(group, &heir, participant)?;
             }
         }
         self.bump_group(group, -1)?;
         self.doom_unsent(user, &group_key(group))?;
-        self.log_to_members(group, ChangeKind::MemberRemoved)
+        self.log_to_participants(group, ChangeKind::ParticipantRemoved)
     }
 }

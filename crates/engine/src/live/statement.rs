@@ -24,7 +24,7 @@ use crate::{
 
 /// What makes two subscriptions alike: everything but whose rows they are of and what their clients call them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct LiveStatement {
     pub table: LiveTable,
     /// Whether rows come with their owner.
     pub everybody: bool,
@@ -32,13 +32,13 @@ pub(super) struct Form {
     pub names: Vec<String>,
     pub columns: Vec<Expr>,
     /// Which rows; over the table's columns by their bare names.
-    pub filter: Option<Expr>,
+    pub condition: Option<Expr>,
 }
 
 /// A statement, understood.
-pub(super) struct Watch {
+pub(super) struct Understood {
     pub scope: Schema,
-    pub form: Form,
+    pub statement: LiveStatement,
     pub plan: LogicalPlan,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Watch {
 ///
 /// # Errors
 /// What is wrong with it; `unsupported` when it cannot be live.
-pub(super) fn understand(view: &View, read: &Read) -> Result<Watch> {
+pub(super) fn understand(view: &View, read: &Read) -> Result<Understood> {
     if !matches!(read.statement, ast::Statement::Query(_)) {
         return Err(not_live("EXPLAIN", "send it as a query"));
     }
@@ -59,49 +59,49 @@ pub(super) fn understand(view: &View, read: &Read) -> Result<Watch> {
     }
     let shown = view.column_names(&plan);
     check_keys(&shown)?;
-    let parts = Parts::of(view.analysed(plan.clone())?)?;
+    let parts = PlanParts::of(view.analysed(plan.clone())?)?;
     let (scope, table) = (parts.scope()?, parts.table()?);
     let everybody = scope == Schema::All;
     let schema = table.schema(everybody);
     let settled = |expr: Expr| view.simplified(bare(expr)?, &schema);
-    let filter = parts.filter.map(settled).transpose()?;
+    let condition = parts.condition.map(settled).transpose()?;
     let mut columns = Vec::with_capacity(parts.columns.len());
     for (name, expr) in shown.into_iter().zip(parts.columns) {
         columns.push((name, settled(expr)?));
     }
     let (names, columns) = with_key(table, everybody, columns)?.into_iter().unzip();
-    Ok(Watch { form: Form { table, everybody, names, columns, filter }, scope, plan })
+    Ok(Understood { statement: LiveStatement { table, everybody, names, columns, condition }, scope, plan })
 }
 
-impl Form {
+impl LiveStatement {
     /// The conditions that say something about these columns only: what must hold of a row of which nothing else is
     /// known.
     pub fn conditions_on(&self, columns: &[&str]) -> Option<Expr> {
         let known = |expr: &&Expr| expr.column_refs().iter().all(|column| columns.contains(&column.name.as_str()));
-        let conditions = self.filter.iter().flat_map(split_conjunction).filter(known).cloned();
+        let conditions = self.condition.iter().flat_map(split_conjunction).filter(known).cloned();
         conditions.reduce(Expr::and)
     }
 }
 
 /// A projection over a filter over a table, taken apart.
-struct Parts {
+struct PlanParts {
     columns: Vec<Expr>,
-    filter: Option<Expr>,
+    condition: Option<Expr>,
     scan: TableScan,
 }
 
-impl Parts {
+impl PlanParts {
     fn of(plan: LogicalPlan) -> Result<Self> {
         let LogicalPlan::Projection(projection) = plan else { return Err(refused(&plan)) };
         let columns = projection.expr;
-        let (filter, input) = match Arc::unwrap_or_clone(projection.input) {
+        let (condition, input) = match Arc::unwrap_or_clone(projection.input) {
             LogicalPlan::Filter(filter) => (Some(filter.predicate), Arc::unwrap_or_clone(filter.input)),
             input => (None, input),
         };
-        if columns.iter().chain(&filter).any(has_subquery) {
+        if columns.iter().chain(&condition).any(has_subquery) {
             return Err(not_live("A subquery", "give its result as a parameter"));
         }
-        Ok(Self { columns, filter, scan: scan(input)? })
+        Ok(Self { columns, condition, scan: scan(input)? })
     }
 
     fn scope(&self) -> Result<Schema> {

@@ -1,7 +1,7 @@
 //! Who may upload now.
 //!
-//! Invariant: at no time are more uploads under way than there are places, nor more of one user than their share; a
-//! place is free again when its [`Place`] is gone, however the upload ended.
+//! Invariant: at no time are more uploads under way than there are slots, nor more of one user than their share; a
+//! slot is free again when its [`UploadSlot`] is gone, however the upload ended.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::error::ApiError;
 
-/// One of so many places is one user's share: an upload may take as long as its client likes, and slow ones of one
+/// One of so many slots is one user's share: an upload may take as long as its client likes, and slow ones of one
 /// user must not keep everybody else out.
 const USERS_WITH_A_SHARE: usize = 4;
 
-/// The places.
-pub struct Places {
+/// The slots.
+pub struct UploadSlots {
     all: Arc<Semaphore>,
     share: usize,
     patience: Duration,
@@ -27,34 +27,34 @@ pub struct Places {
     users: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// One upload's place.
-pub struct Place {
+/// One upload's slot.
+pub struct UploadSlot {
     _one_of_all: OwnedSemaphorePermit,
-    _one_of_share: Shared,
+    _one_of_share: UserShare,
 }
 
 /// One of a user's share.
-struct Shared {
+struct UserShare {
     users: Arc<Mutex<HashMap<UserId, usize>>>,
     user: UserId,
 }
 
-impl Places {
+impl UploadSlots {
     /// That many, each waited for that long at most.
-    pub fn new(places: usize, patience: Duration) -> Self {
-        let share = (places / USERS_WITH_A_SHARE).max(1);
-        Self { all: Arc::new(Semaphore::new(places)), share, patience, users: Arc::default() }
+    pub fn new(slots: usize, patience: Duration) -> Self {
+        let share = (slots / USERS_WITH_A_SHARE).max(1);
+        Self { all: Arc::new(Semaphore::new(slots)), share, patience, users: Arc::default() }
     }
 
-    /// A place, once one is free.
+    /// A slot, once one is free.
     ///
     /// # Errors
-    /// `rate_limited` when the user has their share already, `resource_exhausted` when no place became free.
-    pub async fn enter(&self, user: &UserId) -> Result<Place, ApiError> {
+    /// `rate_limited` when the user has their share already, `resource_exhausted` when no slot became free.
+    pub async fn enter(&self, user: &UserId) -> Result<UploadSlot, ApiError> {
         let share = self.take_of_share(user)?;
         let one = tokio::time::timeout(self.patience, Arc::clone(&self.all).acquire_owned()).await;
         match one {
-            Ok(Ok(permit)) => Ok(Place { _one_of_all: permit, _one_of_share: share }),
+            Ok(Ok(permit)) => Ok(UploadSlot { _one_of_all: permit, _one_of_share: share }),
             // Nobody closes the semaphore: what remains is that the time is up.
             _ => Err(ApiError::new(
                 ErrorCode::ResourceExhausted,
@@ -64,7 +64,7 @@ impl Places {
         }
     }
 
-    fn take_of_share(&self, user: &UserId) -> Result<Shared, ApiError> {
+    fn take_of_share(&self, user: &UserId) -> Result<UserShare, ApiError> {
         let mut users = lock(&self.users);
         let count = users.entry(user.clone()).or_default();
         if *count >= self.share {
@@ -73,11 +73,11 @@ impl Places {
             return Err(ApiError::new(ErrorCode::RateLimited, message));
         }
         *count += 1;
-        Ok(Shared { users: Arc::clone(&self.users), user: user.clone() })
+        Ok(UserShare { users: Arc::clone(&self.users), user: user.clone() })
     }
 }
 
-impl Drop for Shared {
+impl Drop for UserShare {
     fn drop(&mut self) {
         let mut users = lock(&self.users);
         if let Some(count) = users.get_mut(&self.user) {
@@ -104,25 +104,25 @@ mod tests {
 
     #[tokio::test]
     async fn one_user_has_a_quarter_and_the_others_theirs() {
-        let places = Places::new(8, Duration::ZERO);
-        let (first, _second) = (places.enter(&user("a")).await.unwrap(), places.enter(&user("a")).await.unwrap());
-        let refused = places.enter(&user("a")).await.err().unwrap();
+        let slots = UploadSlots::new(8, Duration::ZERO);
+        let (first, _second) = (slots.enter(&user("a")).await.unwrap(), slots.enter(&user("a")).await.unwrap());
+        let refused = slots.enter(&user("a")).await.err().unwrap();
         assert_eq!(refused.code(), ErrorCode::RateLimited);
         assert!(refused.message().starts_with("2 uploads of yours are under way"));
-        drop(places.enter(&user("b")).await.unwrap());
+        drop(slots.enter(&user("b")).await.unwrap());
         drop(first);
-        drop(places.enter(&user("a")).await.unwrap());
+        drop(slots.enter(&user("a")).await.unwrap());
     }
 
     #[tokio::test]
     async fn who_finds_no_place_is_told_to_come_back_and_leaves_no_trace() {
-        let places = Places::new(1, Duration::ZERO);
-        let taken = places.enter(&user("a")).await.unwrap();
-        let refused = places.enter(&user("b")).await.err().unwrap();
+        let slots = UploadSlots::new(1, Duration::ZERO);
+        let taken = slots.enter(&user("a")).await.unwrap();
+        let refused = slots.enter(&user("b")).await.err().unwrap();
         assert_eq!(refused.code(), ErrorCode::ResourceExhausted);
         drop(taken);
-        assert!(lock(&places.users).is_empty());
-        drop(places.enter(&user("b")).await.unwrap());
-        assert!(lock(&places.users).is_empty());
+        assert!(lock(&slots.users).is_empty());
+        drop(slots.enter(&user("b")).await.unwrap());
+        assert!(lock(&slots.users).is_empty());
     }
 }
