@@ -27,7 +27,7 @@ pub(crate) struct Entry {
     pub(crate) seq: Seq,
     /// The time of that commit; no earlier than any before.
     pub(crate) time: Micros,
-    /// What to do.
+    /// The command itself.
     pub(crate) command: Command,
 }
 
@@ -35,7 +35,7 @@ impl Entry {
     /// The encoding that this program writes.
     pub(crate) const VERSION: u8 = 1;
 
-    /// Its bytes.
+    /// The entry's bytes.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![Self::VERSION];
         bytes.extend_from_slice(&self.seq.to_be_bytes());
@@ -60,7 +60,7 @@ impl Entry {
 
 /// Something that can be asked of the sequencer, and what it answers.
 pub(crate) trait Ask: Into<Command> {
-    /// What the command comes to.
+    /// The result of the command.
     type Answer;
 
     /// Takes that out of what the command came to.
@@ -104,17 +104,17 @@ macro_rules! commands {
 }
 
 commands! {
-    /// What a user or an application asked for, and its large texts.
+    /// Commit the changes that a user or an application asked for, with their large texts.
     Write -> Written,
     /// Take an upload in.
     AddFile -> FileAdded,
     /// Committed files are in their places.
     Moved -> (),
-    /// These entries of what is due are due.
+    /// Expire these entries of `due`, whose time has come.
     Expire -> Expired,
-    /// These files are removed.
+    /// Forget these files, which have been removed.
     Forget -> (),
-    /// These audit entries have had their time.
+    /// Remove these audit entries, whose retention has passed.
     TrimAudit -> (),
     /// Name the next segment before it is written.
     ReserveSegment -> Reserved,
@@ -131,7 +131,7 @@ commands! {
 impl Command {
     /// Bytes that it takes in memory, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        /// What a command takes besides lists and texts, and each of their entries.
+        /// Bytes of a command besides lists and texts, and of each entry of them, about.
         const PLAIN: usize = 256;
         let lengths = |texts: &[String]| texts.iter().map(|text| PLAIN + text.len()).sum::<usize>();
         PLAIN
@@ -151,14 +151,14 @@ impl Command {
     }
 }
 
-/// See [`Command::Write`].
+/// A proposal, with the places of its large texts in the spool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Write {
     pub(crate) proposal: Proposal,
     pub(crate) texts: Texts,
 }
 
-/// What became of a [`Write`].
+/// The result of a [`Write`].
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) receipt: Receipt,
@@ -166,14 +166,14 @@ pub(crate) struct Written {
     pub(crate) adopted: Vec<Adopted>,
 }
 
-/// See [`Command::AddFile`].
+/// An upload whose file is in the spool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct AddFile {
     pub(crate) actor: Actor,
     pub(crate) upload: Upload,
 }
 
-/// What became of an [`AddFile`].
+/// The result of an [`AddFile`].
 #[derive(Debug)]
 pub(crate) struct FileAdded {
     pub(crate) uploaded: Uploaded,
@@ -181,53 +181,53 @@ pub(crate) struct FileAdded {
     pub(crate) adopted: Vec<Adopted>,
 }
 
-/// See [`Command::Moved`].
+/// Paths of files that have been moved out of the spool to their places.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Moved {
     pub(crate) paths: Vec<String>,
 }
 
-/// See [`Command::Expire`].
+/// Keys of `due` whose time has come.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Expire {
     /// Keys of the family of what is due.
     pub(crate) entries: Vec<Vec<u8>>,
 }
 
-/// What became of an [`Expire`]: what was there to expire.
+/// The result of an [`Expire`]: how much there was to expire.
 #[derive(Debug)]
 pub(crate) struct Expired {
     pub(crate) messages: u64,
     pub(crate) uploads: u64,
 }
 
-/// See [`Command::Forget`].
+/// Paths of files that have been removed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Forget {
     pub(crate) paths: Vec<String>,
 }
 
-/// See [`Command::TrimAudit`].
+/// Audit entries of one owner, by their ids.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TrimAudit {
     pub(crate) owner: UserId,
     pub(crate) ids: Vec<i64>,
 }
 
-/// See [`Command::ReserveSegment`].
+/// An owner whose next segment is to be named.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ReserveSegment {
     pub(crate) owner: UserId,
 }
 
-/// What became of a [`ReserveSegment`].
+/// The result of a [`ReserveSegment`]: the segment's number and path.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     pub(crate) number: u64,
     pub(crate) path: String,
 }
 
-/// See [`Command::PublishSegment`].
+/// A segment that is written, and the hot rows that went into it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PublishSegment {
     pub(crate) owner: UserId,
@@ -237,7 +237,7 @@ pub(crate) struct PublishSegment {
     pub(crate) rows: Vec<RowVersion>,
 }
 
-/// See [`Command::PublishCompaction`].
+/// A segment that was made of others, and where their rows went.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PublishCompaction {
     pub(crate) owner: UserId,
@@ -245,13 +245,13 @@ pub(crate) struct PublishCompaction {
     pub(crate) output: Option<(u64, SegmentRecord)>,
 }
 
-/// See [`Command::ReleaseIntents`].
+/// Paths of segments that were named and will not be adopted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ReleaseIntents {
     pub(crate) paths: Vec<String>,
 }
 
-/// See [`Command::SetRules`].
+/// Rules that are in force from this commit on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SetRules {
     pub(crate) rules: RulesRecord,
@@ -260,9 +260,9 @@ pub(crate) struct SetRules {
 /// A file of the spool, complete and durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spooled {
-    /// Its name there.
+    /// The file's name in the spool: `17`.
     pub(crate) name: String,
-    /// Its size.
+    /// The file's size.
     pub(crate) bytes: u64,
 }
 
@@ -272,9 +272,9 @@ pub(crate) type Texts = BTreeMap<usize, Spooled>;
 /// A file that a commit has named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Adopted {
-    /// Its place.
+    /// The file's place below the base path.
     pub(crate) path: String,
-    /// Its name in the spool.
+    /// The file's name in the spool.
     pub(crate) spooled: String,
 }
 
@@ -290,7 +290,7 @@ pub(crate) struct Upload {
     pub(crate) thumbnail: Option<SpooledThumbnail>,
 }
 
-/// Its thumbnail.
+/// The thumbnail of an upload, in the spool beside it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SpooledThumbnail {
     pub(crate) file: Spooled,
@@ -301,13 +301,13 @@ pub(crate) struct SpooledThumbnail {
 /// A segment that was read, and where each of its rows went.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CompactedSegment {
-    /// Its number.
+    /// The segment's number.
     pub(crate) number: u64,
     /// The position of each row in the output; [`DROPPED`] for one that was not written.
     pub(crate) moved_to: Vec<u32>,
 }
 
-/// Of a row that is gone.
+/// The position in [`CompactedSegment::moved_to`] of a row that was not written again.
 pub(crate) const DROPPED: u32 = u32::MAX;
 
 /// A hot row that went into a segment, and the version it had.

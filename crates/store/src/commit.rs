@@ -12,22 +12,22 @@ use crate::model::{ConversationKey, Message, Seq};
 /// One write: applied whole, or not at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
-    /// Who asks.
+    /// The user on whose behalf it is done.
     pub actor: Actor,
     /// Answers a repeated request with the first one's receipt.
     pub idempotency: Option<Idempotency>,
-    /// What the preparation read and the changes do not name themselves.
+    /// Facts that the preparation read and that the changes do not name themselves.
     pub expect: Vec<Expect>,
-    /// What to do, in order.
+    /// The changes, applied in order.
     pub changes: Vec<Change>,
 }
 
-/// Who asks for a write.
+/// The user who asks for a write, by whose role it is decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// The user of the token.
     pub user: UserId,
-    /// Whether the token says so: admins write in any schema and past the rules of roles.
+    /// Whether the token's role is `admin`: an admin writes in any schema and past the rules of roles in groups.
     pub admin: bool,
 }
 
@@ -47,29 +47,29 @@ pub struct Idempotency {
 pub enum Expect {
     /// The owner's segments and deletion vectors: [`crate::OwnerState::cold_version`].
     Cold {
-        /// Whose.
+        /// The owner of the segments.
         owner: UserId,
-        /// As the snapshot had it.
+        /// The version in the snapshot.
         version: Seq,
     },
-    /// Who takes part in the group, and as what: [`crate::Snapshot::group_version`].
+    /// The group's participants and their roles: [`crate::Snapshot::group_version`].
     Group {
-        /// Which.
+        /// The group's id.
         group: ConversationId,
-        /// As the snapshot had it.
+        /// The version in the snapshot.
         version: Seq,
     },
 }
 
-/// Where a copy of a message lies, and how to tell that it is unchanged.
+/// The place of one copy of a message, with what shows that the copy is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
-    /// In RocksDB, last written by this commit.
+    /// In RocksDB; the commit that wrote the row last shows that it is unchanged.
     Hot {
         /// [`crate::HotMessage::version`].
         version: Seq,
     },
-    /// In a segment.
+    /// In a segment, whose rows never change.
     Cold {
         /// [`crate::Segment::number`].
         segment: u64,
@@ -97,10 +97,10 @@ pub enum Place {
 pub struct NewMessage {
     /// The schema it is sent from.
     pub owner: UserId,
-    /// Where to.
+    /// The conversation's id.
     pub conversation: ConversationId,
-    /// When absent: the group of that id that the owner is in, else their AI conversation of that id, else
-    /// [`crate::Rules::default_type`].
+    /// The conversation's type. When absent: the group of that id that the owner is in, else their AI conversation of
+    /// that id, else [`crate::Rules::default_type`].
     pub kind: Option<ConversationType>,
     /// The owner when absent.
     pub from: Option<String>,
@@ -121,15 +121,15 @@ pub struct NewMessage {
 /// out: what the sequencer, which reads RocksDB only, cannot see for itself. Goes with [`Expect::Cold`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColdSummary {
-    /// Whose.
+    /// The owner of the messages.
     pub owner: UserId,
-    /// Which conversation.
+    /// The conversation's key.
     pub conversation: ConversationKey,
     /// The lowest and highest id left there.
     pub msg_ids: Option<(MsgId, MsgId)>,
 }
 
-/// One thing to do.
+/// A single change of a proposal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Change {
     /// Send a message: to its owner, or to every participant of a group.
@@ -149,59 +149,59 @@ pub enum Change {
     },
     /// Remove one owner's copy of a message: into the trash where [`crate::Rules::trash_retention`] says so.
     Delete {
-        /// Whose copy.
+        /// The copy's owner.
         owner: UserId,
-        /// The id.
+        /// The message's id.
         msg_id: MsgId,
-        /// The conversation.
+        /// The message's conversation.
         conversation: ConversationKey,
         /// The sender, which decides whether it counted as unread.
         from: String,
-        /// Where the copy lies.
+        /// The copy's place.
         place: Place,
     },
     /// Bring one owner's deleted copy of a message back, and its conversation with it.
     Restore {
-        /// Whose copy.
+        /// The copy's owner.
         owner: UserId,
-        /// The id.
+        /// The message's id.
         msg_id: MsgId,
-        /// The conversation.
+        /// The message's conversation.
         conversation: ConversationKey,
         /// The sender, which decides whether it counts as unread.
         from: String,
-        /// Where the copy lies: in the trash.
+        /// The copy's place in the trash.
         place: Place,
     },
     /// Remove one owner's deleted copy for good.
     Purge {
-        /// Whose copy.
+        /// The copy's owner.
         owner: UserId,
-        /// The id.
+        /// The message's id.
         msg_id: MsgId,
-        /// The conversation.
+        /// The message's conversation.
         conversation: ConversationKey,
-        /// Where the copy lies: in the trash.
+        /// The copy's place in the trash.
         place: Place,
     },
     /// Note what an admin's statement did, or read, in somebody else's schema.
     AdminStatement {
-        /// In whose audit log: the schema's owner, or the admin's own for `*`.
+        /// The user whose audit log gets the entry: the schema's owner, or the admin for `*`.
         log: UserId,
-        /// Which kind of statement.
+        /// The action that the entry names.
         action: AuditAction,
         /// The table named, like `alice.messages`.
         target: String,
     },
-    /// What remains in segments after the deletions of this proposal; one for each conversation that has them.
+    /// Tell what remains in segments after the deletions of this proposal; one for each conversation that has any.
     Cold(ColdSummary),
     /// Create a conversation; for a group its owner becomes the first participant.
     CreateConversation {
-        /// The schema.
+        /// The owner of the schema.
         owner: UserId,
-        /// Its key; the type by default [`crate::Rules::default_type`].
+        /// The conversation's id.
         id: ConversationId,
-        /// See `id`.
+        /// The conversation's type; [`crate::Rules::default_type`] when absent.
         kind: Option<ConversationType>,
         /// Now when absent; as [`NewMessage::timestamp`].
         created: Option<Micros>,
@@ -210,26 +210,26 @@ pub enum Change {
     },
     /// Change what may be changed of a conversation; `None` leaves a field as it is.
     SetConversation {
-        /// The schema.
+        /// The owner of the schema.
         owner: UserId,
-        /// Its key.
+        /// The conversation's key.
         key: ConversationKey,
-        /// As the snapshot had it.
+        /// The row's version in the snapshot.
         version: Seq,
         /// New metadata, for a group by its owner and admins.
         metadata: Option<Option<String>>,
         /// Shown until the next send or deletion.
         last_msg_id: Option<Option<MsgId>>,
-        /// How far the owner has read, and how many messages after that, from somebody else, lie in segments.
+        /// The last message that the owner has read, and how many after it, from somebody else, lie in segments.
         last_read: Option<(Option<MsgId>, u64)>,
     },
     /// Remove a conversation with all the owner's messages in it; in a group the owner leaves.
     DeleteConversation {
-        /// The schema.
+        /// The owner of the schema.
         owner: UserId,
-        /// Its key.
+        /// The conversation's key.
         key: ConversationKey,
-        /// As the snapshot had it.
+        /// The row's version in the snapshot.
         version: Seq,
         /// Ranges `[start, end)` of positions of its messages, by segment number.
         cold: Vec<(u64, Vec<(u32, u32)>)>,
@@ -238,9 +238,9 @@ pub enum Change {
     AddParticipant {
         /// The schema the statement named: who adds.
         owner: UserId,
-        /// The group.
+        /// The group's id.
         group: ConversationId,
-        /// Who is added.
+        /// The user who is added.
         user: UserId,
         /// [`Role::Member`] when absent.
         role: Option<Role>,
@@ -251,26 +251,26 @@ pub enum Change {
     SetParticipant {
         /// The schema the statement named.
         owner: UserId,
-        /// The group.
+        /// The group's id.
         group: ConversationId,
-        /// Whose row.
+        /// The participant's user id.
         user: UserId,
-        /// As the snapshot had it.
+        /// The row's version in the snapshot.
         version: Seq,
         /// The new role.
         role: Option<Role>,
-        /// New metadata.
+        /// New metadata; the participant's own row only.
         metadata: Option<Option<String>>,
     },
     /// Remove a participant, or leave; the copies stay.
     RemoveParticipant {
         /// The schema the statement named.
         owner: UserId,
-        /// The group.
+        /// The group's id.
         group: ConversationId,
-        /// Whose row.
+        /// The participant's user id.
         user: UserId,
-        /// As the snapshot had it.
+        /// The row's version in the snapshot.
         version: Seq,
     },
 }
@@ -333,7 +333,7 @@ impl Change {
     }
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal, kept so that a repeated request gets the same answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The number of its commit.
@@ -344,15 +344,15 @@ pub struct Receipt {
     pub rows_affected: u64,
 }
 
-/// One message sent.
+/// A message that a commit has sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
-    /// Its id.
+    /// The message's id.
     pub msg_id: MsgId,
-    /// Where it went.
+    /// The conversation that it went to.
     pub conversation: ConversationKey,
-    /// When it was sent.
+    /// The message's time.
     pub timestamp: Micros,
-    /// Whether the conversation began with it: perhaps its id is misspelt.
+    /// Whether the conversation began with this message, as it does when its id is misspelt.
     pub conversation_created: bool,
 }

@@ -32,7 +32,7 @@ const SMALL_ROWS: u64 = 25_000;
 /// So many small ones beside each other are worth a rewrite without anybody asking.
 const WORTH_MERGING: usize = 4;
 
-/// What a compaction did.
+/// The result of a compaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compacted {
     /// Segments read and replaced.
@@ -59,13 +59,13 @@ impl Input {
         u64::from(self.segment.rows) - self.gone.len()
     }
 
-    /// Whether it is to be rewritten with its neighbours: a large one that is as it should be is left alone.
+    /// Whether the segment is to be rewritten with its neighbours: a large one without gone rows is left alone.
     fn joins(&self, all: bool) -> bool {
         all || self.rows() < SMALL_ROWS || !self.gone.is_empty()
     }
 }
 
-/// What was written.
+/// A segment that was made of others, and not yet adopted.
 struct MergedSegment {
     inputs: Vec<CompactedSegment>,
     bytes: Bytes,
@@ -149,12 +149,12 @@ impl Store {
     }
 }
 
-/// Which segments become one: neighbours by number, which is by age, as long as they fit.
+/// Groups of segments that become one: neighbours by number, which is by age, as long as they fit.
 fn plan(inputs: Vec<Input>, all: bool) -> Vec<Vec<Input>> {
     let mut groups: Vec<Vec<Input>> = Vec::new();
     let (mut rows, mut bytes, mut decoded, mut open) = (0, 0, 0, false);
     for input in inputs {
-        // One that is left alone ends a group.
+        // A segment that is left alone ends a group.
         let joins = input.joins(all);
         let fits = rows + input.rows() <= MAX_ROWS
             && bytes + input.segment.bytes <= MAX_BYTES

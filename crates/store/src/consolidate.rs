@@ -116,7 +116,8 @@ impl Store {
         self.command(ReleaseIntents { paths: vec![path] }).await
     }
 
-    /// The same after `error`, which is what the caller hears of.
+    /// Gives a file up because of `error`, and returns that error: a file that cannot be removed now goes at the next
+    /// start.
     pub(crate) async fn gave_up(&self, path: String, error: Error) -> Error {
         if self.give_up(path).await.is_err() {
             tracing::warn!("a file that nothing refers to stays until the next start");
@@ -125,7 +126,7 @@ impl Store {
     }
 }
 
-/// Which turn an owner waits for.
+/// The index of the lock that an owner's consolidations and compactions take.
 fn turn_of(owner: &UserId) -> usize {
     let mut hasher = DefaultHasher::new();
     owner.hash(&mut hasher);

@@ -59,7 +59,7 @@ pub(crate) fn changes_below_entry(below: Seq) -> (&'static [u8], [u8; 8]) {
 }
 
 impl Counters {
-    /// As stored.
+    /// Reads the counters that the database holds.
     pub(crate) fn load(read: &impl Read) -> Result<Self> {
         let last_msg_id = number(read, LAST_MSG_ID_KEY)?.unwrap_or(0) as MsgId;
         let time = number(read, TIME_KEY)?.unwrap_or(0) as Micros;

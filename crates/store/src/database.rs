@@ -37,12 +37,12 @@ pub(crate) struct Database {
     durability: Durability,
 }
 
-/// What is done with each entry of a scan; a break ends it.
+/// A function that gets each entry of a scan, key and value; a break ends the scan.
 pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>;
 
 /// Anything that rows can be read from: the database, a snapshot, a write in progress.
 pub(crate) trait Read {
-    /// One value.
+    /// The value of a key, if there is one.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// The entries with `from <= key < to` in order, or from the last backwards, until `each` breaks.
@@ -270,7 +270,7 @@ mod cells {
 pub(crate) struct DatabaseSnapshot(Arc<cells::SnapshotCell>);
 
 impl DatabaseSnapshot {
-    /// Now.
+    /// Takes a snapshot of the database as it is now.
     pub(crate) fn new(database: &Arc<Database>) -> Self {
         Self(Arc::new(cells::SnapshotCell::new(Arc::clone(database), |database| RawSnapshot::new(&database.db))))
     }

@@ -24,7 +24,7 @@ pub(crate) enum Due {
     ColdTrash { owner: UserId, deletion: Seq, segment: u64 },
     /// A deleted message's reference to a file expires: of one that lies in a segment, which is not read here.
     Holding { owner: UserId, deletion: Seq, conversation: ConversationKey, msg_id: MsgId },
-    /// What is left of a deleted conversation expires.
+    /// The kept row of a deleted conversation expires.
     Conversation { owner: UserId, conversation: ConversationKey },
     /// An upload that no message refers to expires.
     Upload { path: String },
@@ -52,7 +52,7 @@ fn time(at: Micros) -> [u8; 8] {
 }
 
 impl Due {
-    /// Its key.
+    /// The entry's key in `due`, by which entries sort by time.
     pub(crate) fn key(&self, at: Micros) -> Vec<u8> {
         let (kind, what) = match self {
             Self::Move { path } => (MOVE, path.clone().into_bytes()),

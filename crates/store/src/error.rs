@@ -12,13 +12,13 @@ use kalamdb_protocol::ErrorCode;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What the caller can do about it.
+    /// The kind of error, by which a caller decides what to do.
     pub kind: ErrorKind,
-    /// One sentence for a person.
+    /// The sentence for a person, who learns from it what to do.
     pub message: String,
 }
 
-/// What the caller can do about an error.
+/// The kinds of errors, by what a caller would do about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// Something the preparation read has changed: prepare again from a new snapshot.
@@ -29,7 +29,7 @@ pub enum ErrorKind {
     Unavailable,
     /// The folder is not one that this program can open: an operator must act.
     Unusable,
-    /// What was read is not what was written: the disk, or somebody else, changed it.
+    /// The disk, or somebody else, has changed what was written.
     Corrupt,
     /// The program made a mistake: nothing that was stored is suspected.
     Fault,
@@ -82,7 +82,7 @@ impl Error {
     }
 }
 
-/// What the system said, behind all that was said about it.
+/// The system's own error, beneath the errors that wrap it.
 pub(crate) fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,4 +1,4 @@
-//! What commits did, for whoever watches: each row before and after, in commit order.
+//! The changes that commits make, for subscribers: each row before and after, in commit order.
 //!
 //! Invariant: only commits that are written are told of, in their order, and none is left out silently: where the
 //! listener does not keep up it is told so, and the sequencer never waits for it. One owner's rows take half of the room
@@ -23,61 +23,62 @@ const QUEUE: usize = 4_096;
 /// Bytes of rows that may wait with them.
 const QUEUE_BYTES: usize = 64 << 20;
 
-/// A commit, as far as somebody watches what it changed.
+/// A commit, as far as it changed rows of watched owners.
 #[derive(Debug)]
 pub struct Commit {
-    /// Its number.
+    /// The commit's number.
     pub seq: Seq,
-    /// What it changed, in order.
+    /// The changes of watched owners' rows, in order.
     pub events: Vec<Event>,
     /// Bytes of rows in it, roughly.
     bytes: usize,
 }
 
-/// What became of one owner's rows.
+/// A change of one owner's row.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Whose.
+    /// The owner of the row.
     pub owner: UserId,
-    /// Its number within the commit: with the commit's own it is the position of the change.
+    /// The change's number within the commit; together with the commit's number it is the position that clients resume
+    /// from.
     pub n: u32,
-    /// What.
+    /// The row before and after.
     pub change: RowChange,
 }
 
 /// A row before and after a commit.
 #[derive(Debug, Clone)]
 pub enum RowChange {
-    /// A message.
+    /// A message came, was edited, went, or came back.
     Message {
-        /// Its id.
+        /// The message's id.
         msg_id: MsgId,
-        /// Where it is.
+        /// The message's conversation.
         conversation: ConversationKey,
-        /// Before.
+        /// The message before the commit.
         before: RowState<Message>,
-        /// After.
+        /// The message after it.
         after: RowState<Message>,
     },
     /// All of the owner's messages of a conversation are gone.
     MessagesGone {
-        /// Which.
+        /// The conversation's key.
         conversation: ConversationKey,
     },
     /// The owner's view of a conversation; `None` where there is none.
     Conversation {
-        /// Before.
+        /// The view before the commit.
         before: Option<Arc<Conversation>>,
-        /// After.
+        /// The view after it.
         after: Option<Arc<Conversation>>,
     },
     /// The participants of a group that the owner sees: none where the owner takes no part.
     Participants {
-        /// Which group.
+        /// The group's id.
         group: ConversationId,
-        /// Before.
+        /// The participants before the commit.
         before: Arc<[Participant]>,
-        /// After.
+        /// The participants after it.
         after: Arc<[Participant]>,
     },
 }
@@ -87,21 +88,21 @@ pub enum RowChange {
 pub enum RowState<T> {
     /// There was none.
     Absent,
-    /// As it was.
+    /// The row with its values.
     There(Arc<T>),
-    /// It lies in a segment, which a commit does not read.
+    /// The row lies in a segment, which a commit does not read.
     Cold,
 }
 
-/// What comes out of a feed.
+/// An item that comes out of a feed.
 #[derive(Debug)]
 pub enum FeedItem {
-    /// A commit.
+    /// A commit that changed watched rows.
     Commit(Arc<Commit>),
     /// Commits were left out, because the listener did not keep up: whoever watches must start again from what they
     /// saw last.
     Missed,
-    /// The same, of these owners' rows only.
+    /// Commits were left out of these owners' rows only: whoever watches one of them must start again.
     MissedOf(BTreeSet<UserId>),
 }
 
@@ -111,7 +112,7 @@ pub struct Feed {
     behind: Arc<Behind>,
 }
 
-/// How far the listener is behind.
+/// The listener's backlog, shared by both ends of the feed.
 #[derive(Debug, Default)]
 struct Behind {
     queued_bytes: AtomicUsize,
@@ -121,11 +122,11 @@ struct Behind {
     owners: Mutex<Owners>,
 }
 
-/// What waits, by whose rows it is about.
+/// The backlog by owner, so that one owner's rows cannot take all of the room.
 #[derive(Debug, Default)]
 struct Owners {
     queued: HashMap<UserId, Queued>,
-    /// Whose rows are being left out, until the listener has been told so.
+    /// Owners whose rows are being left out, until the listener has been told so.
     missing: BTreeSet<UserId>,
 }
 
@@ -159,7 +160,7 @@ impl Owners {
         self.missing.len() > before
     }
 
-    /// The other way.
+    /// Takes a commit out of the backlog.
     fn leave(&mut self, commit: &Commit) {
         for owner in commit.owners() {
             if let Some(queued) = self.queued.get_mut(owner) {
@@ -174,7 +175,7 @@ impl Owners {
 }
 
 impl Commit {
-    /// Whose rows it is about.
+    /// The owners of the rows in it.
     fn owners(&self) -> BTreeSet<&UserId> {
         self.events.iter().map(|event| &event.owner).collect()
     }
@@ -186,7 +187,7 @@ impl Feed {
         loop {
             tokio::select! {
                 biased;
-                // What came before the gap is told before it.
+                // Commits from before a gap are told before the gap.
                 commit = self.commits.recv() => {
                     let commit = commit?;
                     self.behind.queued_bytes.fetch_sub(commit.bytes, Ordering::Relaxed);
@@ -207,7 +208,7 @@ impl Feed {
     }
 }
 
-/// Who is watched: nothing is gathered of others.
+/// The owners who are watched; of others nothing is gathered.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     owners: RwLock<HashMap<UserId, usize>>,
@@ -215,7 +216,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// `None`: everybody.
+    /// Adds a watcher of an owner's rows, or with `None` of everybody's.
     pub(crate) fn add(&self, owner: Option<&UserId>) {
         match owner {
             Some(owner) => *self.owners.write().entry(owner.clone()).or_default() += 1,
@@ -223,7 +224,7 @@ impl Watched {
         }
     }
 
-    /// The other way.
+    /// Takes such a watcher away.
     pub(crate) fn remove(&self, owner: Option<&UserId>) {
         let Some(owner) = owner else {
             self.everybody.fetch_sub(1, Ordering::Relaxed);
@@ -238,7 +239,7 @@ impl Watched {
         }
     }
 
-    /// Whether nobody is.
+    /// Whether nobody is watched.
     pub(crate) fn is_empty(&self) -> bool {
         self.everybody.load(Ordering::Relaxed) == 0 && self.owners.read().is_empty()
     }
@@ -267,7 +268,7 @@ impl Drop for Watching {
     }
 }
 
-/// Where the sequencer puts its commits.
+/// The sequencer's end of a feed.
 pub(crate) struct FeedSender {
     commits: mpsc::Sender<Arc<Commit>>,
     behind: Arc<Behind>,
@@ -310,10 +311,10 @@ impl FeedSender {
 type Before<K, V> = BTreeMap<K, (u32, V)>;
 /// Conversations, by owner; `None` where there was none.
 pub(crate) type Conversations = Before<(UserId, ConversationKey), Option<Arc<Conversation>>>;
-/// Groups' participants.
+/// Groups' participants, by group.
 pub(crate) type Groups = Before<ConversationId, Arc<[Participant]>>;
 
-/// What a change holds besides texts, about: ids, numbers, its place in lists.
+/// Bytes of a change besides its texts, about: ids, numbers, its place in lists.
 const EVENT_BYTES: usize = 256;
 
 fn len(text: Option<&String>) -> usize {
@@ -340,7 +341,7 @@ fn weight(change: &RowChange) -> usize {
         }
 }
 
-/// What one commit changes, while it is decided.
+/// Changes of watched rows, gathered while a commit is decided.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     events: Vec<Event>,
@@ -362,12 +363,12 @@ impl Gathered {
             participants.iter().map(|participant| EVENT_BYTES + len(participant.metadata.as_ref())).sum::<usize>();
     }
 
-    /// Whether the conversation's row before this commit is known.
+    /// Whether the conversation's row from before this commit is noted.
     pub(crate) fn knows_conversation(&self, owner: &UserId, key: &ConversationKey) -> bool {
         self.conversations.contains_key(&(owner.clone(), key.clone()))
     }
 
-    /// How a conversation's row was before this commit.
+    /// Notes a conversation's row from before this commit.
     pub(crate) fn conversation_was(
         &mut self,
         owner: &UserId,
@@ -382,7 +383,7 @@ impl Gathered {
         self.groups.contains_key(group)
     }
 
-    /// Who took part in a group before this commit.
+    /// Notes a group's participants from before this commit.
     pub(crate) fn group_was(&mut self, group: &ConversationId, n: u32, before: Vec<Participant>) {
         self.count_participants(&before);
         self.groups.insert(group.clone(), (n, before.into()));

@@ -26,13 +26,13 @@ use crate::{
 /// A file's bytes, read as they are asked for.
 pub type FileBytes = BoxStream<'static, Result<Bytes>>;
 
-/// What the log says of a file that somebody else removed from the spool before it was moved: its messages stay, and
-/// whoever asks for it is told that it is not there.
+/// The log's line for a file that somebody else removed from the spool before it was moved: its messages stay, and
+/// whoever asks for the file is told that it is not there.
 pub(crate) const LOST: &str = "a content file has vanished from the spool; it cannot be read any more";
 
 impl Store {
-    /// Where an upload may be written before [`Store::add_file`] takes it: a folder on the same disk as the content
-    /// files, emptied at each start. Its files need names that start with a dot, each its own.
+    /// The folder in which an upload is written before [`Store::add_file`] takes it: on the same disk as the content
+    /// files, and emptied at each start. Names of files in it start with a dot, each its own.
     #[must_use]
     pub fn spool(&self) -> &Path {
         &self.inner.spool
@@ -129,7 +129,7 @@ impl Store {
         if range.is_empty() {
             return Ok(Some(futures::stream::empty().boxed()));
         }
-        // It may be moved to its place before it is looked for in the spool; then the second look finds it.
+        // The file may be moved to its place while it is looked for in the spool; then the second look finds it.
         let spooled = match rows::file(&*self.inner.database, &file.path)? {
             Some(record) => record.moving_from.map(|name| paths::spooled(&name)),
             None => None,
@@ -162,7 +162,7 @@ impl Store {
         .await
     }
 
-    /// Whether a text of the proposal belongs into a file; refuses one that is too large for that.
+    /// Whether the proposal has a text that belongs into a file; refuses one that is too large for that.
     fn takes_texts_out(&self, proposal: &Proposal) -> Result<bool> {
         let rules = &self.inner.rules;
         let mut any = false;
@@ -221,7 +221,8 @@ impl Store {
         Ok(spooled)
     }
 
-    /// After a commit: moves what it named to its place, removes what it did not (a repeated request's).
+    /// Cleans up after a commit: moves the files that it named to their places, and removes the others (a repeated
+    /// request's).
     async fn settle(&self, spooled: Vec<String>, adopted: Vec<Adopted>) {
         let rest = spooled.into_iter().filter(|name| adopted.iter().all(|file| &file.spooled != name)).collect();
         self.remove_spooled(rest).await;
@@ -247,7 +248,7 @@ impl Store {
             match self.inner.objects.move_to(&paths::spooled(&spooled), &path).await {
                 Ok(Move::Done) => paths.push(path),
                 Ok(Move::Lost) => {
-                    // Somebody who was quicker may have moved it, and a sweep removed it since.
+                    // Another task may have moved the file meanwhile, and a sweep removed it since.
                     if rows::file(&*self.inner.database, &path)?.is_some_and(|file| file.moving_from.is_some()) {
                         tracing::error!(path, "{LOST}");
                     }
@@ -263,8 +264,8 @@ impl Store {
         Ok(failed)
     }
 
-    /// After a refusal: removes files that no commit has named. One whose write failed may be in the log all the
-    /// same, and name them; then they stay, and the next start decides.
+    /// Cleans up after a refusal: removes files that no commit has named. A commit whose write failed may be in the log
+    /// all the same, and name them; then they stay, and the next start decides.
     async fn unspool(&self, spooled: Vec<String>, error: Error) -> Error {
         if error.kind != crate::ErrorKind::Unavailable {
             self.remove_spooled(spooled).await;
@@ -286,7 +287,7 @@ impl Store {
 fn text_of(change: &Change) -> Option<(&str, Option<&str>)> {
     match change {
         Change::Send(message) => Some((&message.content, message.content_ref.as_deref())),
-        // Whether an edited message's file is its own text is for the commit to see.
+        // The commit finds out whether an edited message's file is its own text.
         Change::Edit { content: Some(content), .. } => Some((content, None)),
         _ => None,
     }

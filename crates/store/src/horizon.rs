@@ -22,7 +22,7 @@ const MOMENT: &[u8] = b"moment";
 /// Moments that are kept of the time that the change log reaches back: its end is exact to this part of it.
 const MOMENTS: Micros = 1_440;
 
-/// What compaction may forget.
+/// The limits below which RocksDB's compaction may drop rows of the change log and receipts.
 #[derive(Debug, Default)]
 pub(crate) struct Horizon {
     /// Change log entries below this commit.
@@ -32,12 +32,12 @@ pub(crate) struct Horizon {
 }
 
 impl Horizon {
-    /// Whether a change log entry of that commit may go.
+    /// Whether the change log may lose an entry of that commit.
     pub(crate) fn is_past_change(&self, seq: Seq) -> bool {
         seq < self.changes_below.load(Ordering::Relaxed)
     }
 
-    /// Whether a receipt that expired then may go.
+    /// Whether a receipt that expired at that time may go.
     pub(crate) fn is_past_request(&self, expires: Micros) -> bool {
         expires < self.requests_before.load(Ordering::Relaxed)
     }
@@ -85,7 +85,7 @@ fn key(at: Micros) -> Vec<u8> {
     [MOMENT, &u64::try_from(at).unwrap_or(0).to_be_bytes()].concat()
 }
 
-/// What was noted: times and commits.
+/// The noted moments, each a time and the last commit at that time.
 fn moments(read: &impl Read) -> Result<Vec<(Micros, Seq)>> {
     let corrupt = || Error::corrupt("moment");
     let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));

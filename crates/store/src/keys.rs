@@ -88,7 +88,7 @@ impl Family {
         Self::Audit,
     ];
 
-    /// Its name in RocksDB.
+    /// The family's name in RocksDB.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
@@ -166,47 +166,48 @@ fn id_number(msg_id: MsgId) -> u64 {
     u64::try_from(msg_id).unwrap_or(0)
 }
 
-/// Of an owner's view of a conversation; also the prefix of its messages.
+/// The key of an owner's view of a conversation, and the prefix of its messages: `616e6e00 6300 00` is `ann`, `c`, AI.
 pub(crate) fn conversation(owner: &UserId, conversation: &ConversationKey) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
     push_conversation(&mut key, conversation);
     key
 }
 
-/// Of a hot message.
+/// The key of a hot message, in the order in which a conversation is read: `616e6e00 6300 00 0000000000000005`.
 pub(crate) fn message(owner: &UserId, of: &ConversationKey, msg_id: MsgId) -> Vec<u8> {
     let mut key = conversation(owner, of);
     push_number(&mut key, id_number(msg_id));
     key
 }
 
-/// Of a hot message's entry by id.
+/// The key of a hot message's entry by id: `616e6e00 0000000000000005`.
 pub(crate) fn message_id(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, id_number(msg_id));
     key
 }
 
-/// Of a participant.
+/// The key of a participant, `ann` of the group `g`: `6700 616e6e`.
 pub(crate) fn participant(group: &ConversationId, user: &UserId) -> Vec<u8> {
     let mut key = id_prefix(group.as_str());
     key.extend_from_slice(user.as_str().as_bytes());
     key
 }
 
-/// Of a segment, and of its deletions.
+/// The key of a segment, and of its deletion vector: `616e6e00 0000000000000001`.
 pub(crate) fn segment(owner: &UserId, number: u64) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, number);
     key
 }
 
-/// Of a deleted message that was hot: the layout of [`message_id`].
+/// The key of a deleted message that was hot: as [`message_id`].
 pub(crate) fn trash(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
     message_id(owner, msg_id)
 }
 
-/// Of the rows of a segment that a commit deleted.
+/// The key of a segment's rows that a commit deleted, commit 7 in segment 1: `616e6e00 0000000000000007
+/// 0000000000000001`.
 pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, deletion);
@@ -214,12 +215,12 @@ pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Vec<u8>
     key
 }
 
-/// Of an audit entry.
+/// The key of an audit entry: as [`message_id`].
 pub(crate) fn audit(owner: &UserId, audit_id: i64) -> Vec<u8> {
     message_id(owner, audit_id)
 }
 
-/// Of a message's reference to a file.
+/// The key of a message's reference to a file: the path (`ann/msg-5.bin`), NUL, and `616e6e00 0000000000000005`.
 pub(crate) fn reference(path: &str, owner: &UserId, msg_id: MsgId) -> Vec<u8> {
     let mut key = references_of(path, owner);
     push_number(&mut key, id_number(msg_id));
@@ -234,7 +235,7 @@ pub(crate) fn references_of(path: &str, owner: &UserId) -> Vec<u8> {
     key
 }
 
-/// Of an entry of the change log.
+/// The key of a change log entry, the second change of commit 7: `616e6e00 0000000000000007 00000002`.
 pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, seq);
@@ -242,7 +243,7 @@ pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
     key
 }
 
-/// Of a client's name for a request.
+/// The key of a receipt, by the client's name for its request (`key`): `616e6e00 6b6579`.
 pub(crate) fn request(user: &UserId, client_key: &str) -> Vec<u8> {
     let mut key = id_prefix(user.as_str());
     key.extend_from_slice(client_key.as_bytes());

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Bytes of a large message's text that stay in its row, cut at a character.
 const PREVIEW_BYTES: usize = 1024;
 
-/// What `contentType` says of a large text, unless its sender says something else.
+/// The `contentType` of a large text whose sender names none.
 const CONTENT_TYPE: &str = "text/plain";
 
 /// Why a large text takes no file besides.

@@ -88,12 +88,12 @@ use crate::{
 /// in memory.
 pub const CONSOLIDATIONS: usize = 4;
 
-/// How long what [`Store::ready`] found is taken for true: asking costs a write.
+/// The time for which a result of [`Store::ready`] is taken for true: each look costs a write.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// How long the database may take for that: longer than a slow disk's sync with a full queue before it.
+/// The time that the database may take for that write: longer than a slow disk's sync with a full queue before it.
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a consolidation did.
+/// The result of a consolidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consolidated {
     /// Messages written to the new segment.
@@ -117,17 +117,17 @@ struct Inner {
     rules: Rules,
     durability: Durability,
     epoch: u64,
-    /// Where files are until a commit names them.
+    /// The folder of files that no commit has named yet.
     spool: PathBuf,
     next_spooled: AtomicU64,
     pins: Arc<Pins>,
     watched: Arc<Watched>,
     feed: parking_lot::Mutex<Option<Feed>>,
-    /// When old audit rows were last looked for.
+    /// The time when old audit rows were last looked for.
     audit_trimmed: AtomicI64,
     consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
     sweeping: tokio::sync::Mutex<()>,
-    /// What [`Store::ready`] found last, and when.
+    /// The last result of [`Store::ready`], and its time.
     probed: tokio::sync::Mutex<Option<(Instant, Result<()>)>>,
 }
 
@@ -167,14 +167,14 @@ impl Store {
         let objects = Objects::local(&base_path)?;
         let intents = recover::clear_intents(&database, &objects)?;
         let (moved, next_spooled) = recover::finish_moves(&database, &objects)?;
-        // What a run begins with: the rules in force, and what a crash had left to do.
+        // A run begins with commands that set the rules in force and finish what a crash left half done.
         let first: Vec<Command> = vec![
             SetRules { rules: settings.rules.deciding() }.into(),
             ReleaseIntents { paths: intents }.into(),
             Moved { paths: moved }.into(),
         ];
         let litter = Arc::new(Notify::new());
-        // What a crash left to remove is looked for at once.
+        // Files that a crash left to remove are looked for at once.
         litter.notify_one();
         let pins = Arc::new(Pins::new(Arc::clone(&litter)));
         let watched = Arc::new(Watched::default());
@@ -210,7 +210,7 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// One consistent view of everything.
+    /// A consistent view of everything, as it is now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         // The pin comes first and may be older than the snapshot, never younger. A commit number that cannot be read
@@ -241,7 +241,7 @@ impl Store {
         self.inner.sequencer.commit(command).await
     }
 
-    /// Where [`Segment::path`] points.
+    /// The object store in which [`Segment::path`] is a path.
     #[must_use]
     pub fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
         self.inner.objects.reader()
@@ -305,7 +305,7 @@ impl Store {
         self.inner.components.clock.now()
     }
 
-    /// What commits do to the rows of those who are watched, from now on; there is one listener.
+    /// The changes that commits make to the rows of watched owners, from now on; there is one listener.
     #[must_use]
     pub fn feed(&self) -> Option<Feed> {
         self.inner.feed.lock().take()

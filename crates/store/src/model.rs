@@ -14,35 +14,35 @@ pub type Seq = u64;
 /// A conversation's key within its owner's conversations. Sorts as segments do: by id, then by type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConversationKey {
-    /// Its id.
+    /// The conversation's id.
     pub id: ConversationId,
-    /// Its type.
+    /// The conversation's type: ids of groups and of AI conversations do not collide.
     pub kind: ConversationType,
 }
 
-/// One owner's copy of a message.
+/// A message, as one owner has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Its id, the same in every participant's copy.
+    /// The message's id, the same in every participant's copy.
     pub msg_id: MsgId,
-    /// Where it was sent.
+    /// The conversation that it was sent to.
     pub conversation: ConversationKey,
-    /// Who wrote it: a user id in a group, anything in an AI conversation.
+    /// The sender: a user id in a group, anything in an AI conversation.
     pub from: String,
-    /// When it was sent.
+    /// The time of sending.
     pub timestamp: Micros,
-    /// Its text.
+    /// The text; of a large message its first KB.
     pub content: String,
     /// The file that goes with it.
     pub content_ref: Option<String>,
-    /// JSON text.
+    /// The metadata, JSON text of an object.
     pub metadata: Option<String>,
 }
 
 /// A hot message and the commit that last wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HotMessage {
-    /// The row.
+    /// The message.
     pub message: Message,
     /// The commit that last wrote it: its version.
     pub version: Seq,
@@ -51,9 +51,9 @@ pub struct HotMessage {
 /// A deleted message that can be brought back, and lies in RocksDB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrashedMessage {
-    /// The row.
+    /// The message.
     pub message: Message,
-    /// When it was deleted.
+    /// The time of the deletion.
     pub deleted_at: Micros,
     /// From when on it is gone.
     pub expires_at: Micros,
@@ -66,17 +66,17 @@ pub struct TrashedMessage {
 pub struct ColdTrash {
     /// The commit that deleted them.
     pub deletion: Seq,
-    /// Where they lie; its deletion vector, which holds all of them, is left out.
+    /// The segment; its deletion vector, which holds all of these rows, is left out.
     pub segment: Segment,
-    /// Their positions in it.
+    /// The rows' positions in the segment.
     pub positions: roaring::RoaringBitmap,
-    /// When they were deleted.
+    /// The time of the deletion.
     pub deleted_at: Micros,
     /// From when on they are gone.
     pub expires_at: Micros,
 }
 
-/// What a commit did to something that an owner sees. New kinds go at the end: their numbers are stored.
+/// The kinds of changes that an owner sees. New kinds go at the end: their numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeKind {
     /// A message came.
@@ -100,41 +100,41 @@ pub enum ChangeKind {
 /// An entry of the change log: something that an owner sees differently since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedChange {
-    /// The commit.
+    /// The commit's number.
     pub seq: Seq,
-    /// Its number within the commit.
+    /// The change's number within the commit.
     pub n: u32,
-    /// What.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// Of which conversation.
+    /// The conversation that it concerns.
     pub conversation: ConversationKey,
-    /// Of which message, where it is about one.
+    /// The message that it concerns, where it is a single one.
     pub msg_id: Option<MsgId>,
 }
 
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Its id; rises with time.
+    /// The entry's id; rises with time.
     pub audit_id: i64,
-    /// When.
+    /// The time of the action.
     pub timestamp: Micros,
-    /// Who: a user id, or `system` for what happened by itself.
+    /// The actor: a user id, or `system` for what the server did by itself.
     pub actor: String,
-    /// What.
+    /// The action.
     pub action: AuditAction,
     /// To what, like `messages of ai/c1` or `conversationUsers/g1/bob`.
     pub target: String,
-    /// How much of it: JSON text of an object.
+    /// The extent of the action, JSON text of an object: `{"messages":3}`.
     pub details: String,
 }
 
-/// What a content file holds.
+/// The kinds of content files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
     /// A large message's text.
     Text,
-    /// An upload.
+    /// A file that was uploaded.
     Media,
     /// A small picture of an upload; it lives as long as that does.
     Thumbnail,
@@ -143,51 +143,51 @@ pub enum FileKind {
 /// A content file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredFile {
-    /// Its path below the base path: what `contentRef` says.
+    /// The path below the base path, as `contentRef` says it.
     pub path: String,
     /// The conversation that it belongs to.
     pub conversation: ConversationKey,
-    /// Whose message or upload brought it.
+    /// The user whose message or upload brought it.
     pub owner: UserId,
-    /// What it holds.
+    /// The kind of content.
     pub kind: FileKind,
-    /// Its MIME type.
+    /// The MIME type.
     pub content_type: String,
-    /// Its size.
+    /// The size.
     pub bytes: u64,
-    /// When it was stored.
+    /// The time when it was stored.
     pub created: Micros,
     /// The thumbnail that goes with it.
     pub thumbnail: Option<String>,
     /// Messages that refer to it, each participant's copy counted, deleted ones that can come back too.
     pub references: u64,
-    /// Whether it is about to be removed.
+    /// Whether nothing refers to it any more, so that it is about to be removed.
     pub doomed: bool,
 }
 
 /// An upload that was taken in.
 #[derive(Debug, Clone)]
 pub struct Uploaded {
-    /// Its file.
+    /// The stored file.
     pub file: StoredFile,
-    /// Whether its conversation began with it.
+    /// Whether the conversation began with this upload.
     pub conversation_created: bool,
 }
 
 /// An upload, complete in a file of the spool.
 #[derive(Debug)]
 pub struct NewFile {
-    /// Whose schema it is uploaded in.
+    /// The user who uploads it.
     pub owner: UserId,
     /// The conversation it is for; created when it is not there.
     pub conversation: ConversationId,
-    /// When absent, found as a message's.
+    /// The conversation's type; when absent it is found as a message's.
     pub conversation_type: Option<ConversationType>,
     /// A file in [`crate::Store::spool`]; moved away from there.
     pub source: PathBuf,
-    /// Its MIME type, by its bytes.
+    /// The MIME type, told from the first bytes.
     pub content_type: String,
-    /// What its name ends in, without the dot: lower-case letters and digits.
+    /// The extension, without the dot: lower-case letters and digits.
     pub extension: String,
     /// A small picture of it.
     pub thumbnail: Option<Thumbnail>,
@@ -196,36 +196,36 @@ pub struct NewFile {
 /// A small picture of an upload.
 #[derive(Debug)]
 pub struct Thumbnail {
-    /// Its bytes.
+    /// The picture's bytes.
     pub bytes: Bytes,
-    /// Its MIME type.
+    /// The picture's MIME type.
     pub content_type: String,
-    /// What its name ends in, without the dot.
+    /// The extension, without the dot.
     pub extension: String,
 }
 
-/// One owner's view of a conversation.
+/// A conversation, as one owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Its key.
+    /// The conversation's key.
     pub key: ConversationKey,
-    /// Its owner; `None` for a group.
+    /// The owner of an AI conversation; `None` for a group.
     pub user_id: Option<UserId>,
     /// The lowest id among the owner's copies of its messages.
     pub first_msg_id: Option<MsgId>,
     /// The highest id among them, or what an UPDATE set until the next send or deletion.
     pub last_msg_id: Option<MsgId>,
-    /// When the conversation (for a group: the group) was created.
+    /// The time when the conversation (for a group: the group) was created.
     pub created: Micros,
-    /// When the owner's view of it last changed.
+    /// The time when the owner's view of it last changed.
     pub updated: Micros,
-    /// Where its files lie, relative to the base path.
+    /// The folder of its files, relative to the base path.
     pub storage_path: String,
     /// JSON text; for a group the same for all participants.
     pub metadata: Option<String>,
-    /// How far the owner has read.
+    /// The last message that the owner has read.
     pub last_read_msg_id: Option<MsgId>,
-    /// Messages after that, from somebody else.
+    /// Messages after it that are not from the owner.
     pub unread_count: u64,
     /// Whether the owner takes part: false in a group they left but kept messages of.
     pub joined: bool,
@@ -236,23 +236,23 @@ pub struct Conversation {
 /// A participant of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Participant {
-    /// Who.
+    /// The participant's user id.
     pub user: UserId,
-    /// Of which group.
+    /// The group's id.
     pub group: ConversationId,
-    /// What they may do.
+    /// The role, by which it is decided what they may do.
     pub role: Role,
-    /// When they joined.
+    /// The time of joining.
     pub created: Micros,
-    /// When this row last changed.
+    /// The time when this row last changed.
     pub updated: Micros,
-    /// JSON text.
+    /// The metadata, JSON text of an object.
     pub metadata: Option<String>,
     /// The commit that last wrote this row.
     pub version: Seq,
 }
 
-/// What an owner's schema holds, in numbers.
+/// Counters of one owner's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OwnerState {
     /// The last commit that changed anything the owner can see: the schema's change number.
@@ -261,22 +261,22 @@ pub struct OwnerState {
     pub cold_version: Seq,
     /// Messages in RocksDB.
     pub hot_messages: u64,
-    /// When the oldest of them became hot, at the earliest.
+    /// The time when the oldest hot message became hot, at the earliest.
     pub hot_since: Option<Micros>,
 }
 
-/// One Parquet file of an owner's messages.
+/// A Parquet file of an owner's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its number among the owner's segments; never reused.
+    /// The segment's number among the owner's; never reused.
     pub number: u64,
-    /// Its path below the base path.
+    /// The path below the base path: `ann/batch-20251013-001.parquet`.
     pub path: String,
     /// Rows in the file, deleted ones included.
     pub rows: u32,
     /// Bytes of the file.
     pub bytes: u64,
-    /// When it was written.
+    /// The time when it was written.
     pub created: Micros,
     /// The smallest and largest message id in it.
     pub msg_ids: (MsgId, MsgId),
@@ -288,10 +288,10 @@ pub struct Segment {
     pub deleted: roaring::RoaringBitmap,
 }
 
-/// Which hot messages of an owner to read: one bounded range of keys.
+/// A selection of an owner's hot messages: one bounded range of keys.
 #[derive(Debug, Clone, Default)]
 pub struct MessageRange {
-    /// One conversation only; with none, the rows come by conversation, then by id.
+    /// The conversation; with none, the rows come by conversation, then by id.
     pub conversation: Option<ConversationKey>,
     /// The lowest id, inclusive.
     pub min_msg_id: Option<MsgId>,

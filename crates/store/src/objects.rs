@@ -37,7 +37,7 @@ pub(crate) struct Objects {
     folders: Arc<RwLock<()>>,
 }
 
-/// How a move ended that the system did not refuse.
+/// The outcome of a move that the system did not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Move {
     /// The file is in its place, moved now or before.
@@ -54,7 +54,7 @@ impl Objects {
         Ok(Self { store: Arc::new(store), root: root.to_owned(), folders: Arc::default() })
     }
 
-    /// For readers.
+    /// The object store for readers.
     pub(crate) fn reader(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
     }
@@ -116,7 +116,7 @@ impl Objects {
         blocking(move || move_file(&root, &from, &to)).await
     }
 
-    /// The same; blocks. For the start, when nobody else is there.
+    /// Moves a file as [`Self::move_to`] does, and blocks: for the start, when nobody else is there.
     pub(crate) fn move_now(&self, from: &str, to: &str) -> Result<Move> {
         move_file(&self.root, &self.root.join(from), &self.root.join(to))
     }
@@ -131,8 +131,8 @@ impl Objects {
         blocking(move || if_there(sync_folder(&file)).map_err(|error| Error::io("sync a folder", &error))).await
     }
 
-    /// The same for a file that was perhaps being written when the process ended, and for what of it lies beside its
-    /// place; blocks.
+    /// Removes a file that was perhaps being written when the process ended, with the attempts to write it that lie
+    /// beside its place; blocks.
     pub(crate) fn remove_now(&self, path: &str) -> Result<()> {
         let file = self.root.join(path);
         let remove = || -> io::Result<()> {
@@ -147,7 +147,7 @@ impl Objects {
 
     /// Removes the folder that a file was in, and those above it, as far as nothing is left in them.
     pub(crate) async fn remove_empty_folders(&self, path: &str) -> Result<()> {
-        // Nobody writes a file meanwhile, who would find the folder of it gone.
+        // Nobody may write a file meanwhile, whose folder would be gone under it.
         let _folders = self.folders.write().await;
         let (root, file) = (self.root.clone(), self.root.join(path));
         blocking(move || {
@@ -186,7 +186,7 @@ fn write_new(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut open = File::create_new(file)?;
     let written = open.write_all(bytes).and_then(|()| open.sync_all()).and_then(|()| sync_folder(file));
     if written.is_err() {
-        // What cannot be removed goes at the next start, with the rest of the spool.
+        // A file that cannot be removed goes at the next start, with the rest of the spool.
         drop(std::fs::remove_file(file));
     }
     written
@@ -218,21 +218,21 @@ fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
         .and_then(|()| std::fs::rename(&staged, to))
         .and_then(|()| sync_folder(to));
     if copied.is_err() {
-        // What cannot be removed is written over by the next try.
+        // A staged file that cannot be removed is written over by the next attempt.
         drop(std::fs::remove_file(&staged));
     }
     copied.and_then(|()| std::fs::remove_file(from))
 }
 
-/// Where a file is written that cannot be moved at once: `batch-20251013-001.parquet#1`. No file of ours has a `#` in
-/// its name, and `object_store` stages files under such names too.
+/// The name under which a file is written that cannot be moved at once: `batch-20251013-001.parquet#1`. No file of ours
+/// has a `#` in its name, and `object_store` stages files under such names too.
 fn staged(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push("#1");
     PathBuf::from(name)
 }
 
-/// What lies beside a file's place of attempts to write it.
+/// The attempts to write a file that lie beside its place.
 fn staged_files(file: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Ok(Vec::new()) };
     let mut prefix = name.to_owned();
@@ -264,7 +264,7 @@ fn remove_empty_folders(root: &Path, file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What is not there need not be removed.
+/// A result for which it is no failure that there was nothing to remove.
 fn if_there(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if is_absent(Some(&error)) => Ok(()),
@@ -272,7 +272,7 @@ fn if_there(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Whether the system failed because there is no such file, nor perhaps a folder where it would be.
+/// Whether the system failed because there is no such file, or no folder where it would be.
 fn is_absent(error: Option<&io::Error>) -> bool {
     error.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }

@@ -15,15 +15,15 @@ type Entries = BTreeMap<(Family, Vec<u8>), Option<Vec<u8>>>;
 /// The database with pending writes over it.
 pub(crate) struct Overlay<'a> {
     database: &'a Database,
-    /// What earlier commits of the batch wrote.
+    /// Writes of earlier commits of the batch.
     decided: Entries,
-    /// What the current commit writes.
+    /// Writes of the current commit.
     current: Entries,
     bytes: usize,
 }
 
 impl<'a> Overlay<'a> {
-    /// Nothing pending.
+    /// An overlay without pending writes.
     pub(crate) fn new(database: &'a Database) -> Self {
         Self { database, decided: Entries::new(), current: Entries::new(), bytes: 0 }
     }
@@ -100,7 +100,7 @@ impl Read for Overlay<'_> {
         }
         let mut broke = false;
         self.database.scan(family, from, to, backwards, &mut |key, value| {
-            // What is pending before this key comes first; what is pending at it hides it.
+            // Pending entries before this key come first; a pending entry at it hides the stored one.
             while let Some((at, pending_value)) = next_before(&mut pending, key, backwards) {
                 if let Some(pending_value) = pending_value
                     && each(at, pending_value)?.is_break()

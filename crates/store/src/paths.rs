@@ -50,7 +50,7 @@ pub(crate) fn owner(owner: &UserId) -> String {
     folder(owner.as_str())
 }
 
-/// Where a conversation's files lie.
+/// The folder of a conversation's files.
 pub(crate) fn conversation(owner_id: &UserId, key: &ConversationKey) -> String {
     match key.kind {
         ConversationType::Ai => owner(owner_id),
@@ -87,7 +87,7 @@ pub(crate) fn thumbnail(owner_id: &UserId, key: &ConversationKey, number: MsgId,
     format!("{}/media-{number}-thumb.{extension}", conversation(owner_id, key))
 }
 
-/// Where a file of that name lies in the spool.
+/// The path of a file in the spool, by its name.
 pub(crate) fn spooled(name: &str) -> String {
     format!("{STATE}/{SPOOL}/{name}")
 }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 /// Bytes are counted in units of this many: a semaphore counts to 2^29 on small machines.
 const UNIT: usize = 1024;
 
-/// Where things are put in; cheap to clone.
+/// The sending end; cheap to clone.
 pub(crate) struct Sender<T> {
     queue: mpsc::Sender<Weighed<T>>,
     units: Arc<Semaphore>,
@@ -25,7 +25,7 @@ impl<T> Clone for Sender<T> {
 
 /// A thing that came out, and its share of the bytes.
 pub(crate) struct Weighed<T> {
-    /// The thing.
+    /// The thing that was sent.
     pub(crate) item: T,
     /// To be kept as long as the thing takes its bytes.
     pub(crate) share: OwnedSemaphorePermit,

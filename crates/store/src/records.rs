@@ -16,14 +16,14 @@ use crate::{
 /// A value of a family: the version of its encoding in one byte, then the fields in postcard, in the order in which
 /// they stand here. A group of two since commit 7, without metadata, is `01 07 808092addebfa006 00 02`.
 pub(crate) trait Record: Serialize + DeserializeOwned {
-    /// What to call it when it cannot be read.
+    /// The record's name in the sentence that says it cannot be read.
     const NAME: &'static str;
 
     /// The version of the encoding that this program writes. Fields that are added, changed or moved make a new one;
     /// then the old fields stay as a type of their own, for [`Record::decode_older`].
     const VERSION: u8;
 
-    /// Its bytes.
+    /// The record's bytes.
     fn encode(&self) -> Result<Vec<u8>> {
         postcard::to_extend(self, vec![Self::VERSION]).map_err(|_| Error::corrupt(Self::NAME))
     }
@@ -55,10 +55,10 @@ pub(crate) struct MessageRecord {
 }
 
 impl MessageRecord {
-    /// As [`Record::VERSION`].
+    /// The version of the encoding that this program writes.
     pub(crate) const VERSION: u8 = 1;
 
-    /// Its bytes, written by commit `version`.
+    /// The record's bytes, as commit `version` writes them.
     pub(crate) fn encode(&self, version: Seq) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.content.len() + 64);
         bytes.push(Self::VERSION);
@@ -91,7 +91,7 @@ pub(crate) struct ConversationRecord {
     /// The lowest and highest id of the owner's messages in it.
     pub(crate) first: Option<MsgId>,
     pub(crate) last: Option<MsgId>,
-    /// What an UPDATE says instead of `last`, until the next send or deletion.
+    /// The last message as an UPDATE set it, shown instead of `last` until the next send or deletion.
     pub(crate) shown_last: Option<Option<MsgId>>,
     pub(crate) created: Micros,
     pub(crate) updated: Micros,
@@ -126,7 +126,7 @@ pub(crate) struct MetadataRecord {
     pub(crate) text: String,
 }
 
-/// What the participants of a group share.
+/// A group, as far as its participants share it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct GroupRecord {
     /// The last commit that changed who takes part, or as what.
@@ -197,9 +197,9 @@ pub(crate) struct FileRecord {
     pub(crate) thumbnail: Option<String>,
     /// The upload of a thumbnail.
     pub(crate) thumbnail_of: Option<String>,
-    /// Its name in the spool, until it is moved to its path.
+    /// The file's name in the spool, until it is moved to its path.
     pub(crate) moving_from: Option<String>,
-    /// Of an upload that no message has referred to yet.
+    /// The wait of an upload that no message has referred to yet.
     pub(crate) unsent: Option<Unsent>,
     /// Nothing refers to it any more: it takes no new reference, and is removed.
     pub(crate) doomed: bool,
@@ -208,18 +208,18 @@ pub(crate) struct FileRecord {
 /// An upload that waits for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unsent {
-    /// For how long.
+    /// The time when the wait is over and the file goes.
     pub(crate) until: Micros,
-    /// Its number: among its uploader's holdings it stands like a message of that id.
+    /// The upload's number, under which it stands among its uploader's holdings, like a message of that id.
     pub(crate) number: MsgId,
 }
 
-/// Whether a message shows the file that it refers to.
+/// The visibility of a file through one message's reference to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReferenceRecord {
     /// The message is there.
     Shown,
-    /// That commit deleted it, and it can come back.
+    /// The message was deleted by that commit, and can come back.
     Hidden { deletion: Seq },
 }
 
@@ -242,7 +242,7 @@ pub(crate) struct ColdTrashRecord {
     pub(crate) positions: Vec<u8>,
 }
 
-/// What is left of a deleted conversation.
+/// A deleted conversation's row, kept as long as its messages can come back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TrashConversationRecord {
     pub(crate) conversation: ConversationRecord,

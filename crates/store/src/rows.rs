@@ -187,7 +187,7 @@ pub(crate) fn hot_ends(read: &impl Read, owner: &UserId, of: &ConversationKey) -
     Ok(at[0].zip(at[1]))
 }
 
-/// How many hot messages after `after` are from somebody else than the owner.
+/// The number of hot messages after `after` that are from somebody else than the owner.
 pub(crate) fn hot_unread(read: &impl Read, owner: &UserId, of: &ConversationKey, after: MsgId) -> Result<u64> {
     let from = keys::message(owner, of, after.saturating_add(1));
     let end = keys::after_prefix(&keys::conversation(owner, of));
@@ -239,7 +239,7 @@ pub(crate) fn reference(
     decoded(read, Family::References, &keys::reference(path, owner, msg_id))
 }
 
-/// How many messages refer to the file, deleted ones that can come back too.
+/// The number of messages that refer to the file, deleted ones that can come back too.
 pub(crate) fn references(read: &impl Read, path: &str) -> Result<u64> {
     let prefix = keys::id_prefix(path);
     let mut count = 0;
@@ -306,7 +306,7 @@ pub(crate) fn parse_deletions(bytes: &[u8]) -> Result<roaring::RoaringBitmap> {
     roaring::RoaringBitmap::deserialize_from(bytes).map_err(|_| Error::corrupt("deletion vector"))
 }
 
-/// The other way.
+/// Writes the portable serialisation that [`parse_deletions`] reads.
 pub(crate) fn encode_deletions(deleted: &roaring::RoaringBitmap) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(deleted.serialized_size());
     deleted.serialize_into(&mut bytes).map_err(|_| Error::corrupt("deletion vector"))?;

@@ -51,7 +51,8 @@ const PENDING_BYTES: usize = 8 << 20;
 /// Bytes of the rows of one segment before they are compressed: whoever reads a few whole segments at a time, as a
 /// compaction does, holds so many times that at the most, and text that repeats itself compresses a thousandfold.
 pub(crate) const MAX_DECODED_BYTES: u64 = 256 << 20;
-/// What a file says of that in its footer.
+/// The key in a file's footer under which it says how many bytes its rows have before compression:
+/// `"kalamdb.decoded_bytes" = "268435456"`.
 pub(crate) const DECODED_BYTES: &str = "kalamdb.decoded_bytes";
 /// Bytes of rows that a [`SegmentReader`] decodes at a time, about.
 const READ_BYTES: u64 = 8 << 20;
@@ -114,7 +115,7 @@ pub(crate) struct SegmentWriter {
     len: usize,
     /// Bytes of them, as they came.
     decoded: u64,
-    /// Of those that are hot: what they were.
+    /// The hot rows among them, with the versions they had.
     rows: Vec<RowVersion>,
     /// The first and the last so far.
     conversations: Option<(ConversationKey, ConversationKey)>,
@@ -153,7 +154,7 @@ impl SegmentWriter {
         self.push_message(message)
     }
 
-    /// The same, for one that was in a segment before.
+    /// Adds the next message in key order, one that was in a segment before.
     pub(crate) fn push_message(&mut self, message: Message) -> Result<()> {
         self.msg_ids = (self.msg_ids.0.min(message.msg_id), self.msg_ids.1.max(message.msg_id));
         self.timestamps = (self.timestamps.0.min(message.timestamp), self.timestamps.1.max(message.timestamp));
@@ -265,7 +266,7 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// At the first row of a file.
+    /// Opens a file at its first row.
     pub(crate) fn new(file: Bytes) -> Result<Self> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
@@ -282,7 +283,7 @@ impl SegmentReader {
         self.rows.last()
     }
 
-    /// That row and its position, and on to the one after it.
+    /// Takes the current row, with its position, and goes on to the one after it.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Message)>> {
         let Some(message) = self.rows.pop() else { return Ok(None) };
         let position = self.position;

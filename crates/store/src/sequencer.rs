@@ -43,12 +43,12 @@ const CLOCK_TOLERANCE: Micros = 60 * 1_000_000;
 const BATCH_BYTES: usize = 8 << 20;
 const _: () = assert!(MAX_PROPOSAL_BYTES <= QUEUE_BYTES, "what passes the door fits into the queue");
 
-/// What waits in the queue.
+/// An item of the sequencer's queue.
 #[expect(clippy::large_enum_variant, reason = "nearly all that waits is commands")]
 enum Waiting {
     /// A command, and whom to tell what it came to.
     Command(Command, oneshot::Sender<Result<Done>>),
-    /// Somebody who wants to know when everything before is written.
+    /// A caller who wants to know when everything before it is written.
     Barrier(oneshot::Sender<Result<()>>),
 }
 
@@ -98,7 +98,7 @@ impl Sequencer {
         let thread = std::thread::Builder::new()
             .name("sequencer".to_owned())
             .spawn(move || {
-                // What it was deciding is not known to be right any more, nor is what it would decide next.
+                // Neither the batch that was being decided nor the next one can be trusted after a panic.
                 if catch_unwind(AssertUnwindSafe(|| work.run(waiting))).is_err() {
                     fatal::end("the thread that decides every write has panicked");
                 }
@@ -128,7 +128,7 @@ impl Sequencer {
         queue.send(waiting, bytes).await.ok_or_else(Error::stopped)
     }
 
-    /// Waits until somebody has many hot messages; who that is.
+    /// Waits until owners have many hot messages, and names them.
     pub(crate) async fn crowded(&self) -> BTreeSet<UserId> {
         loop {
             let owners = std::mem::take(&mut *self.crowded_owners.owners.lock());
@@ -154,7 +154,7 @@ impl Sequencer {
     }
 }
 
-/// Owners with many hot messages, until somebody asks: at most as many as there are owners.
+/// Owners with many hot messages, kept until a consolidation asks for them; at most as many as there are owners.
 #[derive(Default)]
 struct CrowdedOwners {
     owners: Mutex<BTreeSet<UserId>>,
@@ -181,13 +181,13 @@ struct Work {
     feed: FeedSender,
 }
 
-/// What the commits of a batch mean for others, once they are written.
+/// The consequences of a batch of commits for others, which follow once it is written.
 #[derive(Default)]
 struct BatchEffects {
     crowded: Vec<UserId>,
     litters: bool,
     told: Vec<Commit>,
-    /// The log's entries, where somebody wants them.
+    /// The log's entries, gathered only where a receiver of the log is set.
     entries: Vec<Vec<u8>>,
 }
 

@@ -8,21 +8,21 @@ use kalamdb_protocol::{ConversationType, Micros};
 
 use crate::records::RulesRecord;
 
-/// When an acknowledged commit is safe.
+/// The point at which a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It survives a power loss: the log is synced before the answer.
+    /// An acknowledged commit survives a power loss: the log is synced before the answer.
     Sync,
-    /// It survives a killed process: the log has reached the operating system.
+    /// An acknowledged commit survives a killed process: the log has reached the operating system.
     Os,
 }
 
-/// What the store needs to know; plain values.
+/// The store's settings; plain values.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where segments lie; the server's own state lies under `.kalamdb` in it.
+    /// The folder of segments and content files; the server's own state lies under `.kalamdb` in it.
     pub base_path: PathBuf,
-    /// When an acknowledged commit is safe.
+    /// The point at which a commit is acknowledged.
     pub durability: Durability,
     /// RocksDB's memory for recent writes, in MiB.
     pub write_buffer_size_mb: usize,
@@ -45,18 +45,18 @@ pub struct Rules {
     pub max_message_bytes: usize,
     /// The metadata of a message, a conversation or a participant may have this many bytes.
     pub max_metadata_bytes: usize,
-    /// For how long a deleted message can be brought back, in microseconds; `None`: not at all.
+    /// The time for which a deleted message can be brought back, in microseconds; with `None` it cannot.
     pub trash_retention: Option<Micros>,
-    /// How long an upload waits for a message that refers to it, in microseconds.
+    /// The time that an upload waits for a message that refers to it, in microseconds.
     pub upload_ttl: Micros,
-    /// How long audit rows are kept, in microseconds.
+    /// The time for which audit rows are kept, in microseconds.
     pub audit_retention: Micros,
     /// Hot messages of one owner at which [`crate::Store::crowded`] tells of it.
     pub crowded_at: u64,
 }
 
 impl Rules {
-    /// Those of them that decide what a command does, as the database keeps them.
+    /// The rules that decide what a command does, as the database keeps them.
     pub(crate) fn deciding(&self) -> RulesRecord {
         RulesRecord {
             default_type: self.default_type,
@@ -67,7 +67,7 @@ impl Rules {
     }
 }
 
-/// Where the time comes from.
+/// A source of the time.
 pub trait Clock: Send + Sync + 'static {
     /// Now, in microseconds since the Unix epoch.
     fn now(&self) -> Micros;
@@ -90,35 +90,35 @@ impl Clock for SystemClock {
 pub enum Step {
     /// A batch of commits is decided and not yet written.
     BeforeWrite,
-    /// It is written and not yet acknowledged.
+    /// The batch is written and not yet acknowledged.
     AfterWrite,
     /// A segment has a name, and no file.
     SegmentReserved,
-    /// Its file is complete in the spool, and not yet in its place.
+    /// The segment's file is complete in the spool, and not yet in its place.
     SegmentSpooled,
-    /// It has a file that no commit has adopted.
+    /// The segment's file is in its place, and no commit has adopted it.
     SegmentWritten,
-    /// It is adopted.
+    /// The segment is adopted.
     SegmentPublished,
     /// A large text or an upload is in the spool, and no commit names it.
     FileSpooled,
     /// A commit names it; it is still in the spool.
     FileCommitted,
-    /// It is in its place, which nobody has noted.
+    /// The file is in its place, and no commit has noted that.
     FileMoved,
     /// Files that nothing refers to are about to be removed.
     LitterFound,
-    /// They are gone, and their rows are not.
+    /// Those files are removed, and their rows are still there.
     LitterRemoved,
 }
 
-/// Whoever wants the bytes of the log.
+/// A receiver of the log: it gets the bytes of each entry.
 pub(crate) type OnEntry = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// What a test may want to replace.
+/// Parts that a test may want to replace.
 #[derive(Clone)]
 pub struct Components {
-    /// Where the time comes from.
+    /// The source of the time.
     pub clock: Arc<dyn Clock>,
     /// Told of every [`Step`]; a test may end the process in it.
     pub on_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,

@@ -26,7 +26,7 @@ use crate::{
     rows,
 };
 
-/// One consistent view; cheap to clone, and kept as long as somebody holds it.
+/// A consistent view of the database; cheap to clone. Files that it may read stay as long as a clone of it lives.
 #[derive(Clone)]
 pub struct Snapshot {
     database: DatabaseSnapshot,
@@ -35,7 +35,7 @@ pub struct Snapshot {
 
 #[allow(clippy::missing_errors_doc, reason = "each of these fails when the disk does, and only then")]
 impl Snapshot {
-    /// Of a moment after `pin` was made.
+    /// Wraps a snapshot that was taken after `pin` was made.
     pub(crate) fn new(database: DatabaseSnapshot, pin: Arc<Pin>) -> Self {
         Self { database, _pin: pin }
     }
@@ -62,7 +62,7 @@ impl Snapshot {
         Ok(owners.into_iter().map(|(owner, record)| (owner, rows::owner_state(&record))).collect())
     }
 
-    /// One owner's counters; all zero when unknown.
+    /// The counters of one owner; all zero when unknown.
     pub fn owner(&self, owner: &UserId) -> Result<OwnerState> {
         Ok(rows::owner_state(&rows::owner(&self.database, owner)?))
     }
@@ -92,7 +92,7 @@ impl Snapshot {
         Ok(MessageCursor { entries, range: range.clone() })
     }
 
-    /// One hot message, by its id.
+    /// A hot message, by its id.
     pub fn hot_message(&self, owner: &UserId, msg_id: MsgId) -> Result<Option<HotMessage>> {
         rows::hot_message(&self.database, owner, msg_id)
     }
@@ -102,7 +102,7 @@ impl Snapshot {
         self.under(Family::Trash, owner).map(TrashCursor)
     }
 
-    /// One of them.
+    /// A deleted message that lies in RocksDB, by its id.
     pub fn trashed_message(&self, owner: &UserId, msg_id: MsgId) -> Result<Option<TrashedMessage>> {
         let record = rows::trashed(&self.database, owner, msg_id)?;
         Ok(record.map(|record| rows::public_trash(msg_id, record)))
@@ -130,8 +130,7 @@ impl Snapshot {
         self.under(Family::Audit, owner).map(AuditCursor)
     }
 
-    /// What changed for the owner after the `n`th change of commit `seq`; `None` when the log does not reach back that
-    /// far.
+    /// The owner's changes after the `n`th change of commit `seq`; `None` when the log does not reach back that far.
     pub fn changes(&self, owner: &UserId, seq: Seq, n: u32) -> Result<Option<ChangeCursor>> {
         if seq < counters::changes_below(&self.database)? {
             return Ok(None);
@@ -152,7 +151,7 @@ impl Snapshot {
         self.database.iterate(family, &prefix, &keys::after_prefix(&prefix), false)
     }
 
-    /// One conversation as its owner sees it.
+    /// A conversation, as its owner sees it.
     pub fn conversation(&self, owner: &UserId, key: &ConversationKey) -> Result<Option<Conversation>> {
         let record = rows::conversation(&self.database, owner, key)?;
         record.map(|record| rows::public_conversation(&self.database, owner, key.clone(), &record)).transpose()
@@ -176,7 +175,7 @@ impl Snapshot {
         Ok(rows.into_iter().map(|(user, record)| rows::public_participant(group, user, record)).collect())
     }
 
-    /// One participant.
+    /// A participant of a group.
     pub fn participant(&self, group: &ConversationId, user: &UserId) -> Result<Option<Participant>> {
         let record = rows::participant(&self.database, group, user)?;
         Ok(record.map(|record| rows::public_participant(group, user.clone(), record)))
@@ -312,33 +311,33 @@ impl Iterator for ChangeCursor {
 /// The snapshots that are alive: a file that one of them may read is not removed.
 pub(crate) struct Pins {
     alive: Mutex<Alive>,
-    /// Who removes what waited, once it can be.
+    /// The signal to remove files that snapshots kept from being removed.
     litter: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Alive {
-    /// How many there are that are at least as new as this commit; at most as many as statements run.
+    /// The number of snapshots by the commit that they are at least as new as; at most as many as statements run.
     pins: BTreeMap<Seq, usize>,
     /// The first commit that released a file which a snapshot keeps from being removed.
     waiting: Option<Seq>,
 }
 
 impl Alive {
-    /// Whether a snapshot may be of before this commit.
+    /// Whether a snapshot may be older than this commit.
     fn block(&self, released: Seq) -> bool {
         self.pins.first_key_value().is_some_and(|(oldest, _)| *oldest < released)
     }
 }
 
 impl Pins {
-    /// None yet.
+    /// A set of pins without any snapshot yet.
     pub(crate) fn new(litter: Arc<Notify>) -> Self {
         Self { alive: Mutex::default(), litter }
     }
 
     /// Whether a snapshot may still read a file that was released by this commit; if so, the last such snapshot to go
-    /// has somebody look again.
+    /// signals that the file can be removed.
     pub(crate) fn block(&self, released: Seq) -> bool {
         let mut alive = self.alive.lock();
         let blocked = alive.block(released);
@@ -355,7 +354,7 @@ impl Pins {
     }
 }
 
-/// One of them.
+/// A mark that one snapshot is alive.
 pub(crate) struct Pin {
     pins: Arc<Pins>,
     seq: Seq,

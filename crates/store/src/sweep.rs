@@ -23,10 +23,10 @@ use crate::{
 
 /// Entries of one commit: everybody else waits for it.
 const BATCH: usize = 1_000;
-/// How often old audit rows are looked for, in microseconds: they are kept by the day.
+/// The interval at which old audit rows are looked for, in microseconds: they are kept by the day.
 const TRIM_EVERY: Micros = 3_600 * 1_000_000;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Deleted messages whose time was up.
@@ -47,7 +47,7 @@ struct Page {
     moves: Vec<Adopted>,
     removals: Vec<(String, Seq)>,
     expired: Vec<Vec<u8>>,
-    /// Where the next page begins; `None` when this is the last.
+    /// The start of the next page; `None` when this is the last.
     next: Option<Vec<u8>>,
 }
 
@@ -61,7 +61,7 @@ impl Store {
     pub async fn sweep(&self) -> Result<Swept> {
         let _turn = self.inner.sweeping.lock().await;
         let mut swept = Swept::default();
-        // What expires leaves files to remove, so the second look takes those.
+        // Rows that expire leave files to remove, so a second pass takes those.
         self.sweep_once(&mut swept).await?;
         self.sweep_once(&mut swept).await?;
         self.trim_audit(&mut swept).await?;
@@ -101,7 +101,7 @@ impl Store {
             entries += 1;
             match Due::parse(key)?.1 {
                 Due::Move { path } => {
-                    // Its own commit moves it, unless that failed.
+                    // The commit that named the file moves it, unless that failed.
                     if let Some(name) = rows::file(database, &path)?.and_then(|file| file.moving_from) {
                         page.moves.push(Adopted { path, spooled: name });
                     }
@@ -121,7 +121,7 @@ impl Store {
         if paths.is_empty() {
             return Ok(());
         }
-        // What releases a file must survive whatever the removal survives.
+        // The commit that released a file must survive whatever the removal survives.
         self.inner.sync_if_os()?;
         self.inner.components.step(Step::LitterFound);
         let mut removed = Vec::with_capacity(paths.len());
@@ -142,7 +142,7 @@ impl Store {
 
     /// Removes a file and the folders that it leaves empty; whether it is gone.
     async fn remove_file(&self, path: &str) -> Result<bool> {
-        // Its move may be under way: a file that was not moved yet is removed where it is.
+        // The file's move may be under way: one that was not moved yet is removed where it is.
         if let Some(name) = rows::file(&*self.inner.database, path)?.and_then(|file| file.moving_from)
             && self.finish_moves(vec![Adopted { path: path.to_owned(), spooled: name }]).await? > 0
         {

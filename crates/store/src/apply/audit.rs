@@ -18,31 +18,32 @@ use crate::{
 /// The actor of what happens by itself; no user has this id.
 pub(super) const SYSTEM: &str = "system";
 
-/// What a commit's entries will say: in whose log, what, to what; and details.
+/// Audit entries of a commit, each action once: the owner whose log it goes to, the action and its target, and the
+/// details that are counted up for it.
 pub(super) type Notes = BTreeMap<(UserId, AuditAction, String), Map<String, Value>>;
 
-/// What is said of messages: of which conversation.
+/// The target of an action on messages: `messages of group/g`.
 pub(super) fn messages_of(key: &ConversationKey) -> String {
     format!("messages of {}", conversation(key))
 }
 
-/// What is said of a conversation.
+/// The target of an action on a conversation: `ai/c1`.
 pub(super) fn conversation(key: &ConversationKey) -> String {
     format!("{}/{}", key.kind.as_str(), key.id)
 }
 
-/// What is said of a participant.
+/// The target of an action on a participant: `conversationUsers of group/g: bob`.
 pub(super) fn participant(group: &ConversationId, user: &UserId) -> String {
     format!("conversationUsers of group/{group}: {user}")
 }
 
 impl Apply<'_, '_> {
-    /// Notes something once, whatever it is noted for.
+    /// The details of an action's entry, which is begun unless there is one.
     pub(super) fn note(&mut self, log: &UserId, action: AuditAction, target: String) -> &mut Map<String, Value> {
         self.notes.entry((log.clone(), action, target)).or_default()
     }
 
-    /// Notes that something was done to so many more messages.
+    /// Adds to the number of messages of an action's entry: `{"messages":3}`.
     pub(super) fn note_messages(&mut self, log: &UserId, action: AuditAction, target: String, messages: u64) {
         let count = self.note(log, action, target).entry("messages").or_insert_with(|| Value::from(0));
         *count = Value::from(count.as_u64().unwrap_or(0) + messages);

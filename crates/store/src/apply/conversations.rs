@@ -19,11 +19,11 @@ use crate::{
     rows,
 };
 
-/// What to change of a conversation; `None` leaves a field as it is.
+/// A conversation's new values; `None` leaves a field as it is.
 pub(super) struct ConversationUpdate<'a> {
     pub(super) metadata: &'a Option<Option<String>>,
     pub(super) last_msg_id: Option<Option<MsgId>>,
-    /// How far, and how many unread messages lie in segments after that.
+    /// The last message that the owner has read, and how many unread messages after it lie in segments.
     pub(super) last_read: Option<(Option<MsgId>, u64)>,
 }
 
@@ -144,7 +144,8 @@ impl Apply<'_, '_> {
         }
         let alone = !rows::shares_metadata(key, &row);
         self.put_conversation(owner, key, row)?;
-        // Where the metadata stands comes last: who watches is told how it was before.
+        // Metadata is written last, because a group's is kept in the group's row, and watchers are told the row as it
+        // was before that.
         if let Some(group) = group {
             self.put_group(&key.id, &group)?;
         }

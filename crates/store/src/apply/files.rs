@@ -32,7 +32,7 @@ impl Apply<'_, '_> {
         if conversation_created && kind == ConversationType::Ai {
             self.create_conversation(&upload.owner, &key.id, Some(kind), None, None)?;
         }
-        // One line of numbers for messages and uploads: none is given twice.
+        // Messages and uploads take their numbers from one counter, so that a file's name is never given twice.
         let number = self.counters.next_msg_id(self.now)?;
         self.counters.last_msg_id = number;
         let path = paths::media(&upload.owner, &key, number, &upload.extension);
@@ -80,7 +80,7 @@ impl Apply<'_, '_> {
         file: &Spooled,
     ) -> Result<String> {
         let mut path = paths::text(owner, key, msg_id, edited.then_some(self.seq));
-        // Somebody gave the message the id of one whose file is still there.
+        // A given id may be that of an earlier message whose file is still there.
         if rows::file(self.overlay, &path)?.is_some() {
             path = paths::text(owner, key, msg_id, Some(self.seq));
         }
@@ -127,9 +127,9 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
-    /// Whether a message of this owner's may refer to a file that the client names.
+    /// Checks that a message of this owner's may refer to a file that the client names.
     pub(super) fn check_given(&self, actor: &Actor, owner: &UserId, key: &ConversationKey, path: &str) -> Result<()> {
-        // One sentence for every reason: whether a file is there is nobody else's business.
+        // All reasons get the same sentence, because it is nobody else's business whether a file exists.
         let unknown = || invalid("contentRef must name a file of this conversation; there is none of that name.");
         let file = rows::file(self.overlay, path)?.ok_or_else(unknown)?;
         let in_conversation =
@@ -168,7 +168,7 @@ impl Apply<'_, '_> {
         true
     }
 
-    /// Whether and how a message refers to a file.
+    /// A message's reference to a file: shown, hidden, or none.
     pub(super) fn reference_of(
         &self,
         owner: &UserId,

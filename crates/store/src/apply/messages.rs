@@ -92,7 +92,7 @@ impl Apply<'_, '_> {
         Ok(self.rules.default_type)
     }
 
-    /// Everybody who gets what the owner sends to a group, which is founded if there is none; and whether it was.
+    /// The owners who get a copy of what is sent to a group, which is founded if there is none; and whether it was.
     pub(super) fn recipients(
         &mut self,
         actor: &Actor,
@@ -141,7 +141,7 @@ impl Apply<'_, '_> {
                 )));
             }
         }
-        // Where the clock jumps back, ids go on from the last one, and would come to this one a second time.
+        // Generated ids go on above a given one: after a clock jump they would otherwise reach it a second time.
         self.counters.last_msg_id = self.counters.last_msg_id.max(given);
         Ok(given)
     }
@@ -231,7 +231,7 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
-    /// What an edited message says: its text stays in a file, moves to one, or comes back from one.
+    /// The new content of an edited message: its text stays in a file, moves to one, or comes back from one.
     fn edited(
         &mut self,
         owner: &UserId,
@@ -344,7 +344,7 @@ impl Apply<'_, '_> {
         self.log(owner, ChangeKind::MessageDeleted, conversation, Some(msg_id))
     }
 
-    /// A message as it is now, for whoever watches.
+    /// A message as it is now, for subscribers.
     fn row_at(&self, owner: &UserId, key: &ConversationKey, msg_id: MsgId, place: Place) -> Result<RowState<Message>> {
         if !self.watched.contains(owner) || !matches!(place, Place::Hot { .. }) {
             return Ok(RowState::Cold);
@@ -355,7 +355,7 @@ impl Apply<'_, '_> {
         }
     }
 
-    /// What the audit log calls a deletion: one that cannot be undone is a purge.
+    /// The audit log's name for a deletion: one that cannot be undone is a purge.
     fn deletion(&self) -> AuditAction {
         if self.trash_expiry().is_some() { AuditAction::MessageDelete } else { AuditAction::MessagePurge }
     }
@@ -384,7 +384,7 @@ impl Apply<'_, '_> {
     }
 }
 
-/// In a group one writes as oneself.
+/// The sender of a group's message is the user who sends it; only admins may write as others.
 fn check_sender(actor: &Actor, new: &NewMessage, from: &str) -> Result<()> {
     if from != new.owner.as_str() && !actor.admin {
         return Err(forbidden("In a group you write as yourself: leave `from` out, or give your own user id."));

@@ -45,17 +45,17 @@ const MAX_COMMIT_BYTES: usize = 128 << 20;
 const _: () = assert!(MAX_CHANGES <= MAX_COMMIT_ROWS as usize, "a proposal of plain changes fits into a commit");
 const _: () = assert!(MAX_PROPOSAL_BYTES <= MAX_COMMIT_BYTES, "what passes the door fits into a commit");
 
-/// What the next entry is decided by, of the rows that every entry reads: held in memory by whoever applies them.
+/// The rows by which every entry is decided, held in memory by whoever applies entries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct State {
-    /// What the last commit left.
+    /// The counters as the last commit left them.
     pub(crate) counters: Counters,
     /// The rules in force.
     pub(crate) rules: RulesRecord,
 }
 
 impl State {
-    /// As stored.
+    /// Reads the state that the database holds.
     pub(crate) fn load(read: &impl Read) -> Result<Self> {
         Ok(Self { counters: Counters::load(read)?, rules: rows::rules(read)?.unwrap_or(INITIAL_RULES) })
     }
@@ -98,7 +98,7 @@ pub(crate) fn apply(
     }
 }
 
-/// One commit in the making.
+/// A commit in the making: what it has decided so far. It reads through the overlay and writes into it.
 pub(crate) struct Apply<'a, 'db> {
     overlay: &'a mut Overlay<'db>,
     rules: &'a mut RulesRecord,
@@ -117,34 +117,34 @@ pub(crate) struct Apply<'a, 'db> {
     released: BTreeSet<String>,
     /// Files of the spool that this commit names.
     adopted: Vec<Adopted>,
-    /// Whether a file can be removed after this commit.
+    /// Whether this commit leaves a file that can be removed.
     litters: bool,
-    /// Who is watched, and what they will be told.
+    /// The owners who are watched, and the rows that their subscribers will be told of.
     watched: &'a Watched,
     told: Gathered,
-    /// What the audit log will say.
+    /// Entries for the audit log.
     notes: Notes,
-    /// Who does it.
+    /// The actor in the audit log: a user's id, or `system`.
     actor: String,
     /// Entries of the change log so far.
     logged: u32,
-    /// Rows so far that somebody sees differently now.
+    /// Rows so far that have changed for their owners.
     rows: u32,
     /// Bytes written so far.
     bytes: usize,
 }
 
-/// What lies in segments of the conversations that lose messages: their first and last id.
+/// The first and last id that lie in segments, of each conversation that loses messages.
 type ColdEnds = BTreeMap<(UserId, ConversationKey), Option<(MsgId, MsgId)>>;
 
-/// What a commit means for what comes after it.
+/// The consequences of a commit for background work and subscribers.
 #[derive(Debug, Default)]
 pub(crate) struct Aftermath {
     /// Owners whose counters moved, and their hot messages.
     pub(crate) hot_messages: Vec<(UserId, u64)>,
-    /// Whether a file can be removed.
+    /// Whether the commit left a file that can be removed.
     pub(crate) litters: bool,
-    /// What whoever watches is told.
+    /// The changed rows of watched owners, before and after.
     pub(crate) told: Gathered,
 }
 
@@ -181,7 +181,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         }
     }
 
-    /// Does what the command says; a command of nobody's is the system's own.
+    /// Does what the command says; the actor of a command without a user is the system.
     fn command(&mut self, command: &Command) -> Result<Done> {
         Ok(match command {
             Command::Write(write) => Done::Write(self.write(write)?),
@@ -309,7 +309,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         Ok(())
     }
 
-    /// Whether a row that the preparation saw in `version` is still that, or changed by this very commit.
+    /// Whether a row is as the preparation saw it: still of `version`, or changed by this very commit.
     fn is_current(&self, now: Seq, version: Seq) -> bool {
         now == version || now == self.seq
     }
@@ -369,7 +369,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.overlay.put(family, key, value);
     }
 
-    /// Counts a row that somebody sees differently now.
+    /// Counts a row that has changed for its owner.
     fn count_row(&mut self) -> Result<()> {
         self.rows += 1;
         self.check_bounds()
@@ -436,7 +436,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         self.deletions.get_mut(&at).ok_or_else(Error::changed)
     }
 
-    /// Marks rows of a segment as deleted; one that is already is somebody else's doing.
+    /// Marks rows of a segment as deleted; where one is already, another commit was quicker, and the preparation is stale.
     fn mark_deleted(&mut self, owner: &UserId, number: u64, ranges: &[(u32, u32)]) -> Result<()> {
         let deleted = self.deletions(owner, number)?;
         for (start, end) in ranges {
@@ -447,7 +447,7 @@ impl<'a, 'db> Apply<'a, 'db> {
         Ok(())
     }
 
-    /// The other way.
+    /// Takes a position out of a segment's deletion vector: its row counts again.
     fn unmark_deleted(&mut self, owner: &UserId, number: u64, position: u32) -> Result<()> {
         if self.deletions(owner, number)?.remove(position) { Ok(()) } else { Err(Error::changed()) }
     }

@@ -19,7 +19,8 @@ fn group_key(group: &ConversationId) -> ConversationKey {
 }
 
 impl Apply<'_, '_> {
-    /// What the schema's owner may do in the group; a server's admin may do anything.
+    /// The role of the schema's owner in the group, by which it is decided what they may do; an admin of the server may
+    /// do what its owner may.
     fn role_of(&self, actor: &Actor, owner: &UserId, group: &ConversationId) -> Result<Role> {
         match rows::participant(self.overlay, group, owner)? {
             _ if actor.admin => Ok(Role::Owner),
@@ -184,7 +185,7 @@ impl Apply<'_, '_> {
             self.note(log, action, audit::participant(group, user));
         }
         let key = group_key(group);
-        // Who leaves keeps the metadata as it is now, whatever becomes of the group's.
+        // A user who leaves keeps the metadata as it is now, whatever becomes of the group's.
         let metadata = rows::group(self.overlay, group)?.and_then(|group| group.metadata);
         self.put_metadata(user, &key, metadata)?;
         self.leave(group, user)?;

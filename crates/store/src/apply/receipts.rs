@@ -15,7 +15,7 @@ use crate::{
     records::{Record, RequestRecord},
 };
 
-/// How long a client's name for a request is remembered.
+/// The time for which a client's name for a request is remembered.
 const REQUEST_MEMORY: Micros = 24 * 3_600 * 1_000_000;
 
 /// The receipt of the request of that name, if there was one of the same content that is remembered at `now`.

@@ -66,7 +66,7 @@ impl Apply<'_, '_> {
         let seq = self.seq;
         let (record, _) = self.owner(owner)?;
         record.cold_version = seq;
-        // What is still hot came after the snapshot that the file was written from.
+        // Messages that are still hot came after the snapshot from which the file was written.
         record.hot_since = record.hot_since.map(|_| segment.created);
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Apply<'_, '_> {
     }
 }
 
-/// Where those of a segment's rows are that were written again.
+/// The new positions of rows that a compaction wrote again; rows that it left out have none.
 fn moved(positions: &RoaringBitmap, moved_to: &[u32]) -> RoaringBitmap {
     positions
         .iter()

@@ -1,4 +1,4 @@
-//! What whoever watches is told of a commit.
+//! The changes of a commit, gathered for subscribers.
 //!
 //! Invariant: costs nothing for owners that nobody watches.
 
@@ -83,7 +83,7 @@ impl Apply<'_, '_> {
         Ok(participants.into_iter().map(|(user, record)| rows::public_participant(group, user, record)).collect())
     }
 
-    /// At the end: conversations and groups as they are now, beside how they were.
+    /// Tells of the conversations and groups that the commit touched: at its end, as they are now beside how they were.
     pub(super) fn tell_touched(&mut self) -> Result<()> {
         let (conversations, groups) = self.told.take_touched();
         for ((owner, key), (n, before)) in conversations {
@@ -98,7 +98,7 @@ impl Apply<'_, '_> {
             owners.sort();
             owners.dedup();
             for owner in owners.into_iter().filter(|owner| self.watched.contains(owner)) {
-                // Who takes no part sees nobody.
+                // An owner who takes no part sees no participants.
                 let seen = |participants: &Arc<[Participant]>| -> Arc<[Participant]> {
                     if participants.iter().any(|participant| participant.user == owner) {
                         Arc::clone(participants)

@@ -30,7 +30,7 @@ pub(super) struct ColdTrashRows {
 }
 
 impl Apply<'_, '_> {
-    /// When something that is deleted now expires; `None` when it goes at once.
+    /// The time at which a row that is deleted now expires; `None` when it goes at once.
     pub(super) fn trash_expiry(&self) -> Option<Micros> {
         self.rules.trash_retention.map(|retention| self.now.saturating_add(retention))
     }
