@@ -29,17 +29,18 @@ use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Error,
 /// for the disk has threads beside them.
 const THREADS: usize = 2;
 
-/// How long the end waits for work that runs: a segment that is being written is given up at the next start.
+/// The longest wait for running work when the server ends: a segment that is being written is given up at the next
+/// start.
 const END_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long after a start the first compaction begins, at the latest: a server that is restarted every night must not
-/// put it off for ever.
+/// The latest start of the first compaction after a start of the server: one that is restarted every night must not put
+/// it off for ever.
 const FIRST_COMPACTION: Duration = Duration::from_mins(10);
 
-/// How often the loop looks at the age of the change log.
+/// The interval at which the loop looks at the age of the change log.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
-/// How often it looks for what has expired: nobody sees it any more by then, and it is only to be removed.
+/// The interval at which the loop looks for what has expired: by then it is invisible, and only to be removed.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// The threads of background work.
@@ -64,7 +65,7 @@ impl Threads {
         Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) })
     }
 
-    /// Where to spawn.
+    /// The runtime on which background work is spawned.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -88,9 +89,9 @@ impl Drop for Threads {
     }
 }
 
-/// What the loop does next.
+/// A task of the loop.
 enum Task {
-    /// These owners have many hot messages: they come into line.
+    /// Put these owners, who have many hot messages, into the queue.
     Crowded(Vec<UserId>),
     /// Consolidate the first of that line.
     ConsolidateCrowded,
@@ -106,7 +107,7 @@ enum Task {
     Sweep,
     /// Let old entries of the change log go.
     Forget,
-    /// End.
+    /// End the loop.
     Stop,
 }
 
@@ -116,14 +117,14 @@ pub(crate) struct Background {
     settings: ConsolidationSettings,
     compaction_interval: Duration,
     replay: Duration,
-    /// Who has many hot messages.
+    /// Owners with many hot messages.
     crowded: OwnerQueue,
     /// Rounds go on a few owners at a time, so that other work gets its turn between.
     consolidation: Round,
     compaction: Round,
-    /// Who is left alone for a while.
+    /// Owners who are left alone for a while, because their last consolidation failed.
     patience: Patience,
-    /// Whether the last sweep failed: then the disk is asked again when the minute is over, not at once.
+    /// Whether the last sweep failed: then the next one waits for the minute, and does not ask the disk again at once.
     sweep_failed: bool,
 }
 
@@ -178,7 +179,8 @@ impl Background {
             Task::Crowded(owners) => owners.into_iter().for_each(|owner| self.crowded.push(owner)),
             Task::ConsolidateCrowded => {
                 let (crowded, at) = (self.crowded.take(CONSOLIDATIONS), self.store.rules().crowded_at);
-                // Its last consolidation may have taken what it was named for: what came meanwhile is a crumb.
+                // An earlier consolidation may have taken the messages for which the owner was named; the few that came
+                // since can wait.
                 self.consolidate(crowded, |state| state.hot_messages >= at).await;
             }
             Task::BeginConsolidation => self.consolidation.begin(),
@@ -221,7 +223,7 @@ impl Background {
         Ok(())
     }
 
-    /// One owner at a time: a segment is built in memory.
+    /// Compacts one owner at a time, because a segment is built in memory.
     async fn compact_next(&mut self) -> Result<()> {
         let with_segments =
             |snapshot: &kalamdb_store::Snapshot, owner: &UserId, _: &OwnerState| Ok(snapshot.has_segments(owner)?);
@@ -246,11 +248,11 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-/// Whom an admin asks for.
+/// The owners whom an admin's request is about.
 pub(crate) enum Whose {
-    /// One owner.
+    /// This owner alone.
     One(UserId),
-    /// Everybody.
+    /// Every owner.
     All,
 }
 
@@ -309,7 +311,7 @@ async fn consolidate(
     let mut report = ConsolidationReport::default();
     let mut state = store.snapshot().owner(owner)?;
     let hot = state.hot_messages;
-    // What comes meanwhile is for the next time: a busy owner must not keep this going for ever.
+    // Messages that come meanwhile are for the next time: a busy owner must not keep this going for ever.
     while report.messages < hot
         && wanted(&state)
         && let Some(done) = store.consolidate(owner).await?

@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What went wrong, for a program.
+    /// The code, for a program.
     pub code: ErrorCode,
-    /// One sentence that a person can act on.
+    /// The sentence, from which a person learns what to do.
     pub message: String,
-    /// What a program may need besides.
+    /// Values for a program, by the code: `{"suggestions":["content"]}`.
     pub details: Map<String, Value>,
 }
 

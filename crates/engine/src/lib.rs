@@ -37,10 +37,10 @@ use crate::{
     write::{NamedRequest, Write},
 };
 
-/// Who asks, as the token says.
+/// The user who asks, as the token says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
-    /// The user.
+    /// The user's id.
     pub user: UserId,
     /// Whether the token's role is `admin`.
     pub admin: bool,
@@ -54,23 +54,23 @@ struct Inner {
     store: Store,
     reader: Reader,
     workers: Workers,
-    /// Where background work runs: never on the threads of statements.
+    /// The threads of background work, apart from those of statements.
     background: background::Threads,
     live: Arc<Hub>,
     max_statement_bytes: usize,
     stop: watch::Sender<bool>,
 }
 
-/// What a statement comes to.
+/// The result of a statement.
 #[allow(clippy::large_enum_variant, reason = "there is one for each statement, and it is moved twice")]
 pub enum Outcome {
-    /// A read.
+    /// The rows of a read.
     Rows(Rows),
     /// A write, committed.
     Written(WriteResponse),
 }
 
-/// How rows are streamed.
+/// The formats in which rows are streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `text/csv`, with a header line.
@@ -89,7 +89,7 @@ pub struct RowStream {
     pub body: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
 }
 
-/// What a compaction on request did.
+/// The result of a compaction on request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CompactionReport {
     /// Segments read and replaced.
@@ -100,10 +100,10 @@ pub struct CompactionReport {
     pub dropped_rows: u64,
 }
 
-/// What a consolidation on request did.
+/// The result of a consolidation on request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsolidationReport {
-    /// Segments written.
+    /// The number of segments written.
     pub segments: u64,
     /// Messages in them.
     pub messages: u64,
@@ -181,7 +181,7 @@ impl Engine {
     pub async fn compact(&self, owner: Option<&UserId>) -> Result<CompactionReport> {
         let (store, whose) = (self.0.store.clone(), whose(owner));
         self.to_the_end(async move {
-            // What has had its time goes first, so that the files are written without it.
+            // Expired rows go first, so that the files are written without them.
             store.sweep().await?;
             let report = background::compact_all(&store, whose).await?;
             store.sweep().await?;
@@ -213,7 +213,7 @@ impl Engine {
     }
 }
 
-/// One owner, or everybody.
+/// The owner named, or everybody.
 fn whose(owner: Option<&UserId>) -> Whose {
     owner.map_or(Whose::All, |owner| Whose::One(owner.clone()))
 }

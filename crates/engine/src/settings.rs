@@ -7,22 +7,22 @@ use std::time::Duration;
 /// All settings of the engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Reading.
+    /// Settings of queries.
     pub query: QuerySettings,
     /// Moving hot messages to segments.
     pub consolidation: ConsolidationSettings,
-    /// How often segments are rewritten without the rows that are gone.
+    /// The interval at which segments are rewritten without the rows that are gone.
     pub compaction_interval: Duration,
-    /// How far back the change log reaches.
+    /// The time that the change log reaches back.
     pub replay: Duration,
-    /// Live queries.
+    /// Settings of live queries.
     pub live: LiveSettings,
 }
 
-/// How far one query may go.
+/// Bounds of a query.
 #[derive(Debug, Clone)]
 pub struct QuerySettings {
-    /// How long a statement may run.
+    /// The time that a statement may run.
     pub timeout: Duration,
     /// Rows of an answer; the rest is cut and the answer says so.
     pub max_rows: usize,
@@ -40,16 +40,16 @@ pub struct QuerySettings {
     pub max_response_bytes: usize,
     /// Statements that run at the same time; more wait.
     pub max_concurrent: usize,
-    /// Of them, one user's.
+    /// The number of statements of one user that run at a time.
     pub max_concurrent_per_user: usize,
     /// Threads that plan and run statements.
     pub threads: usize,
 }
 
-/// When hot messages become a segment.
+/// The conditions under which hot messages become a segment.
 #[derive(Debug, Clone)]
 pub struct ConsolidationSettings {
-    /// How often to look.
+    /// The interval at which owners are looked at.
     pub interval: Duration,
     /// With fewer than this the interval leaves them hot: tiny files are worse than hot rows.
     pub min_batch_rows: u64,
@@ -57,7 +57,7 @@ pub struct ConsolidationSettings {
     pub max_hot_age: Duration,
 }
 
-/// How much one user and one client may watch, and how far a client may stay behind.
+/// Bounds of what one user and one client may watch, and how far a client may stay behind.
 #[derive(Debug, Clone)]
 pub struct LiveSettings {
     /// Sessions of one user at the same time.

@@ -52,7 +52,7 @@ pub(crate) struct Workers {
     timeout: Duration,
 }
 
-/// Who may come in.
+/// The admission of statements: at most so many in all and of each user.
 struct Gate {
     places: Arc<Semaphore>,
     max_concurrent: usize,
@@ -150,7 +150,7 @@ impl Workers {
         Ok(Self { threads, gate: Arc::new(gate), timeout: settings.timeout })
     }
 
-    /// Where background work is spawned.
+    /// The runtime on which background work is spawned.
     pub fn handle(&self) -> Handle {
         self.threads.handle().clone()
     }
@@ -163,7 +163,7 @@ impl Workers {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let entry = QueueEntry::join(&self.gate, user)?;
-        // One's own place first: who has to wait for it holds none of the others' meanwhile.
+        // The user's own place is taken first: who has to wait for it holds none of the others' meanwhile.
         let permits = async {
             let own = Arc::clone(&entry.user.places).acquire_owned().await;
             let all = Arc::clone(&self.gate.places).acquire_owned().await;
@@ -193,12 +193,12 @@ impl Workers {
 }
 
 impl Ticket {
-    /// When the statement came.
+    /// The time when the statement came.
     pub fn started(&self) -> Instant {
         self.0.started
     }
 
-    /// How far the statement is, and whether it is to go on.
+    /// The statement's progress, by which it learns whether it is to go on.
     pub fn stage(&self) -> &Arc<Stage> {
         &self.0.stage
     }
@@ -219,7 +219,7 @@ impl Ticket {
         let ended = match timeout_at(self.0.deadline.into(), &mut task).await {
             Ok(ended) => ended,
             Err(_) if self.0.stage.stop() => return Err(timed_out()),
-            // Its commit is in the queue already, and is made whether or not anybody waits: so whoever asked learns it.
+            // A commit in the queue is made whether or not anybody waits for it: so the answer waits, and is true.
             Err(_) => task.await,
         };
         ended.unwrap_or_else(|broken| Err(ended_early(&broken)))
@@ -266,23 +266,23 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// How far a statement is: whether it can be stopped, and whether it was. Asked also in the middle of work that does
-/// not yield.
+/// The progress of a statement: whether it can be stopped, and whether it was. Work that does not yield asks it in its
+/// middle.
 #[derive(Debug)]
 pub(crate) struct Stage {
     deadline: Instant,
-    /// What is said of one that went beyond it.
+    /// The error of a statement that went beyond its deadline.
     late: fn() -> Error,
     at: Mutex<Progress>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// It may be stopped at any moment.
+    /// The statement may be stopped at any moment.
     Work,
-    /// Its commit is on its way.
+    /// The statement's commit is on its way.
     Commit,
-    /// The same, and should have been stopped.
+    /// The statement's commit is on its way, and it is stopped after that.
     LastCommit,
     Stopped,
 }
@@ -292,12 +292,12 @@ impl Stage {
         Self { deadline, late: timed_out, at: Mutex::new(Progress::Work) }
     }
 
-    /// That of work which may take so long, and what is said of it otherwise.
+    /// The progress of work that may take as long as `budget`, and then ends with the error `late`.
     pub fn lasting(budget: Duration, late: fn() -> Error) -> Arc<Self> {
         Arc::new(Self { late, ..Self::new(Instant::now() + budget) })
     }
 
-    /// That of work which nobody stops.
+    /// The progress of work that nobody stops.
     pub fn free() -> Arc<Self> {
         // A year: there is no end of time.
         Arc::new(Self::new(Instant::now() + Duration::from_hours(365 * 24)))
@@ -345,7 +345,7 @@ impl Drop for Committing {
     }
 }
 
-/// One statement's presence among its user's, waiting or running.
+/// A statement's presence among its user's, waiting or running.
 struct QueueEntry {
     gate: Arc<Gate>,
     name: UserId,

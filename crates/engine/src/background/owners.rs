@@ -45,17 +45,17 @@ impl OwnerQueue {
 /// A round over all owners.
 #[derive(Default)]
 pub(super) struct Round {
-    /// Those of the current page that are to be worked at.
+    /// Owners of the current page who are to be worked at.
     queue: OwnerQueue,
     next: Next,
 }
 
-/// Where the next page begins.
+/// The start of the next page.
 #[derive(Default)]
 enum Next {
-    /// At the first owner.
+    /// The first owner.
     First,
-    /// After this one.
+    /// The owner after this one.
     After(UserId),
     /// There is none.
     #[default]

@@ -10,15 +10,15 @@ use std::{
 
 use kalamdb_protocol::UserId;
 
-/// After the first failure. A full disk is seldom cleared sooner, and an attempt encodes a whole segment.
+/// The wait after a first failure. A full disk is seldom cleared sooner, and an attempt encodes a whole segment.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// After many: so long an operator who has mended something waits at the most.
+/// The wait after many failures: an operator who has mended something waits no longer than this.
 const LONGEST: Duration = Duration::from_hours(1);
-/// Owners remembered, so that a broken disk costs a bounded amount of memory: of more, whoever's wait ends first is
+/// Owners remembered, so that a broken disk costs a bounded amount of memory: of more, the one whose wait ends first is
 /// tried too early.
 const MOST: usize = 10_000;
 
-/// Who waits.
+/// Owners who wait after failures.
 #[derive(Default)]
 pub(super) struct Patience {
     waiting: BTreeMap<UserId, Wait>,
@@ -35,7 +35,7 @@ impl Patience {
         self.waiting.get(owner).is_none_or(|wait| wait.until <= now)
     }
 
-    /// It did not work; how long the owner waits now.
+    /// Notes a failure; returns how long the owner waits now.
     pub(super) fn failed(&mut self, owner: &UserId, now: Instant) -> Duration {
         if self.waiting.len() >= MOST && !self.waiting.contains_key(owner) {
             let first = self.waiting.iter().min_by_key(|(_, wait)| wait.until).map(|(owner, _)| owner.clone());
@@ -48,7 +48,7 @@ impl Patience {
         wait
     }
 
-    /// It worked.
+    /// Notes a success: the owner waits no more.
     pub(super) fn succeeded(&mut self, owner: &UserId) {
         self.waiting.remove(owner);
     }

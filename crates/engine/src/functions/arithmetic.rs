@@ -86,7 +86,7 @@ fn is_whole(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> bool 
     })
 }
 
-/// What can overflow.
+/// An operation that can overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Checked {
     Add,
@@ -140,7 +140,7 @@ impl ScalarUDFImpl for CheckedOperator {
         }
     }
 
-    /// As the operator's.
+    /// The name that the operator would give its column.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let names: Vec<String> = args.iter().map(|arg| arg.schema_name().to_string()).collect();
         Ok(match names.as_slice() {

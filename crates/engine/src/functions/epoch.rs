@@ -40,7 +40,7 @@ pub(super) fn to_micros(given: Expr) -> Expr {
     ScalarUDF::new_from_impl(EpochPart::new(Part::Micros)).call(vec![given])
 }
 
-/// What is taken of a time.
+/// The part that is taken of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Part {
     UnixTimestamp,
@@ -184,7 +184,7 @@ fn float_micros(given: f64) -> Option<i64> {
     if given.is_nan() || given.abs() >= BOUND {
         return None;
     }
-    // How much a whole number of that size is scaled by.
+    // The factor that a whole number of that size is scaled by.
     let whole = given.trunc() as i64;
     let scale = if whole == 0 { MICROS_PER_SECOND } else { kalamdb_protocol::to_micros(whole) / whole };
     Some((given * scale as f64).round() as i64)

@@ -57,7 +57,7 @@ fn is_narrow(call: &WindowFunction) -> bool {
         && reach(&frame.start_bound) + reach(&frame.end_bound) < MAX_FRAME_ROWS
 }
 
-/// How many rows a bound is away.
+/// The number of rows that a bound is away.
 fn reach(bound: &WindowFrameBound) -> u64 {
     match bound {
         WindowFrameBound::CurrentRow => 0,

@@ -22,7 +22,7 @@ use datafusion::{
 /// The most that a function makes, or does, of one row.
 pub(super) type Rule = fn(&Row) -> u128;
 
-/// What a function is bounded by.
+/// The bound of a function: by the bytes of its result, or by its steps.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cost {
     /// The bytes that it makes.
@@ -40,10 +40,10 @@ impl Cost {
 }
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
-/// What a value of a list costs besides its bytes: offsets, validity, and the row that `unnest` makes of it.
+/// Bytes of a list's value besides its own: offsets, validity, and the row that `unnest` makes of it.
 const PER_ITEM: u128 = 64;
 
-/// What the function of that name is bounded by, if it can do more than pass over its input.
+/// The bound of the function of that name, if it can do more than pass over its input.
 pub(super) fn cost(name: &str) -> Option<Cost> {
     let steps: Rule = match name {
         // Each letter with each.
@@ -90,7 +90,7 @@ fn rule(name: &str) -> Option<Rule> {
     Some(rule)
 }
 
-/// One row of the arguments of a call.
+/// A row of the arguments of a call.
 pub(super) struct Row<'a> {
     arguments: &'a [Argument],
     row: usize,
@@ -135,7 +135,7 @@ impl Row<'_> {
     }
 }
 
-/// What the rules ask of an argument, for each row.
+/// The facts about an argument that the rules ask for, row by row.
 struct Argument {
     bytes: Column<u64>,
     number: Column<i128>,

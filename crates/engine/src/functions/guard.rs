@@ -35,9 +35,9 @@ use super::{
     pattern::{Kind, Pattern},
 };
 
-/// What one call may make of one batch of rows.
+/// Bytes that one call may make of one batch of rows.
 const MAX_BATCH_BYTES: u128 = 64 << 20;
-/// What it may make of one row. More than any message, and little enough for some to be held at a time.
+/// Bytes that one call may make of one row: more than any message, and little enough for some to be held at a time.
 const MAX_VALUE_BYTES: u128 = 16 << 20;
 /// Steps that a function may take for one row…
 const MAX_VALUE_STEPS: u128 = 16 << 20;
@@ -224,8 +224,8 @@ impl Guarded {
     }
 }
 
-/// How many rows from the first are sure to come to no more than `most`: at least one, which its own limit has let
-/// through.
+/// The number of rows from the first that are sure to come to no more than `most`: at least one, which its own limit
+/// has let through.
 fn rows_that_fit(sizes: &[u128], most: u128) -> usize {
     let mut sum = 0;
     let fitting = sizes.iter().take_while(|size| {

@@ -101,7 +101,7 @@ impl Matches {
         Some(Self { regex, ignores_case, is_costly, negated, work: Arc::clone(work), signature })
     }
 
-    /// What it answers is decided by this.
+    /// The values that decide its answers, by which two of them are equal.
     fn identity(&self) -> (&str, bool, bool) {
         (self.regex.as_str(), self.ignores_case, self.negated)
     }

@@ -30,7 +30,7 @@ const MAX_LIKE_NANOS: usize = 1_000_000_000;
 const NANOS_PER_LIKE: usize = 5_000;
 const NANOS_PER_LIKE_BYTE: usize = 500;
 
-/// What becomes of a pattern.
+/// The use of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     /// A regular expression.

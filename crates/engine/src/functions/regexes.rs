@@ -20,7 +20,7 @@ use regex::RegexBuilder;
 use super::times::{is_constant, simplifier};
 use crate::Error;
 
-/// What one compiled pattern may take: as much as the functions that use it take.
+/// Bytes that one compiled pattern may take: as much as the functions that use it take.
 const MAX_COMPILED_BYTES: usize = 10 << 20;
 /// Different patterns of one statement, since each takes some milliseconds of planning, which nothing stops.
 const MAX_PATTERNS: usize = 64;

@@ -55,7 +55,7 @@ const ONE_OF_FEW: [&str; 5] = ["coalesce", "nvl", "ifnull", "greatest", "least"]
 /// Functions that answer their first argument, rounded.
 const ROUNDED: [&str; 4] = ["round", "trunc", "floor", "ceil"];
 
-/// What a column or an expression is, as far as times go.
+/// The kind of a column or an expression, as far as times go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Microseconds: a time column, or what stands for one.
@@ -70,7 +70,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Of a value that is one of these.
+    /// The kind of a value that is one of these.
     fn any(kinds: impl IntoIterator<Item = Self>) -> Self {
         let any = kinds.into_iter().reduce(|all, one| match (all, one) {
             (Self::Time, _) | (_, Self::Time) => Self::Time,
@@ -102,12 +102,12 @@ pub(super) fn simplifier(props: &ExecutionProps) -> ExprSimplifier {
     ExprSimplifier::new(context.build())
 }
 
-/// What the columns of a plan are.
+/// The kinds of a plan's columns.
 pub(crate) fn kinds(plan: &LogicalPlan) -> Vec<Kind> {
     kinds_within(plan, None)
 }
 
-/// What can be seen from a node's expressions: the columns below it, and those around the query that it is in.
+/// The columns that a node's expressions can name: those below it, and those around the query that it is in.
 struct Scope<'a> {
     inputs: Vec<(DFSchemaRef, Vec<Kind>)>,
     outer: Option<&'a Scope<'a>>,
@@ -201,7 +201,7 @@ fn is_null(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(value, _) if value.is_null())
 }
 
-/// What a CASE can answer.
+/// The results of a CASE.
 fn results(case: &Case) -> impl Iterator<Item = &Expr> {
     case.when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(case.else_expr.as_deref())
 }

@@ -18,12 +18,12 @@ use super::{TooLarge, times::is_comparison};
 
 /// Nodes of one expression with everything put in.
 const MAX_NODES: u64 = 200_000;
-/// Its levels.
+/// Levels of an expression.
 const MAX_DEPTH: u64 = 2_000;
 /// The copies of an operand that a regular expression of alternatives becomes.
 const REGEX_COPIES: u64 = 4;
 
-/// What an expression grows to.
+/// The growth of an expression.
 #[derive(Debug, Clone, Copy)]
 struct Weight {
     nodes: u64,

@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use super::TooLarge;
 use crate::workers::Stage;
 
-/// What calls with constant arguments may make together in one statement; the planner evaluates and keeps them.
+/// Bytes that calls with constant arguments may make together in one statement; the planner evaluates and keeps them.
 const MAX_CONSTANT_BYTES: u64 = 64 << 20;
 /// Steps of functions whose work outgrows their bytes, in one statement: some ten seconds of one core. A step of
 /// `levenshtein` compares two characters.
 const MAX_STEPS: u64 = 4 << 30;
 
-/// See the module.
+/// The budget of one statement's functions, counted while they run.
 #[derive(Debug)]
 pub(crate) struct Work {
     constant_bytes: AtomicU64,

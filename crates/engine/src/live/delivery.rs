@@ -17,7 +17,7 @@ const DELIVERIES: usize = 4_096;
 /// Bytes of rows that may wait with them.
 const DELIVERIES_BYTES: usize = 16 << 20;
 
-/// See the module.
+/// The commits that wait until one filter has told them.
 #[derive(Default)]
 pub(super) struct DeliveryQueue(Mutex<Waiting>);
 
@@ -25,11 +25,11 @@ pub(super) struct DeliveryQueue(Mutex<Waiting>);
 struct Waiting {
     deliveries: VecDeque<Delivery>,
     bytes: usize,
-    /// Whether somebody is at it.
+    /// Whether a task is working on the queue.
     running: bool,
 }
 
-/// A commit, and who of one filter is to hear of it.
+/// A commit, and the subscriptions of one filter that are told of it.
 pub(super) struct Delivery {
     pub commit: Arc<Commit>,
     pub audiences: Vec<Audience>,
@@ -43,11 +43,11 @@ pub(super) struct Audience {
     pub subscriptions: Vec<Arc<Subscription>>,
 }
 
-/// What became of a delivery that came to a queue.
+/// The outcome of adding a delivery to a queue.
 pub(super) enum Entered {
-    /// It waits; somebody is at work.
+    /// The delivery waits, and a task is working on the queue.
     Waits,
-    /// It waits, and whoever brought it is to see to it that it is done.
+    /// The delivery waits, and no task is working on the queue: the caller must start one.
     First,
     /// There is no room for it.
     Full(Delivery),
@@ -64,7 +64,7 @@ impl Delivery {
         self.audiences.iter().flat_map(|audience| &audience.subscriptions)
     }
 
-    /// Whose threads it takes: of several users who ask the same, the first one's.
+    /// The share of threads that the delivery uses: of several users with the same filter, the first one's.
     pub fn share(&self) -> Option<Arc<Semaphore>> {
         self.subscriptions().next().map(|subscription| Arc::clone(subscription.session.share()))
     }
@@ -76,7 +76,7 @@ impl Delivery {
         self.audiences.retain(|audience| !audience.subscriptions.is_empty());
     }
 
-    /// Whether it concerns nobody.
+    /// Whether no subscription is left that it concerns.
     pub fn is_empty(&self) -> bool {
         self.audiences.is_empty()
     }
@@ -85,7 +85,7 @@ impl Delivery {
 impl DeliveryQueue {
     pub fn enter(&self, delivery: Delivery) -> Entered {
         let mut waiting = self.0.lock();
-        // One that is larger than all that may wait goes alone.
+        // A delivery larger than the bound waits alone.
         let fits = waiting.deliveries.len() < DELIVERIES && waiting.bytes + delivery.bytes <= DELIVERIES_BYTES;
         if !waiting.deliveries.is_empty() && !fits {
             return Entered::Full(delivery);
@@ -95,11 +95,11 @@ impl DeliveryQueue {
         if std::mem::replace(&mut waiting.running, true) { Entered::Waits } else { Entered::First }
     }
 
-    /// The next delivery; with none left, whoever asked is not at it any more.
+    /// The next delivery; with none left, the task that asked must end, and the queue counts as idle.
     pub fn next(&self) -> Option<Delivery> {
         let mut waiting = self.0.lock();
         let Some(delivery) = waiting.deliveries.pop_front() else {
-            // What a burst needed is not kept for ever.
+            // Memory that a burst needed is given back.
             *waiting = Waiting::default();
             return None;
         };
@@ -108,13 +108,13 @@ impl DeliveryQueue {
     }
 }
 
-/// What it takes to look at an event.
+/// The cost of judging an event.
 pub(super) struct Cost {
     pub rows: usize,
     pub bytes: usize,
 }
 
-/// See [`Cost`]: the text of messages counts, everything else is small.
+/// The cost of an event: the text of messages counts, everything else is small.
 pub(super) fn cost(event: &Event) -> Cost {
     let text = |row: &RowState<_>| match row {
         RowState::There(message) => text_bytes(message),

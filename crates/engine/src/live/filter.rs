@@ -33,7 +33,7 @@ use crate::{
 /// Rows that are looked at together: enough to make much of one evaluation, few enough to be held.
 const ROWS_AT_A_TIME: usize = 1_024;
 
-/// What a row comes to: its text if it is wanted, or why that cannot be known.
+/// The judgement of a row: its text if it is wanted, or the error that keeps it from being judged.
 pub(super) type Verdict = Result<Option<Arc<str>>>;
 
 /// A compiled statement.
@@ -43,13 +43,13 @@ pub(super) struct CompiledFilter {
     schema: SchemaRef,
     columns: Vec<Arc<dyn PhysicalExpr>>,
     condition: Option<Arc<dyn PhysicalExpr>>,
-    /// What of the filter can be told by a row's conversation and id, and what by its conversation alone.
+    /// The parts of the condition that can be decided by a row's conversation and id, and by its conversation alone.
     by_id: Option<Arc<dyn PhysicalExpr>>,
     by_conversation: Option<Arc<dyn PhysicalExpr>>,
     rows_at_a_time: usize,
-    /// What its functions may do; renewed by whoever evaluates it.
+    /// The budget of its functions; renewed by whoever evaluates it.
     pub work: Arc<Work>,
-    /// What waits to be told to those who have this filter.
+    /// The commits that its subscribers are still to be told.
     pub deliveries: DeliveryQueue,
     /// Rows whose text was written.
     #[cfg(test)]
@@ -87,7 +87,7 @@ impl CompiledFilter {
         self.statement.table
     }
 
-    /// Whose a row is, where rows come with their owner.
+    /// The owner of a row, for filters whose rows come with their owner.
     pub fn owner<'a>(&self, owner: &'a UserId) -> Option<&'a UserId> {
         self.statement.everybody.then_some(owner)
     }
@@ -96,12 +96,12 @@ impl CompiledFilter {
         &self.schema
     }
 
-    /// How many rows to look at together at most.
+    /// The number of rows that are evaluated together at most.
     pub fn rows_at_a_time(&self) -> usize {
         self.rows_at_a_time
     }
 
-    /// What these rows come to, in their order; of one that is not `asked` for its text, an empty one.
+    /// The verdicts on these rows, in their order; a wanted row whose text is not `asked` for has an empty one.
     pub fn judge_rows(&self, rows: &[OwnedRow<'_>], asked: &[bool]) -> Vec<Verdict> {
         match self.table().batch(&self.schema, rows) {
             Ok(batch) => self.judge(&batch, asked),
@@ -109,7 +109,7 @@ impl CompiledFilter {
         }
     }
 
-    /// What the rows of a batch come to.
+    /// The verdicts on the rows of a batch.
     pub fn judge(&self, batch: &RecordBatch, asked: &[bool]) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(batch.num_rows());
         let mut start = 0;
@@ -138,7 +138,7 @@ impl CompiledFilter {
             Err(error) if batch.num_rows() == 1 => verdicts.push(Err(client_error(&error, None))),
             // There is no time to look for the one that takes it.
             Err(_) if self.work.check().is_err() => self.give_up(batch.num_rows(), verdicts),
-            // One of them is the culprit, and the others have nothing to do with it.
+            // One row of them fails; judged one by one, the others get their verdicts.
             Err(_) => {
                 for row in 0..batch.num_rows() {
                     self.judge_some(&batch.slice(row, 1), &asked[row..=row], verdicts);
@@ -165,7 +165,7 @@ impl CompiledFilter {
 
     fn encode(&self, batch: &RecordBatch) -> PlanResult<Vec<String>> {
         let rows = batch.num_rows();
-        // What fails without any row (`1 / 0`) is no matter as long as there is none.
+        // An expression that fails without any row (`1 / 0`) does no harm as long as there is none.
         if rows == 0 {
             return Ok(Vec::new());
         }
@@ -176,7 +176,7 @@ impl CompiledFilter {
         Ok(objects(&self.statement.names, &columns, rows)?)
     }
 
-    /// Whether a row of which only this is known can have been wanted.
+    /// Whether the filter can have wanted a row of which no more is known than this.
     pub fn may_want(&self, known: &Known<'_>) -> bool {
         let condition = if known.msg_id.is_some() { &self.by_id } else { &self.by_conversation };
         let Some(condition) = condition else { return true };
@@ -187,7 +187,7 @@ impl CompiledFilter {
     }
 }
 
-/// Of which rows a condition is true.
+/// The rows of which a condition is true.
 fn holds(condition: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> PlanResult<Vec<bool>> {
     let values = condition.evaluate(batch)?.into_array(batch.num_rows())?;
     // A condition that is always NULL has no other type.

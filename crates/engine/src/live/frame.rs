@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 use super::LiveFrame;
 use crate::Error;
 
-/// What is told of a row; the same for all who have it from the same filter.
+/// The news of one row; the same for all subscriptions of a filter.
 #[derive(Debug, Clone)]
 pub(super) enum News {
-    /// A row that was not there, or not wanted, before: its text.
+    /// A row that is new to the clients, because it came or is wanted only now: its text, `{"msgId":5,"content":"hi"}`.
     Message(Arc<str>),
-    /// A row that was.
+    /// A row that the clients have, and that has changed: its text.
     Update(Arc<str>),
-    /// A row that is gone, or all those of a conversation: the fields that say which.
+    /// A row that is gone, or all those of a conversation: the fields of its key, `"msgId":5`.
     Delete(String),
 }
 
@@ -31,7 +31,8 @@ impl News {
         }
     }
 
-    /// The frame for the subscription of that id, which is JSON text already.
+    /// The frame for the subscription of that id, which is JSON text already:
+    /// `{"type":"message","id":"s1","position":{"epoch":1,"seq":7,"n":0},"message":{"msgId":5,"content":"hi"}}`.
     pub fn frame(&self, id: &str, position: Position) -> LiveFrame {
         let kind = self.kind();
         let Position { epoch, seq, n } = position;
@@ -74,19 +75,21 @@ impl Key<'_> {
     }
 }
 
-/// The subscription stands.
+/// The answer to a subscription that stands:
+/// `{"type":"subscribe_ack","id":"s1","position":{"epoch":1,"seq":7,"n":4294967295}}`.
 pub(super) fn ack(id: &str, told: Position, resumable: bool) -> LiveFrame {
     let frame = ServerFrame::SubscribeAck { id: id.to_owned(), position: told };
     written("subscribe_ack", resumable.then_some(told), &frame)
 }
 
-/// Everything up to here has been told.
+/// The end of a replay: `{"type":"replay_complete","id":"s1","messageCount":15,"lastMsgId":8601}`.
 pub(super) fn replay_complete(id: &str, here: Position, message_count: u64, last_msg_id: Option<MsgId>) -> LiveFrame {
     let frame = ServerFrame::ReplayComplete { id: id.to_owned(), message_count, last_msg_id };
     written("replay_complete", Some(here), &frame)
 }
 
-/// The subscription has ended because of an error.
+/// The end of a subscription because of an error:
+/// `{"type":"error","id":"s1","code":"query_timeout","error":"…","details":{…}}`.
 pub(super) fn failed(id: &str, error: Error) -> LiveFrame {
     let Error { code, message, details } = error;
     let frame =
@@ -94,8 +97,9 @@ pub(super) fn failed(id: &str, error: Error) -> LiveFrame {
     written("error", None, &frame)
 }
 
-/// It has ended because its client did not keep up; `told` is what it was told last. A replay by id that was not done
-/// goes on from `last_msg_id`.
+/// The end of a subscription whose client did not keep up: it resumes from `told`, and a replay by id that was not done
+/// goes on from `last_msg_id`:
+/// `{"type":"error","id":"s1","code":"lagged",…,"details":{"resumeAfter":{"epoch":1,"seq":7,"n":0}}}`.
 pub(super) fn lagged(id: &str, told: Position, last_msg_id: Option<MsgId>) -> LiveFrame {
     let mut details = Map::from_iter([("resumeAfter".to_owned(), json!(told))]);
     details.extend(last_msg_id.map(|id| ("lastMsgId".to_owned(), json!(id))));
@@ -104,7 +108,7 @@ pub(super) fn lagged(id: &str, told: Position, last_msg_id: Option<MsgId>) -> Li
     lagged_with(id, sentence, details)
 }
 
-/// It cannot begin where its client wants it to.
+/// The refusal of a position that the change log does not reach any more: `"code":"lagged"`, `"details":{"resync":true}`.
 pub(super) fn resync(id: &str) -> LiveFrame {
     let sentence = "What came after that position is not known any more; read everything anew, and subscribe without \
                     `after`.";

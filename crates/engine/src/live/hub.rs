@@ -38,14 +38,14 @@ use crate::{
 /// below this.
 const FEW_FILTERS: usize = 64;
 
-/// How long a filter may take to tell one commit: a thousand times what most take. Longer, and it ends.
+/// The time that a filter may take for one commit: a thousand times what most take. A filter that takes longer ends.
 const BUDGET: Duration = Duration::from_secs(1);
-/// How long a queue goes on while others wait for its thread.
+/// The time that a queue keeps a thread for which others wait.
 const TURN: Duration = Duration::from_millis(10);
-/// How long the end of the threads is waited for: no turn takes longer.
+/// The wait for the threads at the server's end: no turn takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One subscription.
+/// A subscription, as the hub knows it.
 pub(super) struct Subscription {
     pub number: Number,
     pub session: Arc<Session>,
@@ -57,12 +57,12 @@ pub(super) struct Subscription {
     pub _watching: Watching,
 }
 
-/// See the module.
+/// The registry of subscriptions, and the threads that tell them of commits.
 pub(crate) struct Hub {
     pub(super) store: Store,
     pub(super) reader: Reader,
     threads: Threads,
-    /// Where queues wait for what they look up.
+    /// The runtime on which lookups run; a delivery blocks its own thread for them.
     lookups: Handle,
     pub(super) settings: LiveSettings,
     /// Threads of delivery queues that one user may have at the same time.
@@ -86,7 +86,7 @@ struct Registry {
     everybody: Vec<Arc<Subscription>>,
 }
 
-/// The filters that somebody has.
+/// The filters that subscriptions use.
 #[derive(Default)]
 struct Filters {
     known: HashMap<Arc<LiveStatement>, Weak<CompiledFilter>>,
@@ -114,7 +114,7 @@ impl Hub {
         stop: watch::Receiver<bool>,
     ) -> Result<Arc<Self>> {
         let delivery_threads = settings.query.threads.max(2);
-        // One thread listens, and one is for beginnings.
+        // Two threads for what waits most of the time: the listener, and the beginnings of subscriptions.
         let threads = Threads::start("kalamdb-live", 2, delivery_threads)?;
         let listener = threads.handle().clone();
         let hub = Arc::new(Self {
@@ -201,7 +201,7 @@ impl Hub {
         }
         let compiled = Arc::new(CompiledFilter::compile(view, understood)?);
         let mut filters = self.filters.lock();
-        // Somebody else may have compiled it meanwhile.
+        // Another session may have compiled the same statement meanwhile.
         if let Some(filter) = filters.known.get(&understood.statement).and_then(Weak::upgrade) {
             return Ok(filter);
         }
@@ -217,7 +217,7 @@ impl Hub {
         self.filters.lock().known.get(statement)?.upgrade()
     }
 
-    /// From now on it is told what commits do.
+    /// Registers a subscription: from now on it is told of commits.
     pub(super) fn register(&self, subscription: Arc<Subscription>) {
         let mut registry = self.registry.write();
         match &subscription.scope {
@@ -226,14 +226,15 @@ impl Hub {
         }
     }
 
-    /// From now on it is not.
+    /// Takes a subscription out: from now on it is not told of commits.
     pub(super) fn forget(&self, subscription: &Arc<Subscription>) {
         let take = |all: &mut Vec<Arc<Subscription>>| {
             let at = all.iter().position(|other| Arc::ptr_eq(other, subscription));
             at.map(|at| all.swap_remove(at))
         };
         let mut registry = self.registry.write();
-        // It may be the last of its kind, and has better things to do than to be dropped under the lock.
+        // The last clone of a subscription must not be dropped under this lock: with it goes its watch, which takes the
+        // store's lock of watched owners.
         let taken = match &subscription.scope {
             Schema::All => take(&mut registry.everybody),
             Schema::Owner(owner) => {
@@ -249,7 +250,7 @@ impl Hub {
         drop(taken);
     }
 
-    /// Everything that is told of a commit has its number and this.
+    /// The position of a commit's change, as clients get it.
     pub(super) fn position(&self, seq: Seq, n: u32) -> Position {
         Position { epoch: self.store.epoch(), seq, n }
     }
@@ -264,18 +265,18 @@ impl Hub {
         }
     }
 
-    /// Does what waits in a queue, a turn at a time: who wants the same user's threads, or any, gets the next.
+    /// Works on a queue, a turn at a time: between turns other queues of the same user, and of others, get the thread.
     async fn run_deliveries(self: Arc<Self>, filter: Arc<CompiledFilter>) {
         let mut next = filter.deliveries.next();
         while let Some(delivery) = next {
             let threads = delivery.share();
-            // It is never closed; a delivery that nobody shares in concerns nobody.
+            // The semaphore is never closed; a delivery without a share has no subscriptions left.
             let place = match &threads {
                 Some(threads) => threads.acquire().await.ok(),
                 None => None,
             };
             let (hub, queued) = (Arc::clone(&self), Arc::clone(&filter));
-            // It computes, perhaps for long: its thread is a queue's.
+            // Judging computes, perhaps for long: it has a thread that may block.
             let turn = self.threads.handle().spawn_blocking(move || {
                 let begun = Instant::now();
                 let mut delivery = Some(delivery);
@@ -288,7 +289,7 @@ impl Hub {
                 }
                 delivery
             });
-            // It catches what panics; otherwise the threads have ended.
+            // Panics are caught within; a turn fails only when the threads have ended.
             next = turn.await.unwrap_or_default();
             drop(place);
         }
@@ -296,7 +297,7 @@ impl Hub {
 
     /// Tells a commit, whatever happens: a queue that ended in a panic would keep its subscriptions waiting for ever.
     fn deliver(&self, filter: &CompiledFilter, mut delivery: Delivery) {
-        // Whose client has gone, or who has ended, is told nothing, and nothing is computed for them.
+        // Subscriptions that have ended, or whose client has gone, are told nothing, and nothing is computed for them.
         delivery.leave_out_ended();
         if delivery.is_empty() {
             return;
@@ -321,7 +322,7 @@ impl Hub {
         }
     }
 
-    /// A commit is not told to those whom it concerns.
+    /// Ends the subscriptions of a delivery as lagging, because they are not told of its commit.
     fn give_up(&self, delivery: &Delivery) {
         for subscription in delivery.subscriptions() {
             subscription.session.lag(subscription.number);
@@ -349,7 +350,7 @@ impl Hub {
         concerned.filters.into_values().collect()
     }
 
-    /// The filters that somebody has.
+    /// The filters that subscriptions use.
     #[cfg(test)]
     pub(super) fn filters(&self) -> Vec<Arc<CompiledFilter>> {
         self.filters.lock().known.values().filter_map(Weak::upgrade).collect()

@@ -28,7 +28,7 @@ impl ChangeLog {
         let (seq, n) = after;
         let owners = match scope {
             Schema::Owner(owner) => vec![owner.clone()],
-            // Those only with whom anything happened since.
+            // Only owners with changes since then have entries.
             Schema::All => {
                 let owners = snapshot.owners()?.into_iter();
                 owners.filter(|(_, state)| state.change >= seq).map(|(owner, _)| owner).collect()
@@ -55,7 +55,7 @@ impl ChangeLog {
         {
             let (seq, n) = before(head);
             let Some(entries) = self.snapshot.changes(&owner, seq, n)? else { return Ok(None) };
-            // One owner's entries, as far as nobody else has an earlier one.
+            // This owner's entries, up to the first one of another owner.
             let until = self.heads.peek().map(|Reverse((at, _))| *at);
             for entry in entries {
                 let entry = entry?;

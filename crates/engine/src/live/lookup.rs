@@ -32,10 +32,10 @@ use crate::{
 /// Messages looked up together.
 const IDS_AT_A_TIME: usize = 512;
 
-/// Which messages, by owner.
+/// The ids of messages to look up, by owner.
 pub(super) type Wanted = BTreeMap<UserId, BTreeSet<MsgId>>;
 
-/// What each of them comes to; one that is not there is not here.
+/// The verdicts on the messages that were found.
 pub(super) type Found = HashMap<(UserId, MsgId), Verdict>;
 
 /// Looks them up.
@@ -55,7 +55,7 @@ pub(super) async fn find(
         while let Some(part) = parts.pop() {
             match find_some(reader, snapshot, filter, owner, part).await {
                 Ok(some) => found.extend(some),
-                // They are too long to be held together.
+                // The messages are too long to be held together.
                 Err(error) if error.code == ErrorCode::QueryTooLarge && part.len() > 1 => {
                     let (one, other) = part.split_at(part.len() / 2);
                     parts.extend([one, other]);
@@ -96,7 +96,7 @@ async fn find_some(
     Ok(found)
 }
 
-/// Those of an owner's messages that lie in segments.
+/// The owner's messages among these that lie in segments.
 async fn cold(reader: &Reader, snapshot: &Snapshot, owner: &UserId, ids: &[MsgId]) -> Result<Vec<RecordBatch>> {
     let segments = snapshot.segments(owner)?;
     let may_be_there =

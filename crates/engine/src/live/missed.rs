@@ -1,7 +1,7 @@
 //! What a client has missed, read from a snapshot: by the change log, and by message id.
 //!
-//! Invariant: a row is told as the snapshot has it, not as it was in between; one that the client cannot have had is
-//! not told to be gone.
+//! Invariant: a row is told as the snapshot has it, not as it was in between. A row that has gone is told of only where
+//! the client can have had it.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -45,7 +45,7 @@ pub(super) struct Missed {
     pub above: Option<MsgId>,
 }
 
-/// What is told: from where a client goes on that has it, and of which message.
+/// News, each with the position from which a client goes on that has it, and its message's id.
 pub(super) type MissedNews = Vec<(News, Position, Option<MsgId>)>;
 
 /// What these entries mean.
@@ -101,7 +101,7 @@ async fn messages(
     Ok(told)
 }
 
-/// What an entry means for `messages`, whose message, as it is now, has that text if it is wanted.
+/// The news that an entry is for `messages`; `text` is the message's as it is now, if it is wanted.
 fn message(filter: &CompiledFilter, owner: &UserId, change: &LoggedChange, text: Option<Arc<str>>) -> Option<News> {
     let known = Known { owner, conversation: &change.conversation, msg_id: change.msg_id };
     let gone = || {
@@ -109,7 +109,7 @@ fn message(filter: &CompiledFilter, owner: &UserId, change: &LoggedChange, text:
         filter.may_want(&known).then(|| key.gone(filter.owner(owner)))
     };
     match change.kind {
-        // Before this there was none: one that is not wanted now was never told.
+        // A message that came since then and is not wanted now was never told.
         ChangeKind::MessageSent | ChangeKind::MessageRestored => text.map(News::Message),
         ChangeKind::MessageEdited => text.map(News::Update).or_else(gone),
         ChangeKind::MessageDeleted | ChangeKind::ConversationDeleted => gone(),
@@ -177,11 +177,11 @@ fn participants(snapshot: &Snapshot, filter: &CompiledFilter, missed: &Missed) -
     Ok(news)
 }
 
-/// Where a page of messages begins, and how many it has.
+/// A page of a replay by id: its start and its size.
 #[derive(Debug, Clone)]
 pub(super) struct MessagePage {
     above: MsgId,
-    /// Of everybody's messages, those with the id `above` whose owners come after this one are on it too.
+    /// The owner after whom a page of everybody's messages begins, among messages of the id `above`.
     owner: Option<String>,
     rows: usize,
     most: usize,
@@ -197,7 +197,7 @@ impl MessagePage {
         Self { rows, most: rows, ..self }
     }
 
-    /// What is on it and after it.
+    /// The condition that holds for the messages from this page on.
     fn condition(&self) -> Expr {
         let (id, above) = (column("msgId"), lit(self.above));
         let later = id.clone().gt(above.clone());

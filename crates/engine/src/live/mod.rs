@@ -45,16 +45,16 @@ use crate::{
 /// A frame on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveFrame {
-    /// Its `type`.
+    /// The frame's `type`.
     pub kind: &'static str,
-    /// Where a client that has seen it may resume; `None` when it can not by a position alone: for errors, and while a
-    /// replay by `lastMsgId` is not complete.
+    /// The position from which a client that has this frame may resume; `None` where a position alone is not enough:
+    /// for errors, and while a replay by `lastMsgId` is not complete.
     pub position: Option<Position>,
-    /// Its JSON text.
+    /// The frame's JSON text: `{"type":"pong"}`.
     pub text: String,
 }
 
-/// One client's subscriptions, and the frames on their way to it. Dropping it ends them.
+/// The subscriptions of one client, and the frames on their way to it. Dropping it ends them.
 pub struct LiveSession {
     engine: Engine,
     caller: Caller,
@@ -179,7 +179,7 @@ impl Drop for Opening<'_> {
     }
 }
 
-/// What a client asks for, as a statement.
+/// The statement that a client subscribes to.
 fn statement(request: Subscribe) -> Result<QueryRequest> {
     let Subscribe { sql, params, conversation_id, conversation_type, .. } = request;
     if let Some(sql) = sql {

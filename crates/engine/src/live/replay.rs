@@ -22,10 +22,10 @@ use crate::{Caller, Engine, Error, Result, workers::Stage};
 /// Entries of the change log that are told together.
 const ENTRIES: usize = 512;
 
-/// What a client asks to be told first.
+/// The replay that a client asks for before what is live.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replay {
-    /// What happened after this.
+    /// The position after which changes are replayed.
     pub after: Option<Position>,
     /// The messages with higher ids than this. With `after`, what happened to others.
     pub above: Option<MsgId>,
@@ -34,7 +34,7 @@ pub(super) struct Replay {
 /// Why a beginning was broken off.
 enum Broken {
     Interrupted(Interrupted),
-    /// What happened since then is not known any more.
+    /// The change log does not reach back that far any more.
     Forgotten,
     Failed(Error),
 }
@@ -126,7 +126,7 @@ struct ReplayRun<'a> {
     caller: &'a Caller,
     subscription: &'a Arc<Subscription>,
     snapshot: Snapshot,
-    /// What the client knows once it has taken what was put.
+    /// The position that the client knows once it has taken what was put.
     told: Position,
     /// Rows told, and the highest message id among them.
     rows: u64,
@@ -195,7 +195,7 @@ impl ReplayRun<'_> {
                 ticket.run(async move { page(&reader, &caller, snapshot, &subscription, wanted).await }).await?;
             for (msg_id, text) in rows {
                 self.put_news(&News::Message(text), self.told, Some(msg_id), Some(msg_id)).await?;
-                // In everybody's rows others may have the same id.
+                // Other owners may have messages of the same id, which are still to come.
                 *above = Some(if self.subscription.filter.statement.everybody { msg_id - 1 } else { msg_id });
             }
             next = more;

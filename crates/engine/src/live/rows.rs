@@ -41,7 +41,7 @@ pub(super) enum LiveRow<'a> {
 /// A row and whose it is.
 pub(super) type OwnedRow<'a> = (&'a UserId, LiveRow<'a>);
 
-/// What is known of a row that nobody has at hand: its conversation, and its id where it is one message.
+/// The known part of a row that was not read: its conversation, and its id where it is a single message.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
     pub owner: &'a UserId,
@@ -74,12 +74,12 @@ impl LiveTable {
         }
     }
 
-    /// Its columns as a query of that schema has them.
+    /// The table's columns as a query has them.
     pub fn schema(self, everybody: bool) -> SchemaRef {
         Arc::clone(&SCHEMAS[self as usize][usize::from(everybody)])
     }
 
-    /// These rows of it.
+    /// A batch of these rows.
     pub fn batch(self, schema: &SchemaRef, rows: &[OwnedRow<'_>]) -> Result<RecordBatch> {
         batch(schema, rows, |name, rows| {
             let all = rows.iter().map(|(_, row)| *row);
@@ -124,7 +124,7 @@ impl<'a> LiveRow<'a> {
         }
     }
 
-    /// Where it is in memory: several owners share one row, which is to be looked at once.
+    /// The row's address in memory: several owners share one row, which is to be judged once.
     pub fn address(self) -> usize {
         match self {
             Self::Message(row) => std::ptr::from_ref(row).addr(),

@@ -33,7 +33,7 @@ pub(super) type Number = u32;
 pub(super) struct Session {
     max_frames: usize,
     max_bytes: usize,
-    /// Of the threads that compute what is told.
+    /// The user's share of the threads that compute what is told.
     share: Arc<Semaphore>,
     state: Mutex<State>,
     readable: Notify,
@@ -60,17 +60,17 @@ struct SubscriptionEntry {
     phase: Phase,
     /// Commits up to this one are not news.
     floor: Seq,
-    /// What the client knows once it has taken what waits for it.
+    /// The position that the client knows once it has taken what waits for it.
     told: Position,
     subscription: Weak<Subscription>,
 }
 
 enum Phase {
-    /// It answers and replays: what comes meanwhile waits.
+    /// The subscription answers and replays; frames of later commits are held until it is done.
     Beginning(Box<HeldFrames>),
-    /// What comes is queued.
+    /// Frames of commits are queued as they come.
     Live,
-    /// It has ended; this is the last it says, once there is room.
+    /// The subscription has ended; its last frame goes out once there is room.
     Ending(Box<LiveFrame>),
 }
 
@@ -85,13 +85,13 @@ struct HeldFrames {
 /// Why a beginning comes to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Interrupted {
-    /// Nobody wants it any more.
+    /// The subscription was ended, by its client or by an error.
     Gone,
-    /// Its client takes nothing.
+    /// The client takes nothing.
     Stalled,
 }
 
-/// What became of something that waits for room; `None`: there is more of it.
+/// The outcome of one step of something that waits for room; `None` when more steps follow.
 type StepOutcome = Option<std::result::Result<(), Interrupted>>;
 
 impl Session {
@@ -126,7 +126,7 @@ impl Session {
         state.queued_bytes -= frame.text.len();
         state.taken += 1;
         if state.queue.is_empty() {
-            // What a burst needed is not kept for ever.
+            // Memory that a burst needed is given back.
             state.queue = VecDeque::new();
         }
         self.settle(&mut state);
@@ -463,7 +463,7 @@ impl State {
         }
     }
 
-    /// What waited in a phase that is over waits no more.
+    /// Takes the held frames of a phase that is over out of the count.
     fn let_go(&mut self, phase: Phase) {
         if let Phase::Beginning(held) = phase {
             self.held -= held.frames.len();

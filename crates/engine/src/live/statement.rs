@@ -22,16 +22,16 @@ use crate::{
     sql::{Read, Schema},
 };
 
-/// What makes two subscriptions alike: everything but whose rows they are of and what their clients call them.
+/// A statement without its owner: subscriptions that differ in nothing else share one filter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LiveStatement {
     pub table: LiveTable,
     /// Whether rows come with their owner.
     pub everybody: bool,
-    /// What is told of each row: its key first, where the statement does not ask for it.
+    /// The names of the columns that are told of each row: its key first, where the statement does not ask for it.
     pub names: Vec<String>,
     pub columns: Vec<Expr>,
-    /// Which rows; over the table's columns by their bare names.
+    /// The condition that wanted rows meet; over the table's columns by their bare names.
     pub condition: Option<Expr>,
 }
 
@@ -190,7 +190,7 @@ fn not_live(what: &str, advice: &str) -> Error {
     unsupported(format!("{what} cannot be live yet: {advice}."))
 }
 
-/// What a plan that is no projection over a filter over a table is instead.
+/// The refusal of a plan that is no projection over a filter over a table: it names what the plan is instead.
 fn refused(plan: &LogicalPlan) -> Error {
     let select = "watch SELECT … FROM one table WHERE …, and";
     match plan {

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// A part of a commit ends here too, so that long messages do not make it much larger than others.
 const PART_BYTES: usize = 4 << 20;
 
-/// What is told of the events, by their places in the commit.
+/// News of a commit's events, by the index of the event.
 type NewsByEvent = HashMap<usize, Vec<Result<News>>>;
 
 impl Hub {
@@ -70,8 +70,8 @@ impl Hub {
             if filter.table() == LiveTable::Messages {
                 return self.position(commit.seq, n);
             }
-            // Of these tables one change is several rows, and several changes are one row: who has all rows of a
-            // commit goes on after it, and who has some of them begins with it.
+            // In these tables one change may be several rows, and several changes one row: a client that has all rows
+            // of a commit goes on after it, and one that has some of them begins it again.
             let whole = ends == Some(index + 1);
             if whole { self.position(commit.seq, u32::MAX) } else { self.position(commit.seq - 1, u32::MAX) }
         };
@@ -88,7 +88,7 @@ impl Hub {
         });
     }
 
-    /// What is told of these events.
+    /// The news of these events.
     fn told(&self, filter: &CompiledFilter, commit: &Commit, events: &[usize]) -> NewsByEvent {
         let mut rows = RowsToJudge { by_owner: filter.statement.everybody, ..RowsToJudge::default() };
         let cases: Vec<(usize, Case<'_>)> =
@@ -112,12 +112,12 @@ impl Hub {
         if wanted.is_empty() {
             return Ok(Found::new());
         }
-        // This thread has nothing else to do.
+        // Blocking is fine here: this thread has nothing else to do.
         self.wait_for(find(&self.reader, &self.store.snapshot(), filter, wanted))
     }
 }
 
-/// How many of these events are looked at together.
+/// The number of these events that are judged together.
 fn part_of(commit: &Commit, events: &[usize], most_rows: usize) -> usize {
     let (mut rows, mut bytes) = (0, 0);
     let fit = events.iter().take_while(|at| {
@@ -129,7 +129,7 @@ fn part_of(commit: &Commit, events: &[usize], most_rows: usize) -> usize {
     fit.count()
 }
 
-/// What happened to one row, or to all of a conversation.
+/// An event of one row, or of all messages of a conversation.
 enum Case<'a> {
     Row { owner: &'a UserId, key: Key<'a>, before: Seen<'a>, after: Seen<'a> },
     Gone(Known<'a>),
@@ -139,9 +139,9 @@ enum Case<'a> {
 #[derive(Clone, Copy)]
 enum Seen<'a> {
     Nowhere,
-    /// At this place among the rows that are judged.
+    /// The index of the row among those that are judged.
     At(usize),
-    /// In a segment, which the commit did not read.
+    /// The row lies in a segment, which the commit did not read.
     Cold(Known<'a>),
 }
 
@@ -149,7 +149,7 @@ enum Seen<'a> {
 #[derive(Default)]
 struct RowsToJudge<'a> {
     rows: Vec<OwnedRow<'a>>,
-    /// Whether its text is asked for: what a row was before is not told.
+    /// Whether a row's text is asked for: the row before a change is judged, but not told.
     asked: Vec<bool>,
     places: HashMap<(usize, Option<&'a UserId>), usize>,
     cold: Wanted,
@@ -260,7 +260,7 @@ impl Judged<'_> {
     fn had(&self, seen: Seen<'_>) -> bool {
         match seen {
             Seen::Nowhere => false,
-            // One that could not be judged has ended the subscriptions of that time.
+            // A row that could not be judged then has ended the subscriptions of that time.
             Seen::At(place) => matches!(self.verdicts.get(place), Some(Ok(Some(_)))),
             Seen::Cold(known) => self.filter.may_want(&known),
         }
@@ -274,7 +274,7 @@ impl Judged<'_> {
             Seen::Cold(known) => {
                 let found = self.found.as_ref().map_err(Error::clone)?;
                 let key = (known.owner.clone(), known.msg_id.unwrap_or_default());
-                // One that is gone again by now has its own news.
+                // A row that has gone again meanwhile has news of its own.
                 found.get(&key).cloned().unwrap_or(Ok(None))
             }
         }

@@ -17,26 +17,26 @@ use moka::sync::Cache as Moka;
 use super::catalog::Dependency;
 use crate::Caller;
 
-/// One answer may take this part of the budget: few large ones would push out many small ones.
+/// The part of the budget that one answer may take: few large ones would push out many small ones.
 const PART_OF_BUDGET: u64 = 16;
 
-/// What an entry costs besides its rows and its statement.
+/// Bytes of an entry besides its rows and its statement, about.
 const ENTRY_BYTES: u64 = 1024;
 
-/// The answers.
+/// Whole answers, by their questions.
 #[derive(Clone)]
 pub(super) struct Cache {
     entries: Moka<Key, Arc<CachedAnswer>>,
     max_answer_bytes: u64,
 }
 
-/// Who asked what.
+/// A question: the caller and the statement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     user: UserId,
     admin: bool,
     sql: String,
-    /// As JSON.
+    /// The parameters, as JSON text.
     params: String,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct CachedAnswer {
     bytes: u64,
 }
 
-/// What an answer depends on, and its change numbers when it was read.
+/// The dependencies of an answer, with their change numbers when it was read.
 pub(super) type Versions = Vec<(Dependency, Seq)>;
 
 /// An answer that is being read, kept on the way out.
@@ -125,7 +125,7 @@ pub(super) fn versions(
 }
 
 impl Keep {
-    /// One more batch; `None` once the answer is too large to be kept.
+    /// Adds a batch; `None` once the answer is too large to be kept.
     pub fn add(mut self, batch: &RecordBatch) -> Option<Self> {
         let batch = compact(batch)?;
         self.bytes += batch.get_array_memory_size() as u64;
@@ -140,7 +140,7 @@ impl Keep {
     }
 }
 
-/// The same rows without what they share: a few texts may hold on to the whole page they were read from.
+/// Copies the rows without the memory that they share: a few texts may hold on to the whole page they were read from.
 fn compact(batch: &RecordBatch) -> Option<RecordBatch> {
     let columns = batch.columns().iter().map(|column| match column.data_type() {
         DataType::Utf8View => Arc::new(column.as_string_view().gc()) as ArrayRef,

@@ -44,10 +44,10 @@ const EVERYBODY: &str = "*";
 /// Functions that DataFusion's SQL planner knows itself.
 const PLANNED_FUNCTIONS: [&str; 3] = ["unnest", "unnest_outer", "make_map"];
 
-/// What a view shows, by name.
+/// The tables of a view, by name, for the planner.
 pub(super) struct Names<'a>(pub &'a View);
 
-/// What an answer depends on.
+/// A thing that an answer depends on: when it changes, a cached answer is stale.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Dependency {
     /// The rows of one schema.

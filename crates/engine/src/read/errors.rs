@@ -16,10 +16,10 @@ use kalamdb_protocol::ErrorCode;
 use super::memory::Refused;
 use crate::{Error, functions::TooLarge, sql::suggestions};
 
-/// What is said of a row's value that its function or operator does not take: its text may be in what they say.
+/// The sentence for a row's value that its function or operator does not take. Their own sentence may hold the value.
 const NOT_COMPUTED: &str = "The statement cannot be computed for one of its rows: a function or operator does not take \
                             the value that is there, or a subquery has several rows where one value is needed.";
-/// The same of a value that is not of its type.
+/// The sentence for a row's value that is not of the type asked for.
 const NOT_CAST: &str = "A value of one of the rows cannot be read as the type that it is cast to or compared with; \
                         TRY_CAST gives NULL for such values.";
 const OVERFLOW: &str = "A number of the statement overflows: it grows beyond what its type can hold; CAST to DOUBLE or \
@@ -28,12 +28,12 @@ const OVERFLOW: &str = "A number of the statement overflows: it grows beyond wha
 /// The longest sentence taken over from DataFusion, in characters: some list a whole signature.
 const MAX_SENTENCE_CHARS: usize = 400;
 
-/// What went wrong while rows were read, for the client. `refused` is what the statement's memory said last.
+/// The client's error for a failure while rows were read. `refused` is the last refusal of the statement's memory.
 pub(crate) fn client_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
     classified(error, refused, false)
 }
 
-/// What went wrong before any row was read, for the client.
+/// The client's error for a failure before any row was read.
 pub(super) fn rowless_error(error: &DataFusionError, refused: Option<Refused>) -> Error {
     classified(error, refused, true)
 }
@@ -139,7 +139,7 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::InvalidValue, message)
 }
 
-/// What a value did to an operator.
+/// The client's error for a value that an operator could not take.
 fn value_error(error: &ArrowError, shows: bool) -> Error {
     match error {
         ArrowError::DivideByZero => invalid("The statement divides by zero."),

@@ -21,7 +21,7 @@ use datafusion::{
 use kalamdb_protocol::UserId;
 use parking_lot::Mutex;
 
-/// What all statements together hold.
+/// The memory of all statements together.
 #[derive(Debug)]
 pub(super) struct TotalMemory {
     limit: usize,
@@ -30,14 +30,14 @@ pub(super) struct TotalMemory {
     users: Mutex<HashMap<UserId, Weak<UserMemory>>>,
 }
 
-/// What all of one user's statements hold.
+/// The memory of all of one user's statements.
 #[derive(Debug)]
 struct UserMemory {
     limit: usize,
     used: AtomicUsize,
 }
 
-/// What one statement holds.
+/// The memory of one statement.
 #[derive(Debug)]
 pub(super) struct QueryMemory {
     limit: usize,
@@ -47,14 +47,14 @@ pub(super) struct QueryMemory {
     refused: AtomicU8,
 }
 
-/// Which limit was in the way.
+/// The limit that refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The statement's own share.
     Share,
-    /// Its user's part.
+    /// The user's share.
     User,
-    /// Everybody's.
+    /// The memory of all statements.
     Total,
 }
 
@@ -96,7 +96,7 @@ impl TotalMemory {
 }
 
 impl QueryMemory {
-    /// Which limit refused the last request that was refused.
+    /// The limit that refused the last request that was refused.
     pub fn refused(&self) -> Option<Refused> {
         match self.refused.load(Ordering::Acquire) {
             BY_SHARE => Some(Refused::Share),

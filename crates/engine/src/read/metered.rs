@@ -66,7 +66,7 @@ impl PhysicalOptimizerRule for MeterOperators {
     }
 }
 
-/// What a window makes of what it reads.
+/// The memory that a window needs for what it reads.
 #[derive(Debug, Clone)]
 struct Window {
     /// How often it holds what it reads: one that looks at all of it copies it into one batch first.
@@ -90,7 +90,7 @@ impl Window {
         Some(Self { copies, streams, constant_bytes, values: exprs.iter().map(values_in_a_row).sum() })
     }
 
-    /// What it holds after rows of so many bytes, in batches whose largest value has so many.
+    /// Bytes that it holds after rows of so many bytes, in batches whose largest value has so many.
     fn bytes(&self, read: &Read) -> usize {
         let rows = if self.streams { read.batch_rows } else { read.rows };
         let row = self.constant_bytes.saturating_add(self.values.saturating_mul(read.largest));
@@ -133,7 +133,7 @@ fn constant_bytes(expr: &Arc<dyn PhysicalExpr>) -> usize {
     own + expr.children().into_iter().map(constant_bytes).sum::<usize>()
 }
 
-/// What an operator does with what passes it.
+/// The operator above, for which memory is counted.
 #[derive(Debug, Clone)]
 enum Use {
     /// It is for a window.
@@ -152,7 +152,7 @@ impl Use {
     }
 }
 
-/// See the module.
+/// An operator that hands its input's rows on, and counts the memory that the operator above will need for them.
 #[derive(Debug, Clone)]
 struct Metered {
     input: Arc<dyn ExecutionPlan>,
@@ -218,7 +218,7 @@ impl ExecutionPlan for Metered {
     }
 }
 
-/// What has passed so far.
+/// The sizes of what has passed so far.
 #[derive(Debug, Default)]
 struct Read {
     rows: usize,
@@ -279,7 +279,7 @@ impl Lists {
         largest
     }
 
-    /// How many rows are made of these.
+    /// The number of rows that are made of these.
     fn copies(&self, batch: &RecordBatch) -> usize {
         let mut most = batch.num_rows();
         for list in &self.0 {

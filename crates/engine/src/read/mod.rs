@@ -17,7 +17,7 @@ mod tables;
 mod tests;
 mod window_arguments;
 
-/// Where DataFusion finds the segments: a name that no statement can spell.
+/// The address under which DataFusion finds the segments: no statement can spell it.
 const SEGMENTS_URL: &str = "kalamdb://segments";
 
 pub(crate) use errors::client_error;

@@ -19,7 +19,7 @@ use datafusion::{
 use super::metered::MeterOperators;
 use crate::upstream::{DetachFetch, SameNames};
 
-/// The rule.
+/// The optimizer's rule.
 #[derive(Debug)]
 struct SortReachesTiers;
 

@@ -67,7 +67,7 @@ const METADATA_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Files are split between threads only when there is so much to read.
 const SPLIT_FILES_BYTES: usize = 4 * 1024 * 1024;
 
-/// What the Parquet reader may keep of columns that it reads for a condition and again for the answer.
+/// Bytes that the Parquet reader may keep of columns that it reads for a condition and again for the answer.
 const PREDICATE_CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Long-lived: what all statements share. Cheap to clone.
@@ -83,7 +83,7 @@ struct Shared {
     cache: Option<Cache>,
 }
 
-/// One statement: who asks, when, and with how much memory. Cheap to clone; a clone shares the memory.
+/// A statement's view of the data: its caller, its snapshot and its memory. Cheap to clone; a clone shares the memory.
 #[derive(Clone)]
 pub(crate) struct View {
     reader: Reader,
@@ -96,7 +96,7 @@ pub(crate) struct View {
     work: Arc<Work>,
     hidden: bool,
     dependencies: Arc<Mutex<BTreeSet<Dependency>>>,
-    /// What columns are called in the answer, by the planner's names, where that is not the same.
+    /// The names of columns in the answer, by the planner's names, where they differ.
     shown: Arc<Mutex<HashMap<String, String>>>,
 }
 
@@ -202,12 +202,12 @@ fn renamed(stream: SendableRecordBatchStream, names: &[String]) -> SendableRecor
 }
 
 impl View {
-    /// The same, with the hidden columns that the write path needs.
+    /// Adds the hidden columns that the write path needs.
     pub fn with_hidden(self) -> Self {
         Self { hidden: true, ..self }
     }
 
-    /// The same, which ends when the statement is stopped.
+    /// Makes the view end when the statement is stopped.
     pub fn in_stage(self, stage: Arc<Stage>) -> Self {
         Self { work: Work::new(stage), ..self }
     }
@@ -237,7 +237,7 @@ impl View {
         })
     }
 
-    /// What the columns of a plan of [`Self::plan`] are called in an answer. Names may repeat.
+    /// The names of a plan's columns in an answer. Names may repeat.
     pub fn column_names(&self, plan: &LogicalPlan) -> Vec<String> {
         let shown = self.shown.lock();
         let names = plan.schema().fields().iter().map(|field| field.name());
@@ -277,7 +277,7 @@ impl View {
                 self.checked(|| LogicalPlanBuilder::from(plan).limit(0, Some(limits.rows.saturating_add(1)))?.build())?;
         }
         let stream = renamed(self.stream(&plan).await?, &self.column_names(&plan));
-        // After planning, which is when the tables are named.
+        // The dependencies are complete now: planning names the tables.
         let dependencies = self.dependencies.lock().clone();
         let keep = match cache.zip(Key::new(&self.caller, request)) {
             Some((cache, key)) => versions(&self.snapshot, dependencies)?.map(|versions| cache.keep(key, versions)),
@@ -342,7 +342,7 @@ impl View {
         execute_stream(physical, self.task(&state)).map_err(|error| self.error(&error))
     }
 
-    /// Where operators find their memory: this statement's, not everybody's.
+    /// The task that operators run in: its memory is this statement's, not everybody's.
     fn task(&self, state: &SessionState) -> Arc<TaskContext> {
         let memory_pool: Arc<dyn MemoryPool> = Arc::clone(&self.memory) as _;
         let runtime = RuntimeEnv { memory_pool, ..state.runtime_env().as_ref().clone() };
@@ -383,7 +383,7 @@ impl View {
         !self.dependencies.lock().is_empty()
     }
 
-    /// What the statement's functions may do.
+    /// The budget of the statement's functions.
     pub fn work(&self) -> &Arc<Work> {
         &self.work
     }

@@ -11,7 +11,7 @@ use kalamdb_protocol::{ErrorCode, TABLES};
 use super::{grouping, names::enumerated};
 use crate::{Error, Result};
 
-/// An `unsupported`.
+/// An error of the code `unsupported`.
 pub(super) fn unsupported(message: &str) -> Error {
     Error::new(ErrorCode::Unsupported, message)
 }
@@ -21,7 +21,7 @@ pub(super) fn refuse_if(present: bool, message: &str) -> Result<()> {
     if present { Err(unsupported(message)) } else { Ok(()) }
 }
 
-/// What to do instead of a statement that is none of SELECT, INSERT, UPDATE, DELETE and EXPLAIN.
+/// The advice for a statement that is none of SELECT, INSERT, UPDATE, DELETE and EXPLAIN.
 pub(super) fn other_statement(statement: &Statement) -> Error {
     unsupported(match statement {
         Statement::StartTransaction { .. }
@@ -57,7 +57,7 @@ pub(super) fn other_statement(statement: &Statement) -> Error {
     })
 }
 
-/// What is there instead of any other statement.
+/// The refusal of any other statement, which says what there is.
 pub(super) fn only_these() -> Error {
     unsupported("Only SELECT, INSERT, UPDATE, DELETE and EXPLAIN are offered; tables are fixed.")
 }

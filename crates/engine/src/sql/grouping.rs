@@ -60,7 +60,7 @@ struct Size {
 }
 
 impl Size {
-    /// What is grouped by this too is so in each of its ways.
+    /// Counts an expression that is grouped by besides: each of its ways goes with each of the ways so far.
     fn multiply(&mut self, expr: &Expr) {
         match expr {
             Expr::Cube(parts) => {

@@ -102,7 +102,7 @@ pub(super) fn too_large(why: &str) -> Error {
     Error::new(ErrorCode::QueryTooLarge, format!("This statement {why}."))
 }
 
-/// What is between two parentheses, brackets or CASE and END.
+/// The tokens between two parentheses, brackets or CASE and END.
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools)] // Marks that come and go independently of each other.
 struct Frame {
@@ -118,7 +118,7 @@ struct Frame {
     is_table: bool,
     /// Stands where a table may stand, and its first token is a parenthesis.
     is_doubled: bool,
-    /// What comes next may be a table.
+    /// A table may come next.
     table_due: bool,
     /// Inside a FROM clause, where a comma brings another table.
     in_from: bool,
@@ -132,7 +132,7 @@ struct OpenFrames {
     position: Position,
     /// Frames and their chains.
     depth: usize,
-    /// Their long chains.
+    /// Operators of the long chains in them.
     links: usize,
     queries: usize,
     doubled: usize,

@@ -30,11 +30,11 @@ use crate::{Caller, Result};
 pub(crate) enum Statement {
     /// SELECT, VALUES, or EXPLAIN of one.
     Read(Read),
-    /// INSERT.
+    /// An INSERT.
     Insert(Insert),
-    /// UPDATE.
+    /// An UPDATE.
     Update(Update),
-    /// DELETE.
+    /// A DELETE.
     Delete(Delete),
 }
 
@@ -43,14 +43,14 @@ pub(crate) enum Statement {
 pub(crate) struct Read {
     /// The statement, its table names resolved to `"schema"."table"` (CTE names stay as they are).
     pub statement: ast::Statement,
-    /// What it tells of others' rows: nothing when only its plan is explained.
+    /// The tables of other users that it reads: none when only its plan is explained.
     pub foreign: Vec<Foreign>,
 }
 
-/// Whose rows a table reference means.
+/// The owners whose rows a table reference means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Schema {
-    /// One user's: the caller's own, or any for an admin.
+    /// This user: the caller, or any for an admin.
     Owner(UserId),
     /// `*`: everybody's, with a leading `owner` column; admins only.
     All,
@@ -59,7 +59,7 @@ pub(crate) enum Schema {
 /// A table outside the caller's own schema that an admin's statement names: what the audit log records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Foreign {
-    /// In whose log: the schema's owner's, or for `*` the admin's own.
+    /// The user whose audit log gets the entry: the schema's owner, or for `*` the admin.
     pub log: UserId,
     /// The table, like `alice.messages`.
     pub table: String,
@@ -70,30 +70,30 @@ pub(crate) struct Foreign {
 /// The table that a write names.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
-    /// Whose.
+    /// The owners of the rows.
     pub schema: Schema,
-    /// Which.
+    /// The table.
     pub table: &'static Table,
 }
 
 /// `INSERT INTO target (columns) source`.
 #[derive(Debug, Clone)]
 pub(crate) struct Insert {
-    /// The table.
+    /// The table that gets the rows.
     pub target: Target,
     /// Canonical names, checked and without repetition; every column of the table when the statement names none
     /// (for `*.` the first is `owner`).
     pub columns: Vec<String>,
-    /// Where the rows come from; scoped like a read.
+    /// The query of the rows; scoped like a read.
     pub source: Box<ast::Query>,
-    /// What it writes and reads of others.
+    /// The tables of other users that it writes and reads.
     pub foreign: Vec<Foreign>,
 }
 
 /// `UPDATE target SET … WHERE …`.
 #[derive(Debug, Clone)]
 pub(crate) struct Update {
-    /// The table.
+    /// The table that is changed.
     pub target: Target,
     /// The target as it stands in the statement, resolved, with its alias: the FROM of a SELECT of the same rows.
     pub from: ast::TableWithJoins,
@@ -101,20 +101,20 @@ pub(crate) struct Update {
     pub assignments: Vec<(String, ast::Expr)>,
     /// The WHERE clause.
     pub selection: Option<ast::Expr>,
-    /// What it writes and reads of others.
+    /// The tables of other users that it writes and reads.
     pub foreign: Vec<Foreign>,
 }
 
 /// `DELETE FROM target WHERE …`.
 #[derive(Debug, Clone)]
 pub(crate) struct Delete {
-    /// The table.
+    /// The table that loses rows.
     pub target: Target,
     /// The target as it stands in the statement, resolved, with its alias: the FROM of a SELECT of the same rows.
     pub from: ast::TableWithJoins,
     /// The WHERE clause.
     pub selection: Option<ast::Expr>,
-    /// What it writes and reads of others.
+    /// The tables of other users that it writes and reads.
     pub foreign: Vec<Foreign>,
 }
 

@@ -10,9 +10,9 @@ use kalamdb_protocol::{OWNER_COLUMN, SYSTEM_TABLES, TABLES, Table};
 /// The schema that stands for the caller's own, whoever calls.
 pub(super) const PLACEHOLDER_SCHEMA: &str = "userId";
 
-/// How many likely names an error offers.
+/// The number of likely names that an error offers.
 const MAX_SUGGESTIONS: usize = 3;
-/// How alike two names must be (Jaro-Winkler, of 1) for the one to be offered for the other.
+/// The likeness (Jaro-Winkler, of 1) from which one name is offered for another.
 const ALIKE: f64 = 0.75;
 /// Longer names are no misspellings; comparing them would be work for nothing.
 const MAX_NAME_CHARS: usize = 128;
@@ -38,7 +38,7 @@ pub(super) fn enumerated(tables: &[Table]) -> String {
     }
 }
 
-/// Those of `known` that `name` may have been meant to be, the likeliest first.
+/// The names of `known` that `name` may have been meant to be, the likeliest first.
 pub(crate) fn suggestions<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     if name.chars().count() > MAX_NAME_CHARS {
         return Vec::new();

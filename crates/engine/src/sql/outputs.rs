@@ -10,12 +10,12 @@ use datafusion::{
     sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr},
 };
 
-/// How the planner's name of such a column begins; its number follows, and its own name if it was given one.
+/// The beginning of the planner's name of such a column; its number follows, and its own name if it was given one.
 const MARK: &str = "(column ";
 
 /// Gives columns of the outermost SELECT that the planner would confuse a name of their own.
 pub(super) fn tell_apart(query: &mut Query) {
-    // What comes after a pipe names the columns.
+    // With pipes it is not the SELECT that names the answer's columns.
     if query.pipe_operators.is_empty() {
         in_body(&mut query.body, true);
     }
@@ -73,7 +73,7 @@ fn is_cast(expr: &Expr) -> bool {
     }
 }
 
-/// What the planner may call an expression: the column without its table, what is cast without the CAST.
+/// The name that the planner may give an expression: the column without its table, a cast value without the CAST.
 fn name_of(expr: &Expr, distinct: bool) -> String {
     match expr {
         Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => name_of(inner, distinct),
@@ -84,7 +84,7 @@ fn name_of(expr: &Expr, distinct: bool) -> String {
     }
 }
 
-/// What a column is called in an answer; `None` when that is the planner's name.
+/// A column's name in an answer; `None` when that is the planner's name.
 pub(crate) fn shown(name: &str, planned: &Planned) -> Option<String> {
     let (_, own) = name.strip_prefix(MARK)?.split_once(')')?;
     Some(match own.strip_prefix(' ') {

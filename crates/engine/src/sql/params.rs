@@ -40,7 +40,7 @@ struct Binder<'a> {
     params: &'a Params,
     /// The positions (from 1) or the names that the statement has used.
     used: BTreeSet<Used>,
-    /// What they hold so far.
+    /// Bytes of the literals so far.
     bytes: usize,
 }
 
@@ -59,7 +59,7 @@ impl Binder<'_> {
         if name.bytes().all(|byte| byte.is_ascii_digit()) { self.positional(name) } else { self.named(name) }
     }
 
-    /// The same as a literal, counted.
+    /// The value of a placeholder as a literal, counted.
     fn literal(&mut self, placeholder: &str) -> Result<Value> {
         let value = literal(self.value(placeholder)?);
         self.bytes += match &value {
@@ -114,7 +114,7 @@ impl Binder<'_> {
     fn named(&mut self, name: &str) -> Result<&Json> {
         let value = match self.params {
             Params::Named(values) => values.get(name),
-            // Nobody means an empty array by `"params": []`.
+            // An empty array, as `"params": []` sends it, means none.
             Params::Positional(values) if values.is_empty() => None,
             Params::Positional(_) => {
                 return Err(invalid(format!("${name} is the parameter of a name: give params as an object.")));

@@ -54,7 +54,7 @@ const AFTER_AN_OPERAND: &[Keyword] = &[
     Keyword::XOR,
 ];
 
-/// After these an operand comes, so that a `FROM` right after them is the column.
+/// Keywords after which an operand comes, so that a `FROM` right after them is the column.
 const BEFORE_AN_OPERAND: &[Keyword] = &[
     Keyword::SELECT,
     Keyword::WHERE,
@@ -86,10 +86,10 @@ const BEFORE_AN_OPERAND: &[Keyword] = &[
     Keyword::FOR,
 ];
 
-/// After these a name comes, whatever it looks like.
+/// Keywords after which a name comes, whatever it looks like.
 const BEFORE_A_NAME: &[Keyword] = &[Keyword::AS, Keyword::COLLATE, Keyword::OVER, Keyword::WINDOW];
 
-/// Where the reading of the tokens has come to: whether an operand is due, and what that depends on.
+/// The state of reading the tokens: whether an operand is due, and what that depends on.
 #[derive(Debug)]
 pub(super) struct Position {
     /// An operand is due: a `FROM` here is the column. Not so where a statement starts.

@@ -25,12 +25,12 @@ use crate::{Caller, Error, Result};
 const MAX_TABLES: usize = 256;
 const INFORMATION_SCHEMA: &str = "information_schema";
 
-/// Where a table lies.
+/// The schema of a table, as the caller may name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SchemaName {
-    /// In users' schemas.
+    /// The schemas of users.
     Users(Schema),
-    /// In the schema `system`.
+    /// The schema `system`.
     System,
 }
 
@@ -63,7 +63,7 @@ struct NamedTable {
 struct WithName {
     /// The tables that it stands for.
     tables: usize,
-    /// What the planner knows it by: a WITH within a WITH may use a name again, which the planner does not take.
+    /// The planner's name of the query: a WITH within a WITH may use a name again, which the planner does not take.
     called: String,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Scope<'a> {
     frames: Vec<HashMap<String, WithName>>,
     /// The WITH clauses of the queries around, taken out while their bodies are visited.
     withs: Vec<Option<With>>,
-    /// How many tables there are to read so far.
+    /// The number of tables to read so far.
     tables: usize,
     /// The tables named so far, each once.
     named: Vec<NamedTable>,
@@ -130,7 +130,7 @@ impl<'a> Scope<'a> {
         self.frames.iter().rev().find_map(|frame| frame.get(name))
     }
 
-    /// The same, by what the planner knows it by.
+    /// The query of a WITH that the planner knows by that name.
     fn with_called(&self, called: &str) -> Option<&WithName> {
         self.frames.iter().rev().flat_map(HashMap::values).find(|with| with.called == called)
     }
@@ -178,7 +178,7 @@ impl<'a> Scope<'a> {
         SchemaName::Users(Schema::Owner(self.caller.user.clone()))
     }
 
-    /// What a schema's name means to the caller.
+    /// The schema that a name means to the caller.
     fn schema_name(&self, schema: &Ident) -> Result<SchemaName> {
         let written = self.spellings.original(schema);
         // User ids compare exactly and may be any text, so a reserved word in quotes must be spelt exactly too.
@@ -239,7 +239,7 @@ impl<'a> Scope<'a> {
             let outside = std::mem::take(&mut self.tables);
             self.resolve(&mut cte.query)?;
             let inside = std::mem::replace(&mut self.tables, outside);
-            // One more than it reads, so that a chain of them counts as deep as it is.
+            // A query counts one more than it reads, so that a chain of them counts as deep as it is.
             self.name_query(&name, &called, inside.saturating_add(1));
         }
         Ok(())

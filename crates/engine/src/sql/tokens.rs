@@ -102,7 +102,7 @@ fn spell_trims_out(tokens: &mut Vec<TokenWithSpan>) {
     *tokens = whole;
 }
 
-/// How the names that were respelt stood in the statement: user ids compare exactly.
+/// The spellings of names that were respelt for the parser: user ids compare exactly.
 #[derive(Debug, Default)]
 pub(super) struct Spellings(HashMap<Location, String>);
 
@@ -149,9 +149,9 @@ fn respell(tokens: &mut [TokenWithSpan]) -> Spellings {
 /// The names that a statement defines with `AS`.
 #[derive(Default)]
 struct Defined {
-    /// How each is spelt, by its lower case.
+    /// Each name's spelling, by its lower case.
     spelling: HashMap<String, String>,
-    /// Those that are quoted there.
+    /// The names that are quoted there.
     quoted: HashSet<String>,
 }
 

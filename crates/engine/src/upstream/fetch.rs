@@ -18,7 +18,7 @@ use datafusion::{
 /// The rule that moves sorts; ours comes right before it.
 const MOVES_SORTS: &str = "EnsureRequirements";
 
-/// The rule.
+/// The optimizer's rule.
 #[derive(Debug)]
 pub(crate) struct DetachFetch;
 

@@ -70,7 +70,7 @@ fn has_same_names(node: &Arc<dyn ExecutionPlan>) -> bool {
     !schema.fields().iter().all(|field| names.insert(field.name()))
 }
 
-/// What no condition passes: an operator takes none unless it says so.
+/// A node that no condition passes: an operator takes none unless it says so.
 #[derive(Debug)]
 struct Fence(Arc<dyn ExecutionPlan>);
 

@@ -40,7 +40,7 @@ fn refused(message: &str) -> DataFusionError {
     DataFusionError::External(Box::new(Error::new(ErrorCode::Unsupported, message)))
 }
 
-/// Where an expression stands. Only below a filter DataFusion joins a correlated EXISTS with its rows.
+/// The place of an expression. Only below a filter DataFusion joins a correlated EXISTS with its rows.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     schema: &'a DFSchema,
@@ -48,7 +48,7 @@ struct Place<'a> {
 }
 
 struct Rewriter {
-    /// What is left of [`MAX_COPIED_NODES`].
+    /// The rest of [`MAX_COPIED_NODES`].
     left: usize,
     /// Names given so far.
     names: usize,
@@ -213,7 +213,7 @@ struct Set {
     /// Whether a row may.
     with_null: bool,
     rows: LogicalPlan,
-    /// What the rows' column is called, so that no name outside is the same.
+    /// The name of the rows' column, so that no name outside is the same.
     name: String,
 }
 

@@ -55,7 +55,7 @@ impl Preparing<'_> {
         })
     }
 
-    /// That the owner's segments stay as this snapshot has them.
+    /// The expectation that the owner's segments stay as this snapshot has them.
     pub(super) fn expect_cold(&self, owner: &UserId) -> Result<Expect> {
         Ok(Expect::Cold { owner: owner.clone(), version: self.snapshot.owner(owner)?.cold_version })
     }
@@ -64,8 +64,8 @@ impl Preparing<'_> {
         Ok(self.snapshot.segments(owner)?.iter().any(may))
     }
 
-    /// Where an owner's copies of these messages lie, hot or cold, deleted or not; those that are not there are left
-    /// out.
+    /// The places of an owner's copies of these messages, hot or cold, deleted or not; those that are not there are
+    /// left out.
     pub(super) async fn locate(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
         let mut places = HashMap::with_capacity(ids.len());
         for &id in ids {
@@ -82,7 +82,7 @@ impl Preparing<'_> {
         Ok(places)
     }
 
-    /// Where these messages of an owner's lie in segments.
+    /// The places in segments of these messages of an owner's.
     pub(super) async fn locate_cold(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
         if !self.segments_with(owner, |segment| may_hold(segment, ids))? {
             return Ok(HashMap::new());
@@ -90,7 +90,7 @@ impl Preparing<'_> {
         self.find(self.cold_messages(owner, Deleted::new())?, ids, &PLACE).await
     }
 
-    /// Where these deleted messages of an owner's lie in segments.
+    /// The places in segments of these deleted messages of an owner's.
     pub(super) async fn locate_cold_trash(&self, owner: &UserId, ids: &[MsgId]) -> Result<HashMap<MsgId, Place>> {
         if !self.snapshot.cold_trash(owner)?.iter().any(|trash| may_hold(&trash.segment, ids)) {
             return Ok(HashMap::new());
@@ -107,7 +107,7 @@ impl Preparing<'_> {
         self.collect(frame, names).await?.iter().map(|row| row.place()).collect()
     }
 
-    /// What is left in segments of these conversations of an owner's, once `deleted` is gone.
+    /// The rest in segments of these conversations of an owner's, once `deleted` is gone.
     pub(super) async fn cold_summaries(
         &self,
         owner: &UserId,
@@ -120,7 +120,7 @@ impl Preparing<'_> {
         };
         if self.segments_with(owner, within)? {
             let frame = self.cold_messages(owner, deleted)?;
-            // One conversation is looked up by its pages; of many, all keys are read once.
+            // A single conversation is looked up by its pages; of many, all keys are read once.
             let frame = match conversations {
                 [one] => frame.filter(in_conversation(one)),
                 _ => Ok(frame),

@@ -48,7 +48,7 @@ impl Preparing<'_> {
         Ok(prepared)
     }
 
-    /// How far the owner has read now, and how many messages after that, from somebody else, lie in segments.
+    /// The new read mark of the owner, and how many messages after it, from somebody else, lie in segments.
     async fn last_read(
         &self,
         owner: &UserId,

@@ -39,7 +39,7 @@ impl Preparing<'_> {
         let columns: Vec<&str> = columns.into_iter().chain(HIDDEN).collect();
         let rows =
             self.select(&update.target, &update.from, &columns, &update.assignments, update.selection.as_ref()).await?;
-        // One edit for each message; for a group's it goes to all, whichever copies were selected.
+        // A message is edited once; a group's edit goes to all copies, whichever of them were selected.
         let mut edits: BTreeMap<(ConversationKey, MsgId, Option<UserId>), Edited> = BTreeMap::new();
         let mut prepared = Prepared::default();
         for row in rows.iter() {

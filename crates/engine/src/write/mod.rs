@@ -34,22 +34,22 @@ use crate::{
     workers::Stage,
 };
 
-/// How often a write is prepared when others keep changing the rows it read: then it is their turn that is unusual,
-/// and the client should know.
+/// The number of preparations of a write when others keep changing the rows it read: so much contention is unusual, and
+/// the client should know of it.
 const ATTEMPTS: usize = 3;
 
 /// A statement that writes.
 pub(crate) enum Write {
-    /// INSERT.
+    /// An INSERT.
     Insert(Insert),
-    /// UPDATE.
+    /// An UPDATE.
     Update(Update),
-    /// DELETE.
+    /// A DELETE.
     Delete(Delete),
 }
 
 impl Write {
-    /// What it names of others.
+    /// The tables of other users that it names.
     fn foreign(&self) -> &[Foreign] {
         match self {
             Self::Insert(insert) => &insert.foreign,
@@ -58,7 +58,7 @@ impl Write {
         }
     }
 
-    /// What it has done, by the receipt of its commit if there was one.
+    /// The result, by the receipt of its commit if there was one.
     fn done(&self, rows_affected: u64, receipt: Option<Receipt>) -> Written {
         let sent = receipt.map(|receipt| receipt.sent).unwrap_or_default();
         let inserts_messages = matches!(self, Self::Insert(insert) if insert.target.table.id == TableId::Messages);
@@ -69,20 +69,20 @@ impl Write {
         }
     }
 
-    /// What it reads of others: an INSERT does not read the table that it writes.
+    /// The tables of other users that it reads: an INSERT does not read the table that it writes.
     fn reads(&self) -> Vec<Foreign> {
         let is_read = |foreign: &&Foreign| !(foreign.written && matches!(self, Self::Insert(_)));
         self.foreign().iter().filter(is_read).cloned().collect()
     }
 }
 
-/// What a write did.
+/// The result of a write.
 pub(crate) struct Written {
     /// Rows of the named table; a group's message counts as one.
     pub rows_affected: u64,
     /// Ids of inserted messages.
     pub msg_ids: Option<Vec<MsgId>>,
-    /// Whether a conversation began with one of them.
+    /// Whether a conversation began with one of these messages.
     pub conversation_created: bool,
 }
 
@@ -131,7 +131,7 @@ impl std::io::Write for Hash {
     }
 }
 
-/// What a preparation works with: one snapshot, and the tables over it with their hidden columns.
+/// The surroundings of a preparation: one snapshot, and the tables over it with their hidden columns.
 struct Preparing<'a> {
     snapshot: &'a Snapshot,
     view: &'a View,
@@ -149,7 +149,7 @@ impl<'a> Preparing<'a> {
     }
 }
 
-/// What a preparation comes to.
+/// The result of a preparation.
 #[derive(Default)]
 struct Prepared {
     rows_affected: u64,
@@ -181,7 +181,7 @@ pub(crate) async fn run(
         let mut prepared = match preparing.prepare(write).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                // It changes nothing, but what it has read of others its error may tell of.
+                // A failed write changes nothing, but its error may tell of rows that it has read in other schemas.
                 if preparing.has_read() {
                     record_read(store, caller, &write.reads()).await?;
                 }

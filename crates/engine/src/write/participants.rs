@@ -49,7 +49,7 @@ impl Preparing<'_> {
             let version = row.version()?;
             prepared.changes.push(Change::RemoveParticipant { owner, group, user, version });
         }
-        // Who removes everybody goes last: after leaving they could remove nobody.
+        // A caller who removes everybody goes last: after leaving they could remove nobody.
         prepared
             .changes
             .sort_by_key(|change| matches!(change, Change::RemoveParticipant { owner, user, .. } if owner == user));

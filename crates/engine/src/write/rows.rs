@@ -23,7 +23,7 @@ pub(super) struct TypedRows {
     batches: Vec<Vec<ArrayRef>>,
 }
 
-/// One row.
+/// A row, by the names of its columns.
 #[derive(Clone, Copy)]
 pub(super) struct TypedRow<'a> {
     names: &'a [String],
@@ -31,7 +31,7 @@ pub(super) struct TypedRow<'a> {
     at: usize,
 }
 
-/// Where a copy of a message lies: the hidden column `_segment` says this for RocksDB, else the segment's number.
+/// The value of the hidden column `_segment` for a copy that lies in RocksDB; for others it is the segment's number.
 const HOT: i64 = -1;
 /// The hidden column that rows of deleted messages have besides: the commit that deleted them from their segment.
 const DELETION: &str = "_deletion";
@@ -48,7 +48,7 @@ impl TypedRows {
         Ok(Self { names, batches })
     }
 
-    /// The same rows with the times in microseconds of those columns of which `is_given`.
+    /// Converts the times of those columns of which `is_given` to microseconds.
     pub(super) fn in_micros(mut self, is_given: impl Fn(usize, &str) -> bool) -> Self {
         let (names, batches) = (&self.names, &mut self.batches);
         for columns in batches {
@@ -134,7 +134,7 @@ impl<'a> TypedRow<'a> {
         self.column(name).map(|column| column.as_string::<i32>().value(self.at))
     }
 
-    /// The same, owned.
+    /// The text of a column, owned.
     pub(super) fn owned(&self, name: &str) -> Option<String> {
         self.text(name).map(str::to_owned)
     }
@@ -207,7 +207,7 @@ impl<'a> TypedRow<'a> {
     }
 }
 
-/// Whose schema a row belongs to.
+/// The owner of the schema that a row belongs to.
 pub(super) fn owner_of(schema: &Schema, row: &TypedRow<'_>) -> Result<UserId> {
     match schema {
         Schema::Owner(owner) => Ok(owner.clone()),

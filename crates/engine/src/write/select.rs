@@ -25,7 +25,7 @@ use crate::{
     sql::{Insert, Schema, Target},
 };
 
-/// How the new value of a column is called among the selected.
+/// The name of a column's new value among the selected columns.
 pub(super) fn assigned(column: &str) -> String {
     format!("set {column}")
 }

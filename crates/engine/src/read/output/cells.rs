@@ -17,7 +17,7 @@ use datafusion::arrow::{
 };
 use serde_json::value::RawValue;
 
-/// One column of a batch, ready to be written.
+/// A column of a batch, ready to be written.
 pub(super) enum Cells {
     Null,
     Bool(BooleanArray),
@@ -60,7 +60,7 @@ pub(super) fn type_name(data_type: &DataType) -> String {
         | DataType::FixedSizeList(item, _) => return format!("{}[]", type_name(item.data_type())),
         DataType::Struct(_) => "STRUCT",
         DataType::Map(..) => "MAP",
-        // What `->` and json_get answer.
+        // The union that `->` and json_get answer.
         DataType::Union(..) => "JSON",
         DataType::Dictionary(_, value) => return type_name(value),
         DataType::RunEndEncoded(_, value) => return type_name(value.data_type()),

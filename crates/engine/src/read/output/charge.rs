@@ -48,7 +48,7 @@ impl Charge {
     /// # Errors
     /// The statement holds too much.
     pub fn bytes(&self, bytes: Vec<u8>) -> Result<Bytes> {
-        // What was paid while they were written goes with them.
+        // The charge for bytes while they were written goes with them.
         self.0.try_resize(bytes.capacity())?;
         let held = self.0.split(bytes.capacity());
         Ok(Bytes::from_owner(Paid { bytes, _held: held }))

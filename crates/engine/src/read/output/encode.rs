@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{Error, Format};
 
-/// How the last line of a CSV answer begins when it ended in an error.
+/// The beginning of a CSV answer's last line when it ended in an error.
 const ERROR_LINE: &[u8] = b"#error,";
 
-/// How it begins when rows were cut: `#truncated,10000,"The answer ends after …"`.
+/// The beginning of a CSV answer's last line when rows were cut: `#truncated,10000,"The answer ends after …"`.
 const CUT_LINE: &[u8] = b"#truncated,";
 
 /// Writes one format.
@@ -72,7 +72,7 @@ impl Encoder {
         Ok(out)
     }
 
-    /// What comes after the rows.
+    /// The bytes after the rows.
     pub fn end(self) -> Result<Vec<u8>, ArrowError> {
         match self {
             Self::Csv | Self::NdJson(_) => Ok(Vec::new()),

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{Error, Format, Result, RowStream, workers::Ticket};
 
-/// How much an answer may hold.
+/// Bounds of an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Rows of any answer.
@@ -40,23 +40,24 @@ pub(super) struct Limits {
     pub bytes: usize,
 }
 
-/// What a statement holds until its last row is computed.
+/// The resources that a statement holds until its last row is computed.
 pub(super) struct Held {
     memory: Arc<QueryMemory>,
-    /// Its plan may read segments, whose files stay as long as a snapshot that names them is held by somebody. Rows of
-    /// the cache read nothing.
+    /// The snapshot, because the plan may read segments, whose files stay as long as a snapshot that names them is
+    /// held. Rows of the cache read nothing.
     _snapshot: Option<Snapshot>,
-    /// Whether it reads a table, so that an error may hold what lies there.
+    /// Whether the statement reads a table, so that an error may hold what lies there.
     reads_rows: bool,
 }
 
 impl Held {
-    /// Of a statement that reads.
+    /// The resources of a statement that reads.
     pub fn new(memory: Arc<QueryMemory>, snapshot: Snapshot, reads_rows: bool) -> Self {
         Self { memory, _snapshot: Some(snapshot), reads_rows }
     }
 
-    /// Of one whose rows are in the cache, whose memory is its own: this is for the answer that is made of them.
+    /// The resources of a statement whose rows are in the cache, which has memory of its own: this is for the answer
+    /// that is made of them.
     pub fn of_cache(memory: Arc<QueryMemory>) -> Self {
         Self { memory, _snapshot: None, reads_rows: true }
     }
@@ -101,7 +102,7 @@ impl Rows {
         Self { columns: names(&answer.schema), batches, ticket, limits }
     }
 
-    /// Column names.
+    /// The names of the columns.
     #[must_use]
     pub fn columns(&self) -> &[String] {
         &self.columns

@@ -33,7 +33,7 @@ const PART_BYTES: usize = 256 * 1024;
 /// Rows of the first part, while nothing is known of their size.
 const FIRST_ROWS: usize = 64;
 
-/// What is known when the first bytes go out.
+/// The facts that are known when the first bytes go out.
 struct Head {
     truncated: Option<bool>,
     bytes: Bytes,
@@ -54,10 +54,10 @@ pub(super) async fn start(rows: Rows, format: Format) -> Result<RowStream> {
     }
 }
 
-/// Nobody reads the answer any more.
+/// The answer's reader has gone.
 struct Gone;
 
-/// Where parts go: into the beginning, and once that is large enough after it.
+/// The way out of the answer's parts: into the beginning, and once that is large enough after it.
 struct Outgoing {
     charge: Charge,
     beginning: Option<(oneshot::Sender<Head>, Vec<u8>)>,
@@ -86,7 +86,7 @@ impl Outgoing {
         if let Some((head, mut bytes)) = self.beginning.take() {
             bytes.extend_from_slice(&last);
             let bytes = self.charge.bytes(bytes).map_err(|error| batches.error(&error))?;
-            // Whether somebody is still there does not matter any more.
+            // A reader that has gone meanwhile makes no difference any more.
             head.send(Head { truncated: Some(truncated), bytes }).ok();
             return Ok(());
         }
@@ -123,7 +123,7 @@ async fn produce(mut batches: Batches, format: Format, max_rows: usize, mut out:
     out.end(&mut batches, last, format, max_rows).await
 }
 
-/// How many rows make the next part, as these came to so many bytes.
+/// The number of rows of the next part, as these came to so many bytes.
 fn rows_of_a_part(piece: &RecordBatch, bytes: usize) -> usize {
     (PART_BYTES * piece.num_rows() / bytes.max(1)).max(1)
 }
@@ -132,7 +132,7 @@ fn cut(rows: usize) -> Error {
     Error::new(ErrorCode::PayloadTooLarge, cut_sentence(rows))
 }
 
-/// What an answer that was cut says, where it says it in words.
+/// The sentence of an answer that was cut, in formats that have one.
 pub(super) fn cut_sentence(rows: usize) -> String {
     format!(
         "The answer ends after {rows} rows (`query.max_rows`), and there are more: narrow the query, or page by a key."
@@ -143,7 +143,7 @@ fn encoded<T>(batches: &Batches, result: Result<T, ArrowError>) -> Result<T> {
     result.map_err(|error| batches.error(&error.into()))
 }
 
-/// Where the body is.
+/// The body's progress: its beginning goes out first, then the parts that follow.
 enum Body {
     Head(Bytes, mpsc::Receiver<Bytes>, Running<()>),
     Parts(mpsc::Receiver<Bytes>, Running<()>),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::sql::Schema;
 
-/// The table.
+/// The table `auditLog`.
 pub(in crate::read) fn audit_log(table: &Table, snapshot: Snapshot, owners: Schema) -> Result<Arc<dyn TableProvider>> {
     let schema = table_schema(table.columns, &owners, []);
     let open = by_owner(snapshot, owners, Snapshot::audit);

@@ -57,7 +57,7 @@ pub(super) const DELETION: &str = "_deletion";
 const DELETED_AT: &str = "deletedAt";
 const EXPIRES_AT: &str = "expiresAt";
 
-/// What stands for a segment's number where a row lies in none.
+/// The segment number of rows that lie in none.
 pub(super) const HOT: i64 = -1;
 
 /// The hidden columns, as both tiers declare them.
@@ -77,7 +77,7 @@ pub(super) struct ColdScan {
     pub files: Vec<File>,
 }
 
-/// One segment of one owner.
+/// A segment of one owner.
 pub(super) struct File {
     owner: UserId,
     segment: Segment,
@@ -134,7 +134,7 @@ impl ColdScan {
         Ok(split.unwrap_or(scan))
     }
 
-    /// Of the whole table; exact only where no row of the files is deleted.
+    /// The statistics of the whole table; exact only where no row of the files is deleted.
     fn statistics(&self, table: &Schema) -> Statistics {
         let rows: u64 = self.files.iter().map(File::live_rows).sum();
         let bytes: u64 = self.files.iter().map(|file| file.segment.bytes).sum();
@@ -166,7 +166,7 @@ impl ColdScan {
     }
 }
 
-/// Which containers may hold a row that meets the condition, going by their statistics.
+/// The containers that may hold a row that meets the condition, going by their statistics.
 pub(super) fn prune(
     condition: Option<&Arc<dyn PhysicalExpr>>,
     schema: &SchemaRef,
@@ -185,7 +185,7 @@ pub(super) fn prune(
     pruned.and_then(Result::ok).unwrap_or_else(|| vec![true; number])
 }
 
-/// What is known of an owner without looking: that its rows are its own.
+/// The statistics of an owner that need no look: the owner of each row.
 pub(super) fn owner_bounds(owner: &UserId, schema: &Schema) -> Statistics {
     let columns = schema.fields().iter().map(|field| match field.name().as_str() {
         OWNER => constant(text(owner.as_str())),
@@ -222,7 +222,7 @@ impl File {
         })
     }
 
-    /// How many of its rows are read.
+    /// The number of its rows that are read.
     fn live_rows(&self) -> u64 {
         match &self.deletion {
             Some(deletion) => deletion.positions.len(),
@@ -262,7 +262,7 @@ impl File {
         // The path is encoded already; making it from plain text would encode it again.
         file.object_meta.location = Path::parse(&segment.path).map_err(|_| missing_path())?;
         let values = layout.added.iter().map(|field| self.added(field.name()).ok_or_else(|| missing(field.name())));
-        // What columns a file has is for the file to say: an older one may lack some, which are NULL in all its rows.
+        // A file's own schema says which columns it has: an older one may lack some, which are NULL in all its rows.
         let file = file
             .with_partition_values(values.collect::<Result<_>>()?)
             .with_statistics(Arc::new(self.bounds(&layout.file)));
@@ -305,8 +305,8 @@ fn selection(rows: u32, positions: &RoaringBitmap, read: bool) -> RowSelection {
 /// The columns that all rows of a file have the same value in.
 const ADDED: [&str; 6] = [OWNER, SEGMENT, VERSION, DELETION, DELETED_AT, EXPIRES_AT];
 
-/// Where a segment's scan finds the columns of the table: in the file, added to all of a file's rows, or numbered
-/// by the reader. DataFusion wants them in that order.
+/// The sources of the columns of a segment's scan: the file, values added to all of a file's rows, or the reader's
+/// numbering. DataFusion wants them in that order.
 struct Layout {
     file: SchemaRef,
     added: Vec<FieldRef>,

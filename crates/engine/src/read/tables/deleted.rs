@@ -32,18 +32,18 @@ use super::{
 };
 use crate::sql::Schema;
 
-/// What of the deleted messages a table shows.
+/// The selection of deleted messages that a table shows.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::read) struct DeletedOptions {
     /// With the columns of [`hidden_fields`] and `_deletion` (0: hot) at the end.
     pub hidden: bool,
-    /// Those in RocksDB too, not only those in segments.
+    /// Whether those in RocksDB are shown, besides those in segments.
     pub hot: bool,
-    /// Those only that expire after this.
+    /// The time that rows must expire after to be shown.
     pub after: Micros,
 }
 
-/// The table.
+/// The table `deletedMessages`.
 pub(in crate::read) struct DeletedMessages {
     schema: SchemaRef,
     snapshot: Snapshot,
@@ -58,7 +58,7 @@ impl DeletedMessages {
         Self { schema, snapshot, owners, options }
     }
 
-    /// Those in RocksDB: the ones of these ids, or all.
+    /// The deleted messages in RocksDB: the ones of these ids, or all.
     fn hot(&self, owners: Vec<UserId>, ids: Option<Vec<MsgId>>) -> Streamed<WithOwner<TrashedMessage>> {
         let (snapshot, after) = (self.snapshot.clone(), self.options.after);
         let open = Arc::new(move || {
@@ -71,7 +71,7 @@ impl DeletedMessages {
         Streamed { schema: Arc::clone(&self.schema), open, column, text_bytes }
     }
 
-    /// Those in segments, each deletion's by itself.
+    /// The deleted messages in segments, each deletion's by itself.
     fn cold(&self, owners: &[UserId], condition: Option<&Arc<dyn PhysicalExpr>>) -> Result<ColdScan> {
         let mut files = Vec::new();
         for owner in owners {

@@ -66,12 +66,12 @@ pub(super) struct HotExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What there is to read.
+/// The source of the rows.
 #[derive(Clone)]
 pub(super) struct Source {
-    /// When.
+    /// The snapshot that is read.
     pub snapshot: Snapshot,
-    /// Whose.
+    /// The owners whose rows are read.
     pub owners: Arc<[UserId]>,
     /// All columns of the table.
     pub schema: SchemaRef,
@@ -103,7 +103,7 @@ impl HotExec {
         let mut changed = self.clone();
         change(&mut changed);
         changed.properties = properties(&changed.source.schema, &changed.projection, changed.order)?;
-        // What is measured belongs to the operator that runs.
+        // Measurements belong to the operator that runs.
         changed.metrics = ExecutionPlanMetricsSet::new();
         Ok(Arc::new(changed))
     }
@@ -174,7 +174,7 @@ fn open(snapshot: &Snapshot, owner: &UserId, range: &MessageRange) -> Opened {
     }
 }
 
-/// See [`open`].
+/// An owner's rows, or once the error that kept them from being opened.
 enum Opened {
     Cursor(MessageCursor),
     Failed(Option<kalamdb_store::Error>),
@@ -375,7 +375,7 @@ struct HotBatches {
     schema: SchemaRef,
     /// Over those columns.
     condition: Option<Arc<dyn PhysicalExpr>>,
-    /// Of those columns, the output's.
+    /// The output's columns among those.
     output: Vec<usize>,
     order: Option<Order>,
     left: Option<usize>,

@@ -26,14 +26,14 @@ use super::{
 };
 use crate::sql::Schema;
 
-/// What of the messages a table shows.
+/// The selection of messages that a table shows.
 #[derive(Debug, Clone)]
 pub(crate) struct MessageOptions {
     /// With `_segment` (-1: hot), `_position` (the row in the file; 0: hot) and `_version` (0: cold) at the end.
     pub hidden: bool,
-    /// Those in RocksDB.
+    /// Whether those in RocksDB are shown.
     pub hot: bool,
-    /// Those in segments.
+    /// Whether those in segments are shown.
     pub cold: bool,
     /// Positions that count as deleted besides a segment's own, by owner and segment number.
     pub also_deleted: HashMap<(UserId, u64), RoaringBitmap>,
@@ -45,7 +45,7 @@ impl Default for MessageOptions {
     }
 }
 
-/// The table.
+/// The table `messages`.
 pub(crate) struct MessagesTable {
     schema: SchemaRef,
     snapshot: Snapshot,

@@ -69,7 +69,7 @@ pub(crate) fn schema_of(columns: &[Column], everybody: bool, hidden: impl IntoIt
     Arc::new(ArrowSchema::new(owner.into_iter().chain(fields(columns)).chain(hidden).collect::<Vec<_>>()))
 }
 
-/// Whose rows the schema shows.
+/// The owners whose rows the schema shows.
 fn owners(snapshot: &Snapshot, schema: &Schema) -> kalamdb_store::Result<Vec<UserId>> {
     match schema {
         Schema::Owner(owner) => Ok(vec![owner.clone()]),

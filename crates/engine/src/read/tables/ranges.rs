@@ -20,14 +20,14 @@ use kalamdb_store::ConversationKey;
 /// With more keys than this, reading everything in order is no slower than looking each of them up.
 const MAX_KEYS: usize = 1024;
 
-/// Which keys to read.
+/// The keys to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Keys {
-    /// These messages, ascending.
+    /// The keys of these messages, ascending.
     Messages(Vec<MsgId>),
-    /// These conversations.
+    /// The keys of these conversations.
     Conversations(Vec<ConversationKey>),
-    /// Everything.
+    /// All keys.
     All,
 }
 

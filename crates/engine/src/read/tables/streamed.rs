@@ -35,9 +35,9 @@ pub(super) type RowIter<R> = Box<dyn Iterator<Item = kalamdb_store::Result<R>> +
 /// A row and whose it is.
 pub(super) type WithOwner<R> = (UserId, R);
 
-/// Such a table.
+/// A table whose rows are read from RocksDB as they are asked for.
 pub(super) struct Streamed<R> {
-    /// What it shows.
+    /// The table's columns.
     pub schema: SchemaRef,
     /// Begins to read its rows.
     pub open: Arc<dyn Fn() -> RowIter<R> + Send + Sync>,
