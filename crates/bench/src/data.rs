@@ -28,11 +28,11 @@ const WORDS: [&str; 48] = [
 /// A made-up AI history of one user.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct History<'a> {
-    /// Whose.
+    /// The owner's id.
     pub owner: &'a str,
-    /// How many conversations, named [`conversation_id`].
+    /// The number of conversations, named [`conversation_id`].
     pub conversations: u64,
-    /// How many messages each.
+    /// The number of messages in each.
     pub messages_each: u64,
     /// Over how many days.
     pub days: u64,
@@ -63,7 +63,7 @@ pub(crate) fn sentence(seed: u64) -> String {
 }
 
 impl History<'_> {
-    /// How many messages there are.
+    /// The number of messages in all.
     pub(crate) fn messages(&self) -> u64 {
         self.conversations * self.messages_each
     }
@@ -96,7 +96,7 @@ impl History<'_> {
 /// Real conversations, as `kalamdb import` reads them.
 #[derive(Debug)]
 pub(crate) struct RealData {
-    /// The files.
+    /// The paths of the files.
     pub files: Vec<PathBuf>,
     /// Messages in them.
     pub messages: u64,

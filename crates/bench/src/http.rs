@@ -28,38 +28,38 @@ pub(crate) struct Target {
     pub token: String,
 }
 
-/// What a worker sends.
+/// A request that a worker sends.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     /// `GET` without a body, `POST` with one.
     pub path: &'static str,
-    /// JSON.
+    /// The body, as JSON.
     pub body: Option<Value>,
 }
 
-/// When a measurement ends: at whichever comes first.
+/// The end of a measurement: at whichever comes first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// Requests of all workers together.
     pub requests: u64,
-    /// Time.
+    /// The time that has passed.
     pub time: Duration,
 }
 
-/// What was measured.
+/// The figures of a measurement.
 #[derive(Debug)]
 pub(crate) struct Load {
-    /// Requests answered.
+    /// The number of requests answered.
     pub requests: u64,
-    /// In this time.
+    /// The time that they took.
     pub seconds: f64,
     /// From sending to the last byte of the answer, in microseconds.
     pub latency: Histogram<u64>,
-    /// What the server says that the statement took, in microseconds; empty for calls without statements.
+    /// The statements' times as the server says them, in microseconds; empty for calls without statements.
     pub in_server: Histogram<u64>,
 }
 
-/// One worker's part.
+/// The part of one worker.
 struct Share {
     requests: u64,
     latency: Histogram<u64>,

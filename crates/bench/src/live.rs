@@ -48,10 +48,10 @@ const OPENING: usize = 32;
 /// Files that this program and the server need besides connections.
 const OTHER_FILES: usize = 200;
 
-/// How long a row may take to come before something is wrong.
+/// The longest wait for a row before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a subscriber that only waits needs.
+/// Bytes that a subscriber that only waits needs.
 const READ_BUFFER_BYTES: usize = 1_024;
 
 type Socket = WebSocketStream<TcpStream>;

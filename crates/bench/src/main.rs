@@ -44,7 +44,7 @@ struct Arguments {
     quick: bool,
 }
 
-/// How much of everything is done.
+/// The size of everything that is done.
 #[derive(Debug, Clone, Copy)]
 struct Scale(u64);
 

@@ -16,10 +16,10 @@ use crate::{
 
 /// Statements of the greedy user at the same time: more than may run.
 const GREEDY: usize = 10;
-/// What the other's slowest hundredth may become at most.
+/// The most that the other's slowest hundredth may grow.
 const MOST: f64 = 5.0;
 
-/// What the greedy user asks for, by what it takes most of.
+/// The statements of the greedy user, by what each takes most of.
 const ATTACKS: [(&str, &str); 5] = [
     ("time", "WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT MAX(n) FROM x"),
     (

@@ -23,7 +23,7 @@ use crate::{
 /// Sends in flight.
 const CONCURRENCY: [usize; 2] = [1, 64];
 
-/// How long the disk's syncs are counted.
+/// The time for which the disk's syncs are counted.
 const SYNC_TIME: Duration = Duration::from_secs(2);
 
 /// Measures sends in both durabilities, and the server's memory before and after.

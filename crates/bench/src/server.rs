@@ -17,7 +17,7 @@ use crate::{Failure, http::Target};
 pub(crate) struct Program {
     /// The `kalamdb` binary.
     pub path: PathBuf,
-    /// Where each server gets a folder.
+    /// The folder in which each server gets one of its own.
     pub folder: PathBuf,
 }
 

@@ -34,7 +34,7 @@ pub fn start(settings: &Log) {
 fn ours(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(LevelFilter::WARN.min(level))
-        // It warns, at every query, of every column that a segment has no bounds for, which is most of them.
+        // This target warns, at every query, of every column that a segment has no bounds for, which is most of them.
         .with_target("datafusion_common::pruning", LevelFilter::ERROR.min(level))
         .with_targets(OURS.map(|target| (target, level)))
 }

@@ -15,7 +15,7 @@ use std::{process::ExitCode, sync::LazyLock};
 
 use clap::{Parser, Subcommand};
 
-/// What a shell takes for "used wrongly": the command line, and the settings.
+/// The exit code for "used wrongly": the command line, and the settings.
 const EXIT_USAGE: u8 = 2;
 
 /// `0.1.0`, and for a program of `make install` the commit that it was built from: `0.1.0 (1f0c3a9e2b7d)`. The build of

@@ -21,11 +21,11 @@ use crate::settings::JwtAlgorithm;
 /// The longest token that is looked at: longer ones are nothing but work.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// How far the clock of whoever issues tokens may be ahead of ours. For the end of a token there is no such
+/// The time by which the clock of whoever issues tokens may be ahead of ours. For the end of a token there is no such
 /// leeway: a token that says it is over is over.
 const NOT_BEFORE_LEEWAY_SECONDS: u64 = 60;
 
-/// What a token may do.
+/// The roles that a token can give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -55,10 +55,10 @@ pub enum Denied {
     /// Past its `exp`.
     #[error("The token has expired; get a new one.")]
     Expired,
-    /// Before its `nbf`.
+    /// The token's `nbf` lies ahead.
     #[error("The token is not valid yet; look at the clocks of its issuer and of this server.")]
     NotYet,
-    /// No `exp`.
+    /// The token has no `exp`.
     #[error("The token has no end; it needs the claim `exp`.")]
     Endless,
     /// Neither `userId` nor `sub`.
@@ -83,7 +83,8 @@ impl Denied {
     }
 }
 
-/// What we read from a token. Unknown claims are the issuer's business.
+/// The claims that are read from a token: `{"sub":"ann","role":"user","exp":1760000000}`. Unknown ones are the issuer's
+/// business.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Claims {
@@ -95,7 +96,7 @@ struct Claims {
     role: Option<serde_json::Value>,
 }
 
-/// What we put into a token.
+/// The claims that are put into a token.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct MintedClaims<'a> {
@@ -104,7 +105,7 @@ struct MintedClaims<'a> {
     exp: u64,
 }
 
-/// Verifies tokens.
+/// The verification of tokens, with the server's secret.
 pub struct Verifier {
     key: DecodingKey,
     validation: Validation,
@@ -122,7 +123,7 @@ impl Verifier {
         Self { key: DecodingKey::from_secret(secret.as_bytes()), validation }
     }
 
-    /// Who sent the token, if it is valid at that time (seconds since the Unix epoch).
+    /// The sender of the token, if it is valid at that time (seconds since the Unix epoch).
     ///
     /// # Errors
     /// [`Denied`] says why not.
@@ -130,7 +131,7 @@ impl Verifier {
         self.verify_until(token, now).map(|(caller, _)| caller)
     }
 
-    /// The same, and when the token ends (in the same seconds): for what goes on after the request.
+    /// The sender of the token, and when the token ends (in the same seconds): for what goes on after the request.
     ///
     /// # Errors
     /// [`Denied`] says why not.

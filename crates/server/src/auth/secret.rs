@@ -43,12 +43,12 @@ pub enum Error {
     /// The kept one is not what we write.
     #[error("The file {} holds no secret; remove it, and the server makes a new one (tokens made before stop working).", .0.display())]
     Unusable(PathBuf),
-    /// The disk.
+    /// The disk failed.
     #[error("The secret in {} cannot be read or written: {error}.", .path.display())]
     Disk {
-        /// The file.
+        /// The file of the secret.
         path: PathBuf,
-        /// What went wrong.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -85,7 +85,7 @@ impl Secret {
         }
     }
 
-    /// As [`Self::find`]; makes and keeps a secret when there is none.
+    /// Finds the secret as [`Self::find`] does; makes and keeps one when there is none.
     ///
     /// # Errors
     /// As [`Self::find`].
@@ -99,7 +99,7 @@ impl Secret {
         Self::find(settings)?.ok_or(Error::Unusable(path))
     }
 
-    /// Where the server keeps a secret that it made.
+    /// The file in which the server keeps a secret that it made.
     pub fn path(settings: &Settings) -> PathBuf {
         settings.storage.base_storage_path.join(STATE_FOLDER).join(SECRET_FILE)
     }

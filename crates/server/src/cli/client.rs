@@ -18,10 +18,10 @@ use super::{
 /// Longer than any statement may run on a server with sensible settings, so that only a dead one is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How long the server may take to accept a connection.
+/// The time that the server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a server that is starting is asked.
+/// The interval at which a server that is starting is asked.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A server and who asks it.
@@ -32,12 +32,12 @@ pub(super) struct Client {
     credentials: Credentials,
 }
 
-/// What a statement came to.
+/// The server's answer to a statement.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// It was a read.
+    /// The rows of a read.
     Rows(QueryResponse),
-    /// It was a write.
+    /// The counts of a write.
     Written(WriteResponse),
 }
 
@@ -49,7 +49,7 @@ impl Client {
         Ok(Self { http, url, credentials })
     }
 
-    /// Where the server is.
+    /// The server's address.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// Who asks, if that can be told.
+    /// The user who asks, if that can be told.
     pub(super) fn who(&self) -> Option<&Identity> {
         self.credentials.identity()
     }

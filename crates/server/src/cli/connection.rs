@@ -17,7 +17,7 @@ use crate::{
 /// A minted token outlives its request, whatever the two clocks say, and is worthless soon after.
 const MINTED_TTL: Duration = Duration::from_mins(5);
 
-/// Where a token may stand that is not to be seen in a list of processes.
+/// The environment variable for a token that is not to be seen in a list of processes.
 const TOKEN_VARIABLE: &str = "KALAMDB_TOKEN";
 
 /// How to reach the server.
@@ -37,31 +37,31 @@ pub(super) struct ConnectionArgs {
     data: Option<PathBuf>,
 }
 
-/// Whose rights a client has.
+/// The user as whom a client acts.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
-    /// The user.
+    /// The user's id.
     pub user: UserId,
     /// Whether the token says `admin`.
     pub admin: bool,
 }
 
-/// What proves it.
+/// The credentials of a client.
 pub(super) enum Credentials {
     /// Nothing, for the routes that need no token.
     None,
     /// A token from the command line or the environment.
     Given {
-        /// The token.
+        /// The token's text.
         token: String,
-        /// Who it says it is of; the server decides whether that is so.
+        /// The user that the token names; the server decides whether that is so.
         identity: Option<Identity>,
     },
     /// The secret of a server on this machine.
     Minted {
-        /// The secret.
+        /// The server's secret.
         secret: Secret,
-        /// Who to be.
+        /// The user whom tokens are made for.
         identity: Identity,
     },
 }
@@ -76,7 +76,7 @@ impl Identity {
     }
 }
 
-/// What a token says of its bearer.
+/// The claims of a token that name its bearer.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Said {
@@ -95,7 +95,7 @@ impl Credentials {
         Self::Given { token, identity }
     }
 
-    /// Who it is that asks, as far as one can tell from here.
+    /// The user who asks, as far as one can tell without the server.
     pub(super) fn identity(&self) -> Option<&Identity> {
         match self {
             Self::None => None,
@@ -125,7 +125,7 @@ impl ConnectionArgs {
     /// the operator.
     pub(super) fn client(&self, identity: Option<Identity>) -> Result<Client, Error> {
         let environment = || env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
-        // Who says who to be means it, whatever stands in the environment.
+        // A user named on the command line counts more than a token in the environment.
         let token = if identity.is_some() { None } else { self.token.clone().or_else(environment) };
         if let (Some(url), Some(token)) = (&self.url, &token) {
             return Client::new(checked_url(url)?, Credentials::given(token.clone()));
@@ -157,12 +157,12 @@ impl ConnectionArgs {
 }
 
 impl Local {
-    /// Where it listens.
+    /// The address at which a server with these settings listens.
     pub(super) fn url(&self) -> String {
         local_url(&self.0.server.host, self.0.server.port)
     }
 
-    /// Where its data lies.
+    /// The folder of its data.
     pub(super) fn data(&self) -> PathBuf {
         let folder = &self.0.storage.base_storage_path;
         // Only an unreadable working directory fails; then the path as it was given says most.

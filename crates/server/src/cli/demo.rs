@@ -19,7 +19,7 @@ use super::{
 /// John's two conversations with an assistant and a group of three, in the format of `kalamdb import`.
 const SAMPLE: &str = include_str!("demo.ndjson");
 
-/// Whose conversations the sample holds.
+/// The user whose conversations the sample holds.
 const SAMPLE_USER: &str = "user_john";
 
 /// A day to try things out; longer-lived tokens come from `kalamdb token`.

@@ -34,7 +34,7 @@ pub enum Error {
 /// An error answer, with the statement it is about.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What the server said.
+    /// The server's error.
     pub body: ErrorBody,
     /// The statement, to point into.
     pub statement: Option<String>,
@@ -82,7 +82,7 @@ fn point_at(statement: &str, line: usize, column: usize) -> Option<String> {
         .lines()
         .nth(line.checked_sub(1)?)?
         .chars()
-        // One column each on the screen, as in the server's counting.
+        // A character is one column on the screen, as in the server's counting.
         .map(|c| if c.is_control() || printable(c.encode_utf8(&mut [0; 4])).len() > 4 { ' ' } else { c })
         .collect();
     let column = column.checked_sub(1)?.min(text.len());

@@ -19,8 +19,7 @@ pub struct Arguments {
     folder: PathBuf,
 }
 
-/// Where a shell looks for completions, below `share`, and under which name. No folder is known for the shells that are
-/// left out.
+/// The place, below `share`, where a shell looks for completions. No folder is known for the shells that are left out.
 fn place(shell: Shell) -> Option<&'static str> {
     match shell {
         Shell::Bash => Some("bash-completion/completions/kalamdb"),

@@ -49,27 +49,27 @@ pub enum Error {
          KALAMDB_SERVER__PORT=8081."
     )]
     Listen {
-        /// The address.
+        /// The host.
         host: String,
         /// The port.
         port: u16,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// The folder of the data cannot be made, or not be closed to others.
     #[error("The data in {} cannot be opened: {error}", .path.display())]
     Folder {
-        /// Where it is.
+        /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// The data cannot be opened.
     #[error("The data in {} cannot be opened: {error}", .path.display())]
     Store {
-        /// Where they are.
+        /// The folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The store's error.
         error: kalamdb_store::Error,
     },
     /// The engine does not start.
@@ -91,7 +91,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let listener = listen_on(&settings.server).await?;
     let (store, engine) = open(&settings)?;
-    // After the store, whose lock keeps a second server out of the folder.
+    // The secret is looked for after the store is open, whose lock keeps a second server out of the folder.
     let secret = Secret::find_or_create(&settings)?;
     let verifier = Verifier::new(&secret, settings.server.jwt_algorithm);
     let counts = http::metrics::install().map_err(|error| Error::Start(error.into()))?;
@@ -125,17 +125,17 @@ fn connections(wanted: u32, open_files: Option<u32>) -> u32 {
     }
 }
 
-/// How many files this process may open, after it has asked for as many as the system lets it have: the limit that a
-/// shell sets (1,024, mostly) is meant for programs of another kind.
+/// The number of files that this process may open, after it has asked for as many as the system lets it have: the limit
+/// that a shell sets (1,024, mostly) is meant for programs of another kind.
 fn open_files_limit() -> Option<u32> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    // Where it may not be raised it stays, and the connections with it.
+    // A limit that may not be raised stays, and the connections with it.
     let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     // Beyond 32 bits is as good as no limit.
     u32::try_from(limit).ok()
 }
 
-/// What this process makes from here on is its own user's alone, whoever makes it: RocksDB and Parquet ask nobody.
+/// Makes the files of this process its own user's alone, also those that RocksDB and Parquet make without being asked.
 fn keep_from_others() {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }

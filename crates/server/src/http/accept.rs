@@ -32,7 +32,7 @@ pub fn wanted(headers: &HeaderMap) -> Option<Format> {
     best.1
 }
 
-/// What we offer for a media range; the outer `None` is nothing.
+/// The format that is offered for a media range; the outer `None` is nothing.
 #[allow(clippy::option_option)]
 fn offered(name: &str) -> Option<Option<Format>> {
     match name.to_ascii_lowercase().as_str() {

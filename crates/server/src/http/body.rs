@@ -27,7 +27,7 @@ use super::{
     flight::{Flight, Room},
 };
 
-/// How much of a body is taken, and for how long.
+/// Bounds of a request's body.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// `server.max_body_bytes`.
@@ -36,7 +36,7 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
-/// What a request says, and what it takes besides its texts once it is read.
+/// A request's body, with a count of what it takes besides its texts once it is read.
 pub trait Said: DeserializeOwned + Send + 'static {
     /// Memory that the text of the body does not cover: each `0,` of an array becomes a value.
     fn bytes_beside_text(&self) -> usize {
@@ -61,7 +61,7 @@ impl Said for SendMessageRequest {
     }
 }
 
-/// What a value and its name take.
+/// Bytes of a value and its name, about.
 const VALUE_BYTES: usize = 2 * (size_of::<Value>() + size_of::<String>());
 
 /// A body that is JSON of that shape, and the room that it takes, to be kept while the request is worked on.
@@ -112,12 +112,12 @@ pub fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
 }
 
-/// How many bytes the client says the body has.
+/// The length of the body that the client announces.
 pub fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// What a body of unknown length gets at first; from there on it doubles.
+/// The room that a body of unknown length gets at first; from there on it doubles.
 const FIRST_BYTES: usize = 64 * 1024;
 
 async fn read(
@@ -209,7 +209,7 @@ pub fn explain(what: &str, place: &str, error: &serde_json::Error) -> ApiError {
         format!("The {what} is not JSON: {text}{position}.")
     };
     let error_at = ApiError::new(ErrorCode::InvalidValue, message);
-    // What was taken apart before it did not fit has no lines.
+    // An error without a line comes from a body that was taken apart and did not fit.
     if error.line() == 0 { error_at } else { error_at.with("line", error.line()).with("column", error.column()) }
 }
 

@@ -21,20 +21,20 @@ pub async fn authenticate(State(app): State<App>, mut request: Request, next: Ne
     let caller = authenticated(&app, request.headers())?;
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
-    // For the log, which sees responses only.
+    // The log sees responses only.
     response.extensions_mut().insert(caller);
     Ok(response)
 }
 
-/// Who the headers say is asking.
+/// The caller whose token the headers have.
 pub fn authenticated(app: &App, headers: &HeaderMap) -> Result<Caller, Denied> {
     app.verifier().verify(bearer(headers).ok_or(Denied::Missing)?, auth::now_seconds())
 }
 
-/// Who has a live connection, and until when.
+/// The caller of a live connection, and until when the token lasts.
 pub struct Admitted {
     pub caller: Caller,
-    /// When the token ends.
+    /// The token's end.
     pub until: Instant,
 }
 

@@ -30,7 +30,7 @@ impl ApiError {
         Self(EngineError::new(code, message))
     }
 
-    /// The same error with one more detail.
+    /// Adds a detail.
     pub fn with(self, name: &str, value: impl Into<Value>) -> Self {
         Self(self.0.with(name, value))
     }
@@ -96,7 +96,7 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
-        // For the log and the metrics, which see responses only.
+        // The log and the metrics see responses only.
         response.extensions_mut().insert(code);
         response
     }

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 
-/// One of so many parts of the room is one user's share: slow bodies of one user must not keep everybody else's out.
+/// The room is so many users' shares: slow bodies of one user must not keep everybody else's out.
 const USERS_WITH_A_SHARE: usize = 4;
 
 /// Room is counted in these. The smallest body takes one, which is about what a request costs besides its body.
@@ -36,13 +36,13 @@ pub struct Flight {
 /// Room for one body, and for what it becomes.
 pub struct Room {
     share: u32,
-    // They go back before the presence, which looks whether anybody else of the user's is there.
+    // Permits go back before the presence, which looks whether the user has other bodies.
     own: OwnedSemaphorePermit,
     all: OwnedSemaphorePermit,
     _presence: Presence,
 }
 
-/// One body of a user's.
+/// A body of a user's, on its way in.
 struct Presence {
     users: Arc<Mutex<HashMap<UserId, Arc<Semaphore>>>>,
     user: UserId,
@@ -70,7 +70,7 @@ impl Flight {
     pub async fn enter(&self, user: &UserId, bytes: usize) -> Result<Room, ApiError> {
         let presence = self.come(user);
         let wanted = units(bytes).min(self.share);
-        // One's own share first: who has to wait for it holds nothing of the others' meanwhile.
+        // The user's own share is taken first: who has to wait for it holds nothing of the others' meanwhile.
         let own = self.wait(&presence.share, wanted).await.ok_or_else(own_share_is_full)?;
         let all = self.wait(&self.all, wanted).await.ok_or_else(all_is_full)?;
         Ok(Room { share: self.share, own, all, _presence: presence })

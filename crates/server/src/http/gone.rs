@@ -18,7 +18,7 @@ use super::{
     error::{ApiError, failures},
 };
 
-/// Where the routes of version 1 were.
+/// The beginning of the paths of version 1.
 const BASE: &str = "/api/v1/";
 
 failures! {
@@ -81,7 +81,7 @@ struct Resource {
     update: &'static str,
 }
 
-/// What replaces a call.
+/// The replacement of a call.
 #[derive(Debug, PartialEq, Eq)]
 struct Replacement {
     sql: String,
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_call_becomes_the_statement_that_replaces_it() {
         for (method, uri, expected) in [
-            // As the founding document prints them.
+            // Calls as the founding document prints them.
             (
                 Method::GET,
                 "/api/v1/messages?conversationId=conv_123&limit=100",

@@ -13,7 +13,7 @@ use super::{
     error::{ApiError, failures},
 };
 
-/// How long the store may take to say that it is ready; one that takes longer is not.
+/// The time that the store may take to say that it is ready; one that takes longer is not.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Says that the server is alive, and whether it is ready.

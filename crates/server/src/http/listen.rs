@@ -25,40 +25,40 @@ use super::{
     socket::{Heard, Listening, Socket},
 };
 
-/// How long a later request's head may take, and how long a connection may be idle. Longer than clients commonly keep
+/// The time that a later request's head may take, and that a connection may be idle. Longer than clients commonly keep
 /// idle connections (90 seconds), so that it is they who close, and no request crosses our closing.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long a new connection may take to say what it wants: whoever opens one has something to ask, and connections of
-/// those who have not would keep others out.
+/// The time until a new connection's first request: whoever opens one has something to ask, and connections of those
+/// who have not would keep others out.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest head of a request: a token of 8 KiB, a statement in the query string of a live connection, and what
 /// browsers and proxies add.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// What a connection may have in memory of what it reads, before anybody has looked at a token: enough for a head.
+/// Bytes that a connection may have read before a token has been looked at: enough for a head.
 const READ_BUFFER_BYTES: usize = MAX_HEAD_BYTES + 16 * 1024;
 
-/// How long requests may go on after the server was told to stop.
+/// The time that requests may go on after the server was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long to wait after a failure to accept, which is mostly a lack of file descriptors.
+/// The wait after a failure to accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What bounds the connections.
+/// Bounds of the connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// `server.max_connections`.
     pub max_connections: u32,
-    /// How long a client may take nothing of its answer.
+    /// The time that a client may take nothing of its answer.
     pub stall_timeout: Duration,
-    /// How long a new connection may take to ask for something.
+    /// The time that a new connection may take to ask for something.
     pub first_head_timeout: Duration,
 }
 
 impl Limits {
-    /// As the settings have it.
+    /// The bounds that the settings give.
     pub fn new(max_connections: u32, stall_timeout: Duration) -> Self {
         Self { max_connections, stall_timeout, first_head_timeout: FIRST_HEAD_TIMEOUT }
     }

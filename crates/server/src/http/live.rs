@@ -33,8 +33,8 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks a proxy in between to pass events on as they come.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// How often a comment is sent while there is nothing else: proxies close connections that are silent for a minute or
-/// even half of one.
+/// The interval of comments while there is nothing else to send: proxies close connections that are silent for a minute
+/// or even half of one.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 failures! {
@@ -95,7 +95,7 @@ pub async fn live(
     let events = events(session).take_until(until);
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     response.headers_mut().insert(UNBUFFERED, HeaderValue::from_static("no"));
-    // For the log, which sees responses only.
+    // The log sees responses only.
     response.extensions_mut().insert(admitted.caller);
     Ok(response)
 }
@@ -127,7 +127,7 @@ fn must_start_anew(error: &str) -> bool {
     matches!(frame, Ok(ServerFrame::Error { details, .. }) if details.get("resync").is_some_and(|it| it == true))
 }
 
-/// What the query string and the headers ask for.
+/// The subscription that query string and headers ask for.
 fn asked(headers: &HeaderMap, uri: &Uri) -> Result<Subscribe, ApiError> {
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|_| ApiError::new(ErrorCode::InvalidValue, "The query string is not URL-encoded."))?;
@@ -254,7 +254,7 @@ mod tests {
     fn the_last_event_seen_goes_before_what_the_address_says() {
         let again = asked_by("/api/v1/live?lastMsgId=0", Some("7-5-1")).unwrap();
         assert_eq!((again.after, again.last_msg_id), (Some(at(5, 1)), None));
-        // What a browser sends that was told to forget.
+        // A browser that was told to forget sends an empty id.
         let anew = asked_by("/api/v1/live?lastMsgId=0", Some("")).unwrap();
         assert_eq!((anew.after, anew.last_msg_id), (None, Some(0)));
     }

@@ -34,7 +34,7 @@ const MEMORY: &str = "process_resident_memory_bytes";
 /// From a hot point query to the longest that a query may run by default.
 const DURATION_BUCKETS_SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
-/// How often samples are folded into their buckets; between two foldings they pile up.
+/// The interval at which samples are folded into their buckets; between two foldings they pile up.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts counting; once per process.

@@ -65,16 +65,16 @@ const MIB: usize = 1024 * 1024;
 /// Answers that are smaller go out as they are.
 const MIN_COMPRESSED_BYTES: u64 = 1024;
 
-/// How long a browser may remember what another origin is allowed.
+/// The time that a browser may remember what another origin is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// What the handlers share: cheap to clone.
+/// The state that the handlers share: cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<AppState>);
 
 struct AppState {
     engine: Engine,
-    /// For content files, which need no SQL.
+    /// The store, for content files, which need no SQL.
     store: Store,
     verifier: Verifier,
     counts: PrometheusHandle,
@@ -179,7 +179,7 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route("/api/v1/health/ready", get(health::ready))
         .route("/api/openapi.json", get(openapi::document).layer(compression()))
         .route("/metrics", get(metrics::metrics))
-        // These two take their tokens in more ways than a header, and see to it themselves.
+        // Live routes take tokens in more ways than a header, and check them themselves.
         .route("/api/v1/live", get(live::live))
         .route("/api/v1/ws", get(ws::ws))
         .method_not_allowed_fallback(wrong_method);
@@ -197,7 +197,8 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        // Those of version 1 too: a page that still calls it is to see what replaces the call, not a failure without words.
+        // The methods of version 1 are let in too: a page that still calls it is to see what replaces the call, not a
+        // failure without words.
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,

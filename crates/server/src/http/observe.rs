@@ -18,7 +18,7 @@ use tracing::Level;
 
 use super::{error::ApiError, metrics};
 
-/// What stands for the route when no route matched.
+/// The route's name where no route matched.
 const NO_ROUTE: &str = "none";
 
 /// The status of a request whose client did not wait for its answer. It is on no wire; nginx's logs have it too.
@@ -29,7 +29,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     observe_with(request, next, Seen::record).await
 }
 
-/// The same, with another record of it.
+/// Observes a request, with another way to record it.
 pub async fn observe_with(request: Request, next: Next, record: impl Fn(&Seen)) -> Response {
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
@@ -43,7 +43,7 @@ pub async fn observe_with(request: Request, next: Next, record: impl Fn(&Seen)) 
     response
 }
 
-/// What is known of a request when it has ended.
+/// The facts about a request that has ended.
 pub struct Seen {
     method: Method,
     matched: Option<MatchedPath>,

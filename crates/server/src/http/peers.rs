@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// One of so many parts of the places is for everybody else: few enough that a proxy on another machine can do with the
-/// rest, and enough to look at the server while somebody floods it.
+/// The connections are so many parts, of which one is for everybody else: few enough that a proxy on another machine
+/// can do with the rest, and enough to look at the server while somebody floods it.
 const PART_FOR_OTHERS: u32 = 8;
 
 /// Connections by address.
@@ -19,14 +19,14 @@ pub struct Peers {
     open: Arc<Mutex<HashMap<IpAddr, u32>>>,
 }
 
-/// One connection of an address.
+/// A connection of an address.
 pub struct Peer {
     address: IpAddr,
     open: Arc<Mutex<HashMap<IpAddr, u32>>>,
 }
 
 impl Peers {
-    /// Of so many places.
+    /// The peers of a server that takes so many connections.
     pub fn new(places: u32) -> Self {
         Self { share: (places - places / PART_FOR_OTHERS).max(1), open: Arc::default() }
     }
@@ -74,7 +74,7 @@ mod tests {
         let peers = Peers::new(16);
         let mut flood: Vec<_> = (0..14).map(|_| peers.enter(address("192.0.2.1")).unwrap()).collect();
         assert!(peers.enter(address("192.0.2.1")).is_none());
-        // The same address, as a socket for both families writes it.
+        // A socket for both families writes the same address in this way.
         assert!(peers.enter(address("::ffff:192.0.2.1")).is_none());
         drop(peers.enter(address("192.0.2.2")).unwrap());
         flood.pop();

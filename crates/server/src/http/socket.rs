@@ -36,20 +36,20 @@ use super::listen::ConnectionSlot;
 /// use up their patience (`server.request_timeout_seconds`), and faster ones earn it back.
 const SLOWEST_BYTES_PER_SECOND: u32 = 8 * 1024;
 
-/// How long a client that was answered while it was still sending may go on with that. Its library may read the answer
-/// only when all is sent.
+/// The time for which a client that was answered while it was still sending may go on with that. Its library may read
+/// the answer only when all is sent.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long it may be silent meanwhile: it has stopped, and waits for us to close.
+/// The silence of such a client after which it counts as waiting for us to close.
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
-/// How much more it may send: twice the largest body by default.
+/// Bytes that it may send meanwhile: twice the largest body by default.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-/// What is read at once only to be thrown away.
+/// Bytes that are read at once only to be thrown away.
 const DISCARDED_AT_ONCE: usize = 16 * 1024;
 
-/// What the socket hears of the requests on it.
+/// The state of the requests on a socket, as the socket needs to know it.
 #[derive(Debug)]
 pub struct Heard {
     first: Notify,
@@ -77,7 +77,7 @@ pub struct Listening<S> {
 }
 
 impl<S> Listening<S> {
-    /// That service.
+    /// Wraps a service whose requests the socket hears of.
     pub fn new(service: S, heard: Arc<Heard>) -> Self {
         Self { service, heard }
     }
@@ -125,7 +125,7 @@ impl HttpBody for Arriving {
     }
 }
 
-/// The socket.
+/// A connection's socket, which gives up on clients that take nothing.
 pub struct Socket {
     stream: TcpStream,
     patience: Patience,
@@ -157,7 +157,7 @@ impl Socket {
     }
 }
 
-/// How long a client may still be waited for.
+/// The time for which a client is still waited for.
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
@@ -252,7 +252,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What was written is the system's already; this waits for nobody.
+        // Written bytes are the system's already; this waits for nobody.
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -278,13 +278,13 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(patience.waits(at(0)), at(10));
-        // It goes on waiting: the end stays where it is.
+        // A client that goes on waiting does not move the end.
         assert_eq!(patience.waits(at(4)), at(10));
         // A byte now and then is nothing: it used to begin anew with each.
         patience.took(at(6), 1);
         assert!(patience.left < Duration::from_secs(5), "{:?}", patience.left);
         assert!(patience.waits(at(7)) < at(12));
-        // Who takes as fast as the slowest may has as much time as before.
+        // A client that takes as fast as the slowest may has as much time as before.
         patience.took(at(8), 8 * 1024);
         let left = patience.left;
         patience.waits(at(8));

@@ -25,17 +25,18 @@ use super::{Upload, picture};
 /// Files looked into at the same time: each may take the memory of a decoded picture, and a core.
 const MAX_AT_ONCE: usize = 2;
 
-/// How long an upload waits for what can be told of it. Most files take milliseconds; the rest is for those before it.
+/// The time that an upload waits for what can be told of it. Most files take milliseconds; the rest is for those before
+/// it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What could be told of a file.
+/// The facts that could be told of a file.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// A picture's width and height.
     pub dimensions: Option<(u32, u32)>,
     /// A small one of it.
     pub thumbnail: Option<Thumbnail>,
-    /// How long a sound or video plays.
+    /// The playing time of a sound or video.
     pub duration: Option<Duration>,
 }
 
@@ -45,17 +46,17 @@ pub struct Inspector {
     places: Arc<Semaphore>,
 }
 
-/// How to look into a file.
+/// The way to look into a file.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Picture(ImageFormat),
     Sound(FileType),
-    /// One of several codecs, which the file names.
+    /// A container for several codecs, which the file names.
     Ogg,
 }
 
 impl Inspector {
-    /// One that is looking into nothing.
+    /// An inspector that is looking into nothing.
     pub fn new() -> Self {
         Self { places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
     }

@@ -21,9 +21,9 @@ pub struct Intake {
     progress: Progress,
 }
 
-/// What is known of it so far.
+/// The progress of typing a file.
 enum Progress {
-    /// Its first bytes, fewer than it takes to tell.
+    /// The first bytes, fewer than it takes to tell.
     Untyped(Vec<u8>),
     Typed(&'static MediaType),
 }
@@ -31,11 +31,11 @@ enum Progress {
 /// A file that has arrived whole.
 #[derive(Debug)]
 pub struct Upload {
-    /// Where it lies; removed with this value.
+    /// The file's path; the file is removed with this value.
     pub path: TempPath,
-    /// What it is.
+    /// The file's type.
     pub media_type: &'static MediaType,
-    /// How large it is.
+    /// The file's size.
     pub bytes: u64,
 }
 
@@ -65,7 +65,7 @@ impl Intake {
         Ok(self.file.write_all(chunk).await?)
     }
 
-    /// It was the whole file.
+    /// Ends the intake of a file that is complete.
     pub async fn finish(mut self) -> Result<Upload, Refusal> {
         let media_type = match self.progress {
             Progress::Untyped(head) if head.is_empty() => return Err(Refusal::Empty),
@@ -73,7 +73,7 @@ impl Intake {
             Progress::Typed(media_type) => media_type,
         };
         self.limits.check(media_type.kind, self.bytes)?;
-        // What was written last may still be on its way to the file.
+        // The last bytes may still be on their way to the file.
         self.file.flush().await?;
         Ok(Upload { path: self.path, media_type, bytes: self.bytes })
     }

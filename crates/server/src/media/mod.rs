@@ -17,7 +17,7 @@ use std::io;
 pub use inspect::{Facts, Inspector};
 pub use intake::{Intake, Upload};
 
-/// What a file is to people: what its limit goes by.
+/// The kinds of files, as people see them: each has a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A picture.
@@ -30,7 +30,7 @@ pub enum Kind {
     Document,
 }
 
-/// How many bytes a file of each kind may have; 0 takes none.
+/// The largest file of each kind, in bytes; 0 takes none.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// `media.max_image_size_bytes`.
@@ -46,13 +46,13 @@ pub struct Limits {
 /// Why a file is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It has no bytes.
+    /// The file has no bytes.
     #[error("The file is empty; send one that holds something.")]
     Empty,
-    /// It is something that a machine would run.
+    /// The file is something that a machine would run.
     #[error("Programs and scripts are not taken; send a picture, a sound, a video or a document.")]
     Executable,
-    /// Its first bytes are of no type in the table.
+    /// The file's first bytes are of no type in the table.
     #[error(
         "The file's first bytes are of no type that is taken: common pictures, sounds and videos, PDF, Office files, \
          archives, and text in UTF-8 are."
@@ -61,12 +61,12 @@ pub enum Refusal {
     /// The operator wants no files of this kind.
     #[error("This server takes no {} (`{}` is 0).", .0.plural(), .0.setting())]
     Unwanted(Kind),
-    /// It is larger than its kind may be.
+    /// The file is larger than its kind may be.
     #[error("Of {} this server takes at most {max_bytes} bytes each (`{}`).", .kind.plural(), .kind.setting())]
     TooLarge {
-        /// What it is.
+        /// The file's kind.
         kind: Kind,
-        /// What such a file may have.
+        /// The limit of its kind.
         max_bytes: u64,
     },
     /// The spool cannot be written.
@@ -95,7 +95,7 @@ impl Kind {
 }
 
 impl Limits {
-    /// What no file may exceed, whatever it is.
+    /// The bytes that no file may exceed, whatever it is.
     pub fn largest(&self) -> u64 {
         self.image.max(self.audio).max(self.video).max(self.document)
     }

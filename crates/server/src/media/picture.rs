@@ -17,19 +17,19 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The longest side that is decoded: beyond any camera's, and a file of a few bytes can claim any.
 const MAX_SIDE_PIXELS: u32 = 12_000;
 
-/// What one picture's pixels may take: 44 million in colour. A progressive JPEG takes about twice that again while it
-/// is decoded.
+/// Bytes that one picture's pixels may take: 44 million in colour. A progressive JPEG takes about twice that again
+/// while it is decoded.
 const MAX_DECODED_BYTES: u64 = 128 << 20;
 
 /// The longer side of a thumbnail.
 const THUMBNAIL_PIXELS: u32 = 200;
 
-/// Of thumbnails, in percent: at this size nobody sees a better one.
+/// The quality of thumbnails, in percent: at this size nobody sees a better one.
 const JPEG_QUALITY: u8 = 80;
 
-/// What can be told of a picture.
+/// The facts that can be told of a picture.
 pub(super) struct Picture {
-    /// Its width and height, as it is shown.
+    /// Width and height, as it is shown.
     pub dimensions: (u32, u32),
     /// A small one, if it could be decoded.
     pub thumbnail: Option<Thumbnail>,

@@ -6,7 +6,7 @@ use infer::MatcherType;
 
 use super::{Kind, Refusal};
 
-/// How much of a file is looked at: the first names in an Office file's archive and the header of every other type
+/// Bytes of a file that are looked at: the first names in an Office file's archive and the header of every other type
 /// lie within.
 pub(super) const HEAD_BYTES: usize = 8_192;
 
@@ -15,9 +15,9 @@ pub(super) const HEAD_BYTES: usize = 8_192;
 pub struct MediaType {
     /// Its MIME type.
     pub mime: &'static str,
-    /// What the name of such a file ends in.
+    /// The extension of such a file.
     pub extension: &'static str,
-    /// What its limit goes by.
+    /// The kind, by which it is limited.
     pub kind: Kind,
 }
 
@@ -114,7 +114,8 @@ fn is_text(head: &[u8]) -> bool {
     in_utf8 && !head.iter().any(|byte| matches!(byte, 0x00..=0x08 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f))
 }
 
-/// Which text it is. What a browser would take for a page or a drawing, which can hold scripts, is none that is plain.
+/// The type of a text. What a browser would take for a page or a drawing, which can hold scripts, is none that is
+/// plain.
 fn text(head: &[u8]) -> Result<&'static str, Refusal> {
     if head.starts_with(b"#!") {
         return Err(Refusal::Executable);
@@ -136,7 +137,7 @@ fn text(head: &[u8]) -> Result<&'static str, Refusal> {
     })
 }
 
-/// Which Office file it is: an archive that begins with what describes its parts and has a folder with the parts.
+/// The type of an Office file: an archive that begins with what describes its parts and has a folder with the parts.
 fn office(head: &[u8]) -> Option<&'static str> {
     const ENTRY: &[u8] = b"PK\x03\x04";
     const NAME_AT: usize = 30;
@@ -157,7 +158,7 @@ fn office(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What the library takes anything else for.
+/// The type that the library gives anything else.
 fn binary(head: &[u8]) -> Result<&'static str, Refusal> {
     let found = infer::get(head).ok_or(Refusal::Unknown)?;
     let is_script = found.mime_type() == "text/x-shellscript";

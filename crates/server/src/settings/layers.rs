@@ -13,16 +13,16 @@ use toml::{
 
 use super::{Error, Loaded, Origin, Problem, SECTIONS, Settings, Values, spec::Key};
 
-/// What the variables of the environment that are settings begin with.
+/// The beginning of environment variables that are settings: `KALAMDB_SERVER__PORT`.
 const PREFIX: &str = "KALAMDB_";
-/// What separates section and name in them. Variables without it are other programs' or other purposes'.
+/// The separator of section and name in them. Variables without it are other programs' or other purposes'.
 const SEPARATOR: &str = "__";
 
 /// Everything that settings come from, besides the defaults.
 pub(super) struct Layers {
     /// The settings file: its name and its text.
     pub file: Option<(String, String)>,
-    /// The environment.
+    /// The environment's variables.
     pub environment: Vec<(OsString, OsString)>,
     /// Flags: the flag, the full name of what it sets, and its value.
     pub flags: Vec<(&'static str, &'static str, OsString)>,

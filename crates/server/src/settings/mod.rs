@@ -37,30 +37,30 @@ const MIB: usize = 1024 * 1024;
 /// Microseconds in the unit of the settings that end in `_hours`.
 const MICROS_PER_HOUR: Micros = 3_600_000_000;
 
-/// How tokens are signed.
+/// The ways to sign tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JwtAlgorithm {
     /// HMAC with SHA-256: one secret that signs and verifies.
     Hs256,
 }
 
-/// Who may read `/metrics`.
+/// The callers who may read `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricsAccess {
-    /// Everybody who reaches the port.
+    /// Everybody who reaches the port may.
     Open,
     /// Tokens with the role `admin`.
     Admin,
-    /// Nobody.
+    /// Nobody may.
     Off,
 }
 
-/// How much is logged.
+/// The levels of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// What an operator must act on.
+    /// Events that an operator must act on.
     Error,
-    /// What an operator should know.
+    /// Events that an operator should know of.
     Warn,
     /// Starts, ends, and requests that were refused.
     Info,
@@ -70,16 +70,16 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How log lines look.
+/// The formats of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// For programs.
+    /// Lines for programs.
     Json,
 }
 
-/// Where settings come from besides the environment: what the command line says.
+/// The sources of settings on the command line, besides the environment.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Source {
     /// The settings file [default: config.toml, if it is there]
@@ -105,7 +105,7 @@ pub struct Loaded {
     file: Option<String>,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Default,
@@ -125,7 +125,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong, as a sentence.
+/// A mistake in the settings, as a sentence.
 type Problem = String;
 
 /// All that is wrong with the settings, a line each.
@@ -219,7 +219,7 @@ fn flags(source: &Source) -> Vec<(&'static str, &'static str, OsString)> {
 }
 
 impl Settings {
-    /// What the store needs of them.
+    /// The store's settings among them.
     pub fn store(&self) -> kalamdb_store::Settings {
         let deletion = &self.deletion;
         let days = |days: u32| Micros::from(days) * 24 * MICROS_PER_HOUR;
@@ -242,7 +242,7 @@ impl Settings {
         }
     }
 
-    /// How large uploads may be.
+    /// The bounds of uploads.
     pub fn media(&self) -> media::Limits {
         let media = &self.media;
         media::Limits {
@@ -253,7 +253,7 @@ impl Settings {
         }
     }
 
-    /// What the engine needs of them.
+    /// The engine's settings among them.
     pub fn engine(&self) -> kalamdb_engine::Settings {
         let query = &self.query;
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -12,31 +12,31 @@ use kalamdb_protocol::ConversationType;
 use kalamdb_store::Durability;
 use toml::Value;
 
-/// One setting, as the table describes it.
+/// A setting, as the table describes it.
 #[derive(Debug)]
 pub(super) struct Key {
     /// The section it stands in.
     pub section: &'static str,
-    /// Its name there.
+    /// The name within its section.
     pub name: &'static str,
-    /// Its explanation: the lines of its doc comment.
+    /// The explanation: the lines of its doc comment.
     pub doc: &'static [&'static str],
-    /// What it may be.
+    /// The values that it may have.
     pub spec: Spec,
 }
 
 /// A section of the table.
 #[derive(Debug)]
 pub(super) struct Section {
-    /// Its name.
+    /// The section's name.
     pub name: &'static str,
-    /// Its explanation.
+    /// The section's explanation.
     pub doc: &'static [&'static str],
-    /// Its settings.
+    /// The section's settings.
     pub keys: &'static [Key],
 }
 
-/// What a setting is when nobody sets it, and what it may be.
+/// The default of a setting, and the values that it may have.
 #[derive(Debug)]
 pub(super) struct Spec {
     initial: Initial,
@@ -97,7 +97,7 @@ pub(super) const fn list(check: Check) -> Spec {
     Spec { initial: Initial::EmptyList, kind: Kind::List(check) }
 }
 
-/// Where a server can listen.
+/// The check of an address to listen at.
 pub(super) const HOST: Check = Check {
     allowed: "an IP address or a host name",
     holds: |text| {
@@ -112,7 +112,7 @@ pub(super) const FOLDER: Check = Check {
     holds: |text| !text.is_empty() && !text.contains("://") && !text.contains('\0'),
 };
 
-/// What a browser sends as `Origin`.
+/// The check of what a browser sends as `Origin`.
 pub(super) const ORIGIN: Check = Check {
     allowed: "\"*\", or scheme, host and port without a path, like \"https://app.example.org\"",
     holds: |text| {
@@ -129,7 +129,7 @@ pub(super) const ORIGIN: Check = Check {
 };
 
 impl Key {
-    /// `section.name`.
+    /// The full name, `section.name`.
     pub(super) fn full_name(&self) -> String {
         format!("{}.{}", self.section, self.name)
     }
@@ -170,8 +170,8 @@ impl Spec {
         }
     }
 
-    /// What an environment variable or a flag says, as the type that the setting has; as a text when it cannot
-    /// be that, so that [`Self::accepts`] refuses it.
+    /// The value of an environment variable or a flag, as the type that the setting has; as a text when it cannot be
+    /// that, so that [`Self::accepts`] refuses it.
     pub(super) fn read_text(&self, text: &str) -> Value {
         let typed = match self.kind {
             Kind::Number { .. } => text.parse().ok().map(Value::Integer),

@@ -28,12 +28,12 @@ const QUESTION_OWNERS: usize = 20;
 /// Messages asked for at once when a conversation on the server is too long for one answer.
 const PAGE_ROWS: usize = 200;
 
-/// What became of conversations.
+/// The outcome of an import, in numbers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Tally {
     /// Conversations looked at.
     pub conversations: u64,
-    /// Messages written.
+    /// The number of messages written.
     pub written: u64,
     /// Messages that were there.
     pub skipped: u64,
@@ -41,19 +41,19 @@ pub(in crate::cli) struct Tally {
     pub differing: u64,
     /// Conversations that the server refused.
     pub refused: u64,
-    /// What to tell about the last two.
+    /// Sentences about the last two.
     pub notes: Vec<String>,
 }
 
-/// Which copy of a conversation to look at.
+/// A copy of a conversation: whose it is, and the conversation's key.
 type Copy = (UserId, ConversationId, ConversationType);
 
-/// What the server has of a conversation.
+/// A conversation as the server has it.
 #[derive(Debug, Default)]
 struct Present {
     /// A group's participants.
     participants: HashSet<UserId>,
-    /// One holder's messages, in order.
+    /// The messages of one holder, in order.
     turns: Vec<There>,
 }
 
@@ -78,7 +78,7 @@ impl There {
     }
 }
 
-/// What there is to do for a conversation.
+/// The work that a conversation needs.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
     /// Write the messages from this one on; the group's participants first, if that is 0.
@@ -243,7 +243,7 @@ fn witness<'a>(conversation: &'a Conversation, participants: &HashSet<UserId>) -
 
 /// Makes sure that a group and its participants are there.
 async fn prepare_group(client: &Client, conversation: &Conversation, present: &Present) -> Result<(), Error> {
-    // Somebody may have left a group in which people have talked: nobody is brought back.
+    // In a group with messages a participant of the file may have left since, and is not brought back.
     if conversation.kind != ConversationType::Group || !present.turns.is_empty() {
         return Ok(());
     }
@@ -288,7 +288,7 @@ async fn look(client: &Client, batch: &[Conversation]) -> Result<Vec<Present>, E
     Ok(present)
 }
 
-/// How many conversations, from the first, have few enough holders to be asked for together; at least one.
+/// The number of conversations, from the first, that have few enough holders to be asked for together; at least one.
 fn question_length(conversations: &[Conversation]) -> usize {
     let mut owners = 0;
     let fits = |conversation: &&Conversation| {
@@ -322,7 +322,7 @@ async fn ask(client: &Client, question: &[Conversation]) -> Result<Vec<Present>,
     Ok(present.collect())
 }
 
-/// Who takes part in the groups asked for, as those of them see it who take part; nobody in one that is not there.
+/// The participants of the groups asked for, as participants among them see it; none of a group that is not there.
 async fn participants(
     client: &Client,
     question: &[Conversation],

@@ -23,15 +23,15 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// A conversation of a file.
 #[derive(Debug)]
 pub(in crate::cli) struct Conversation {
-    /// In whose schema it is created: the owner's, or a group's first participant's.
+    /// The user in whose schema it is created: the owner, or a group's first participant.
     pub home: UserId,
-    /// Its id.
+    /// The conversation's id.
     pub id: ConversationId,
-    /// Its type.
+    /// The conversation's type.
     pub kind: ConversationType,
     /// A group's participants, `home` first; none for an AI conversation.
     pub participants: Vec<UserId>,
-    /// Its messages, in order.
+    /// The messages, in order.
     pub turns: Vec<Turn>,
     /// Bytes of its lines.
     pub bytes: usize,
@@ -40,9 +40,9 @@ pub(in crate::cli) struct Conversation {
 /// A message of a file.
 #[derive(Debug)]
 pub(in crate::cli) struct Turn {
-    /// Who wrote it.
+    /// The sender.
     pub from: String,
-    /// When, in seconds, milliseconds or microseconds; the time of the import when absent.
+    /// The time, in seconds, milliseconds or microseconds; that of the import when absent.
     pub timestamp: Option<i64>,
     /// The text.
     pub content: String,
@@ -68,7 +68,7 @@ struct Line {
 /// The conversations of a file, one after the other.
 pub(super) struct Conversations<R> {
     lines: R,
-    /// What the file is called in messages.
+    /// The file's name in messages.
     name: String,
     line_number: u64,
     /// The first line of the next conversation.
@@ -200,7 +200,7 @@ impl Conversation {
             && home == Some(&self.home)
     }
 
-    /// In whose schema a message is written: its sender's, where that is a participant.
+    /// The user in whose schema a message is written: its sender, where that is a participant.
     pub(super) fn sender(&self, turn: &Turn) -> &UserId {
         self.participants.iter().find(|user| user.as_str() == turn.from).unwrap_or(&self.home)
     }

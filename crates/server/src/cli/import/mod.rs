@@ -83,7 +83,7 @@ pub(super) async fn load(
 /// Conversations put together until they fill a statement; one that is larger stands alone.
 struct Batches<R> {
     conversations: Conversations<R>,
-    /// What was read and belongs to the next batch: an error, too, so that what stands before it is imported.
+    /// The first conversation of the next batch, or an error: what stands before it is imported first.
     next: Option<Result<Conversation, Error>>,
 }
 
@@ -116,7 +116,7 @@ impl<R: BufRead> Iterator for Batches<R> {
     }
 }
 
-/// What of a statement's bounds is used.
+/// The used part of a statement's bounds.
 #[derive(Default)]
 struct Size {
     rows: usize,

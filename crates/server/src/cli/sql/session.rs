@@ -26,22 +26,22 @@ Your own tables: messages, conversations, conversationUsers, deletedMessages, au
 (user_john.messages), everybody's with a leading owner column (*.messages), and the server's own (system.users,
 system.segments, system.files).";
 
-/// One session.
+/// A session of statements with one server.
 pub(super) struct Session {
     /// The server, and who asks it.
     pub client: Client,
-    /// How answers are written.
+    /// The format of answers.
     pub format: Format,
     expanded: bool,
     timing: bool,
 }
 
-/// What comes after one of the shell's own commands.
+/// The step after one of the shell's own commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// The next line.
     GoOn,
-    /// Nothing.
+    /// The end of the session.
     Quit,
 }
 
@@ -51,7 +51,7 @@ impl Session {
         Self { client, format, expanded: false, timing: false }
     }
 
-    /// What stands before each statement: `admin@127.0.0.1=# `, or `user_john@127.0.0.1=> ` for who is no admin.
+    /// The text before each statement: `admin@127.0.0.1=# `, or `user_john@127.0.0.1=> ` for a user who is no admin.
     pub fn prompt(&self) -> String {
         let who = self.client.who();
         let name = who.map_or("kalamdb", |who| who.user.as_str());

@@ -192,7 +192,7 @@ impl Completer for StatementHelper {
 /// Names of tables and columns, and words of SQL, that go on from the last word; and where that begins.
 fn completions(typed: &str) -> (usize, Vec<String>) {
     let start = typed.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != '.').map_or(0, |at| at + 1);
-    // What is not a letter and not ASCII is longer than one byte.
+    // A character that is neither a letter nor ASCII is longer than one byte.
     let start = (start..=typed.len()).find(|at| typed.is_char_boundary(*at)).unwrap_or(typed.len());
     let found = going_on(&typed[start..]);
     match typed[start..].rfind('.') {
@@ -212,7 +212,7 @@ fn going_on(word: &str) -> Vec<String> {
     let mut names: Vec<String> = tables.chain(columns).filter(goes_on).collect();
     names.sort_unstable();
     names.dedup();
-    // In the case in which it was begun.
+    // A word is completed in the case in which it was begun.
     let is_lower = word.chars().all(char::is_lowercase);
     let cased = |word: &&str| if is_lower { word.to_lowercase() } else { (*word).to_owned() };
     names.extend(KEYWORDS.iter().map(cased).filter(goes_on));

@@ -27,7 +27,7 @@ pub(super) fn split_all(text: &str) -> Vec<&str> {
 }
 
 struct Scan {
-    /// Where the first semicolon outside quotes and comments is.
+    /// The position of the first semicolon outside quotes and comments.
     semicolon: Option<usize>,
     /// Whether only white space and finished comments come before it.
     blank: bool,
@@ -58,12 +58,12 @@ fn scan(text: &str) -> Scan {
     Scan { semicolon: None, blank }
 }
 
-/// Where the byte is, from `start` on; the end of the text when it is not there.
+/// The position of the byte, from `start` on; the end of the text when it is not there.
 fn find(bytes: &[u8], start: usize, wanted: u8) -> usize {
     bytes[start..].iter().position(|byte| *byte == wanted).map_or(bytes.len(), |offset| start + offset)
 }
 
-/// Where the last byte of the comment that begins at `start` is; comments nest.
+/// The position of the last byte of the comment that begins at `start`; comments nest.
 fn block_comment_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut depth = 0_usize;
     let mut at = start;

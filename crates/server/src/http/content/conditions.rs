@@ -15,12 +15,12 @@ use http_range_header::{RangeUnsatisfiableError, parse_range_header};
 use kalamdb_protocol::Micros;
 use kalamdb_store::StoredFile;
 
-/// What a request wants of a file.
+/// The part of a file that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
     Whole,
-    /// These bytes; at least one.
+    /// A range of bytes; at least one.
     Range(Range<u64>),
     /// Bytes that it does not have.
     Outside,
@@ -39,7 +39,7 @@ pub fn is_known(asked: &HeaderMap, tag: &str) -> bool {
     known.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
-/// Which part is asked for.
+/// The part that the headers ask for.
 pub fn part(asked: &HeaderMap, tag: &str, bytes: u64) -> Part {
     let Some(range) = asked.get(RANGE).and_then(|value| value.to_str().ok()) else { return Part::Whole };
     // A client that has the beginning of another file wants all of this one. A date says too little: within a second

@@ -33,7 +33,7 @@ use super::{
     openapi::Binary,
 };
 
-/// What comes before the reference in a request's path.
+/// The beginning of a request's path, before the reference.
 const ROUTE: &str = "/api/v1/content/";
 
 failures! {
@@ -146,7 +146,7 @@ fn outside(bytes: u64) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// What is said of a file, whatever part of it is asked for.
+/// The headers that describe a file, whatever part of it is asked for.
 fn describe(file: &StoredFile, tag: &str) -> Result<HeaderMap, ApiError> {
     let fixed = [
         (ACCEPT_RANGES, "bytes"),
@@ -163,7 +163,7 @@ fn describe(file: &StoredFile, tag: &str) -> Result<HeaderMap, ApiError> {
     Ok(headers)
 }
 
-/// What we take for plain text is in UTF-8, and browsers guess otherwise.
+/// Plain text is in UTF-8 here; browsers would guess otherwise.
 fn content_type(mime: &str) -> &str {
     if mime == "text/plain" { "text/plain; charset=utf-8" } else { mime }
 }

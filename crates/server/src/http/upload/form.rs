@@ -40,7 +40,7 @@ const MAX_FIELD_BYTES: usize = 512;
 
 /// A form that is complete.
 pub struct ReceivedForm {
-    /// The file.
+    /// The file, in the spool.
     pub upload: Upload,
     /// `conversationId`.
     pub conversation: ConversationId,
@@ -48,13 +48,13 @@ pub struct ReceivedForm {
     pub conversation_type: Option<ConversationType>,
 }
 
-/// Where and how files are taken.
+/// The terms on which files are taken.
 pub struct Terms<'a> {
-    /// Where a file goes while it arrives.
+    /// The folder of a file while it arrives.
     pub spool: &'a Path,
-    /// How large it may be.
+    /// The sizes that files may have.
     pub limits: Limits,
-    /// How long nothing may come.
+    /// The time for which nothing may come.
     pub patience: Duration,
 }
 
@@ -79,7 +79,7 @@ impl ReceivedForm {
         // Grows with what is taken off the parser's hands.
         let allowed = Arc::new(AtomicU64::new(MAX_BESIDE_BYTES));
         let mut request = request.map(|body| Body::from_stream(piecewise(body, terms.patience, Arc::clone(&allowed))));
-        // What a file may have depends on what it is, and is counted while it arrives.
+        // A file's limit depends on what it is, and is counted while it arrives.
         DefaultBodyLimit::disable().apply(&mut request);
         let mut fields = Multipart::from_request(request, &()).await.map_err(|_| {
             invalid(
@@ -94,7 +94,7 @@ impl ReceivedForm {
     }
 }
 
-/// What has come of a form.
+/// The fields of a form that have come so far.
 #[derive(Default)]
 struct FormFields {
     file: Option<Upload>,

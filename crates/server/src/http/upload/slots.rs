@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::error::ApiError;
 
-/// One of so many slots is one user's share: an upload may take as long as its client likes, and slow ones of one
-/// user must not keep everybody else out.
+/// The slots are so many users' shares: an upload may take as long as its client likes, and slow ones of one user must
+/// not keep everybody else out.
 const USERS_WITH_A_SHARE: usize = 4;
 
-/// The slots.
+/// The slots of all uploads, and each user's share of them.
 pub struct UploadSlots {
     all: Arc<Semaphore>,
     share: usize,
@@ -27,20 +27,20 @@ pub struct UploadSlots {
     users: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// One upload's slot.
+/// The slot of one upload.
 pub struct UploadSlot {
     _one_of_all: OwnedSemaphorePermit,
     _one_of_share: UserShare,
 }
 
-/// One of a user's share.
+/// A place in a user's share.
 struct UserShare {
     users: Arc<Mutex<HashMap<UserId, usize>>>,
     user: UserId,
 }
 
 impl UploadSlots {
-    /// That many, each waited for that long at most.
+    /// So many slots, each waited for that long at most.
     pub fn new(slots: usize, patience: Duration) -> Self {
         let share = (slots / USERS_WITH_A_SHARE).max(1);
         Self { all: Arc::new(Semaphore::new(slots)), share, patience, users: Arc::default() }
@@ -55,7 +55,7 @@ impl UploadSlots {
         let one = tokio::time::timeout(self.patience, Arc::clone(&self.all).acquire_owned()).await;
         match one {
             Ok(Ok(permit)) => Ok(UploadSlot { _one_of_all: permit, _one_of_share: share }),
-            // Nobody closes the semaphore: what remains is that the time is up.
+            // The semaphore is never closed, so the time is up.
             _ => Err(ApiError::new(
                 ErrorCode::ResourceExhausted,
                 "As many uploads as the server takes at a time (`media.max_concurrent_uploads`) are under way; try \

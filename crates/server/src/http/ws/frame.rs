@@ -15,7 +15,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 
 const TYPES: &str = "A frame has a `type`: `auth`, `subscribe`, `unsubscribe` or `ping`.";
 
-/// What a text frame says, or the frame that answers it.
+/// The frame of a text, or the error frame that answers it.
 pub fn read(text: &str) -> Result<ClientFrame, ServerFrame> {
     if text.len() > MAX_BYTES {
         let message = format!("A frame may hold {MAX_BYTES} bytes at most.");

@@ -42,26 +42,26 @@ use super::{
 };
 use crate::auth::Denied;
 
-/// How long a client may take to say who it is.
+/// The time that a client may take to say who it is.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the server shows that it is there, and asks whether the client is.
+/// The interval at which the server shows that it is there, and asks whether the client is.
 const PING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// After how long without a sign a client is taken for gone: two pings missed.
+/// The silence after which a client is taken for gone: two pings missed.
 const SILENCE: Duration = Duration::from_mins(2);
 
-/// How long to wait for a client to close in return: without it the last frame may be lost on its way.
+/// The wait for a client to close in return: without it the last frame may be lost on its way.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Frames up to this size are read, to be refused with a sentence if they are too large to be used. Beyond it the
 /// connection closes: reading more would let anybody fill the memory.
 const MAX_READ_BYTES: usize = 1024 * 1024;
 
-/// What each connection has set aside for reading. Small, because most have nothing to say.
+/// Bytes that each connection has set aside for reading. Few, because most have nothing to say.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 
-/// How much is gathered for one write while there is more to send.
+/// Bytes that are gathered for one write while there is more to send.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Answers that may wait to be sent. While as many wait, no more is read from that client.
@@ -76,11 +76,11 @@ const SILENT: CloseCode = 4408;
 /// The close code of one connection too many, after 429.
 const TOO_MANY: CloseCode = 4429;
 
-/// One half of a connection.
+/// The half of a connection that the client writes.
 trait FromClient: Stream<Item = Result<Message, axum::Error>> + Unpin {}
 impl<T: Stream<Item = Result<Message, axum::Error>> + Unpin> FromClient for T {}
 
-/// The other.
+/// The half of a connection that the client reads.
 trait ToClient: Sink<Message, Error = axum::Error> + Unpin {}
 impl<T: Sink<Message, Error = axum::Error> + Unpin> ToClient for T {}
 
@@ -89,11 +89,11 @@ impl<T: Sink<Message, Error = axum::Error> + Unpin> ToClient for T {}
 enum End {
     /// The client has gone, or takes nothing any more.
     Gone,
-    /// What it sent is no message, or more than is read.
+    /// The client sent what is no message, or more than is read.
     Unreadable,
     /// Nothing came from it.
     Silent,
-    /// It did not say who it is, or its token is not valid (any more).
+    /// The client did not say who it is, or its token is not valid (any more).
     Unauthorized(Denied),
     /// There is no session for it; an error frame has said why.
     Refused(ErrorCode),
@@ -102,7 +102,7 @@ enum End {
 }
 
 impl End {
-    /// What to close with, if there is anybody to tell.
+    /// The close frame, if there is anybody to send it to.
     fn close(&self) -> Option<CloseFrame> {
         let (code, reason) = match self {
             Self::Gone => return None,
@@ -276,7 +276,7 @@ async fn refuse(error: ApiError, to_client: &mut impl ToClient) -> End {
     }
 }
 
-/// What to say to a frame, if anything: what comes of a subscription comes out of the session.
+/// The frame that answers another, if one does: a subscription answers through the session.
 async fn answer(session: &LiveSession, frame: ClientFrame) -> Option<ServerFrame> {
     match frame {
         ClientFrame::Subscribe(request) => {

@@ -26,7 +26,7 @@ pub async fn write(
 ) -> End {
     match try_write(to_client, ping_interval, answers, frames).await {
         Ok(never) => match never {},
-        // What exactly broke makes no difference to anybody: the client is not reached.
+        // All failures mean the same: the client is not reached.
         Err(_) => End::Gone,
     }
 }
@@ -45,7 +45,7 @@ async fn try_write(
             Some(answer) = answers.next() => to_client.feed(text(&answer)).await?,
             _ = pings.tick() => {
                 to_client.feed(text(&ServerFrame::ServerPing {})).await?;
-                // This one is answered by every WebSocket by itself: a client need not say anything to be heard.
+                // Every WebSocket answers this ping by itself: a client need not say anything to be heard.
                 to_client.feed(Message::Ping(Bytes::new())).await?;
             }
             Some(frame) = frames.next() => {
