@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $variant:ident = $text:literal;)+) => {
-        /// What was done, in the column `action` of `auditLog`.
+        /// The actions of the column `action` of `auditLog`: `message.delete`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum AuditAction { $($(#[$doc])* $variant),+ }
 

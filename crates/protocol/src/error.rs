@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:literal;)+) => {
-        /// What went wrong, for a program.
+        /// The error's code, for a program.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum ErrorCode { $($(#[$doc])* $variant),+ }
@@ -66,7 +66,7 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", 415;
     /// No such part of the file.
     RangeNotSatisfiable = "range_not_satisfiable", 416;
-    /// This query needs more than one query's share of memory.
+    /// The query needs more than one query's share of memory.
     QueryTooLarge = "query_too_large", 422;
     /// Too many requests; `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429;
@@ -88,11 +88,11 @@ codes! {
     "details": {"suggestions": ["messages"]},
 }))]
 pub struct ErrorBody {
-    /// What went wrong, for a program.
+    /// The code, for a program.
     pub error: ErrorCode,
-    /// One sentence that a person can act on.
+    /// The sentence, from which a person learns what to do.
     pub message: String,
-    /// What a program may need besides, by code.
+    /// Values for a program, by the code: `{"suggestions":["content"]}`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schema(value_type = Object)]
     pub details: Map<String, Value>,

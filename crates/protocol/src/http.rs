@@ -21,9 +21,9 @@ use crate::{ConversationId, ConversationType, Micros, MsgId, UserId, values};
     "params": ["conv_123"],
 }))]
 pub struct QueryRequest {
-    /// The statement.
+    /// The statement's text.
     pub sql: String,
-    /// What its placeholders stand for.
+    /// The values of its placeholders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
 }
@@ -32,9 +32,9 @@ pub struct QueryRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Params {
-    /// For `$1`, `$2`, …
+    /// Values for `$1`, `$2`, …: `[5, "hi"]`.
     Positional(Vec<Value>),
-    /// For `$name`.
+    /// Values for `$name`: `{"name": "hi"}`.
     #[schema(value_type = Object)]
     Named(BTreeMap<String, Value>),
 }
@@ -73,11 +73,11 @@ pub struct QueryResponse {
     pub types: Vec<String>,
     /// The rows, each an array in column order.
     pub rows: Vec<Vec<Value>>,
-    /// How many rows there are here.
+    /// The number of rows in this answer.
     pub row_count: usize,
     /// Whether `query.max_rows` cut the answer.
     pub truncated: bool,
-    /// How long the statement took, in milliseconds.
+    /// The time that the statement took, in milliseconds.
     pub execution_time_ms: f64,
 }
 
@@ -95,7 +95,7 @@ pub struct WriteResponse {
     /// Of an INSERT of messages: whether a conversation began with one of them; absent when none did.
     #[serde(default, skip_serializing_if = "is_false")]
     pub conversation_created: bool,
-    /// How long the statement took, in milliseconds.
+    /// The time that the statement took, in milliseconds.
     pub execution_time_ms: f64,
 }
 
@@ -104,11 +104,12 @@ pub struct WriteResponse {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"conversationId": "conv_123", "content": "Hello", "metadata": {"role": "user"}}))]
 pub struct SendMessageRequest {
-    /// Where to.
+    /// The conversation that it goes to.
     pub conversation_id: ConversationId,
-    /// The text.
+    /// The message's text.
     pub content: String,
-    /// When absent: the group of that id the caller is in, else their AI conversation, else the default.
+    /// The conversation's type. When absent: the group of that id the caller is in, else their AI conversation, else
+    /// the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_type: Option<ConversationType>,
     /// The sender; the caller when absent.
@@ -118,7 +119,7 @@ pub struct SendMessageRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i64>)]
     pub msg_id: Option<MsgId>,
-    /// When it was sent: seconds, milliseconds or microseconds; now when absent.
+    /// The time of sending: seconds, milliseconds or microseconds; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
     /// A file of the same conversation: what an upload answered.
@@ -130,7 +131,7 @@ pub struct SendMessageRequest {
     pub metadata: Option<Map<String, Value>>,
 }
 
-/// What became of a message that was sent.
+/// The outcome of a message that was sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
@@ -140,22 +141,22 @@ pub struct SendMessageRequest {
     "status": "stored",
 }))]
 pub struct SendMessageResponse {
-    /// Its id.
+    /// The message's id.
     #[schema(value_type = i64)]
     pub msg_id: MsgId,
-    /// Where it went.
+    /// The conversation that it went to.
     pub conversation_id: ConversationId,
-    /// When it was sent, in microseconds.
+    /// The time of sending, in microseconds.
     #[schema(value_type = i64)]
     pub timestamp: Micros,
-    /// Whether the conversation began with it, as it does where its id is misspelt; absent when it did not.
+    /// Whether the conversation began with this message, as it does where its id is misspelt; absent when it did not.
     #[serde(default, skip_serializing_if = "is_false")]
     pub conversation_created: bool,
     /// Always `stored`: it survives what `rocksdb.durability` promises.
     pub status: SendStatus,
 }
 
-/// See [`SendMessageResponse::status`].
+/// The status of a message that was sent: there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SendStatus {
@@ -171,22 +172,23 @@ pub enum SendStatus {
     "metadata": {"mediaType": "image/jpeg", "fileSize": 1_840_123, "width": 4032, "height": 3024},
 }))]
 pub struct UploadResponse {
-    /// What the `contentRef` of a message says to refer to the file.
+    /// The reference by which the `contentRef` of a message names the file.
     pub content_ref: String,
-    /// Whether the conversation began with it, as it does where its id is misspelt; absent when it did not.
+    /// Whether the conversation began with this upload, as it does where its id is misspelt; absent when it did not.
     #[serde(default, skip_serializing_if = "is_false")]
     pub conversation_created: bool,
-    /// What the server found out about it.
+    /// The facts that the server found out about the file.
     pub metadata: MediaMetadata,
 }
 
-/// What the server found out about an upload; a client may put it into the message's `metadata`, beside its own.
+/// The facts that the server found out about an upload; a client may put them into the message's `metadata`, beside its
+/// own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MediaMetadata {
-    /// Its MIME type, by its first bytes.
+    /// The MIME type, by the first bytes.
     pub media_type: String,
-    /// Its bytes.
+    /// The size in bytes.
     pub file_size: u64,
     /// A picture's width in pixels, as it is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,7 +199,7 @@ pub struct MediaMetadata {
     /// The `contentRef` of a small picture of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thumbnail_ref: Option<String>,
-    /// How long a sound or video plays.
+    /// The playing time of a sound or video.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_seconds: Option<f64>,
 }
@@ -212,7 +214,7 @@ pub struct Health {
     pub version: String,
     /// Seconds since it started.
     pub uptime: u64,
-    /// Whether it takes writes.
+    /// Whether the server takes writes.
     pub ready: bool,
 }
 
@@ -237,7 +239,7 @@ impl SendMessageRequest {
         }
     }
 
-    /// The same message, from `sender`.
+    /// Makes `sender` the message's sender.
     #[must_use]
     pub fn from_user(self, sender: &UserId) -> Self {
         Self { from: Some(sender.as_str().to_owned()), ..self }

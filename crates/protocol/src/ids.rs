@@ -25,7 +25,7 @@ pub enum IdError {
     /// Holds a control or invisible formatting character.
     #[error("an id may hold printable characters only")]
     Unprintable,
-    /// One of [`RESERVED_USER_IDS`].
+    /// The id is one of [`RESERVED_USER_IDS`].
     #[error("the user id is reserved; choose another")]
     Reserved,
 }
@@ -111,7 +111,7 @@ macro_rules! id_type {
 }
 
 id_type!(
-    /// Who a user is, as the token says: compared exactly, case included.
+    /// The id of a user, as the token says it: compared exactly, case included.
     UserId,
     |text: &str| match check(text) {
         Ok(()) if RESERVED_USER_IDS.contains(&text) => Err(IdError::Reserved),
@@ -120,7 +120,7 @@ id_type!(
 );
 
 id_type!(
-    /// Which conversation: global for a group, its owner's own for an AI conversation.
+    /// The id of a conversation: global for a group, its owner's own for an AI conversation.
     ConversationId,
     check
 );
@@ -168,7 +168,7 @@ name_enum!(
 );
 
 name_enum!(
-    /// What a participant may do in a group.
+    /// The roles of participants, by which it is decided what they may do in the group.
     Role {
         /// Created the group or inherited it; changes roles.
         Owner = "owner",

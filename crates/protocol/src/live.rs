@@ -15,32 +15,32 @@ use crate::{ConversationId, ConversationType, ErrorCode, MsgId, Params};
 pub struct Position {
     /// The run of commit numbers that `seq` is of.
     pub epoch: u64,
-    /// The commit.
+    /// The commit's number.
     pub seq: u64,
     /// The change within it.
     pub n: u32,
 }
 
-/// What a client asks for.
+/// The frames of a client: `{"type":"ping"}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[schema(example = json!({"type": "subscribe", "id": "inbox", "conversationId": "conv_123"}))]
 pub enum ClientFrame {
-    /// Who it is, when neither header nor query string said so; the first frame.
+    /// The client's token, when neither header nor query string had one; the first frame.
     Auth(Auth),
-    /// See rows from now on.
+    /// A subscription to rows, from now on.
     Subscribe(Subscribe),
-    /// See them no more.
+    /// The end of a subscription.
     Unsubscribe(Unsubscribe),
     /// Are you there?
     Ping {},
 }
 
-/// See [`ClientFrame::Auth`].
+/// A token in a frame: `{"type":"auth","token":"…"}`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// The token.
+    /// The token's text.
     pub token: String,
 }
 
@@ -51,7 +51,8 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// What to see. With neither `sql` nor `conversationId`: all of one's own messages.
+/// A subscription: `{"type":"subscribe","id":"inbox","sql":"SELECT content FROM messages"}`. With neither `sql` nor
+/// `conversationId` it is to all of one's own messages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subscribe {
@@ -61,13 +62,13 @@ pub struct Subscribe {
     /// A projection and a filter over one table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<String>,
-    /// What its placeholders stand for.
+    /// The values of the statement's placeholders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
     /// The messages of one conversation, without SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_id: Option<ConversationId>,
-    /// Of which type it is, where both exist.
+    /// The conversation's type, where both exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_type: Option<ConversationType>,
     /// First the messages with higher ids than this.
@@ -79,31 +80,31 @@ pub struct Subscribe {
     pub after: Option<Position>,
 }
 
-/// See [`ClientFrame::Unsubscribe`].
+/// The end of a subscription: `{"type":"unsubscribe","id":"inbox"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Unsubscribe {
-    /// Which.
+    /// The subscription's id.
     pub id: String,
 }
 
-/// What the server says, but for rows: those are written by whoever has them.
+/// The frames of the server: `{"type":"pong"}`. Those with rows are written by whoever has the rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[schema(example = json!({"type": "subscribe_ack", "id": "inbox", "position": {"epoch": 1, "seq": 9120, "n": 0}}))]
 pub enum ServerFrame {
     /// The subscription stands; what it tells comes after this position.
     SubscribeAck {
-        /// Which.
+        /// The subscription's id.
         id: String,
-        /// From where on.
+        /// The position from which the client is told.
         position: Position,
     },
     /// Everything from before has been told; what follows happens now.
     ReplayComplete {
-        /// Which.
+        /// The subscription's id.
         id: String,
-        /// How many rows were told.
+        /// The number of rows that were told.
         #[serde(rename = "messageCount")]
         message_count: u64,
         /// The highest message id that was told, or the client's own when there was none.
@@ -111,33 +112,33 @@ pub enum ServerFrame {
         #[schema(value_type = Option<i64>)]
         last_msg_id: Option<MsgId>,
     },
-    /// I am.
+    /// The answer to a client's ping.
     Pong {},
-    /// Are you?
+    /// The server's question whether the client is there.
     ServerPing {},
     /// Something is wrong: with a subscription, or with a frame that names none.
     Error {
-        /// Which.
+        /// The subscription's id, where the error ends one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What, for a program.
+        /// The error's code, for a program.
         code: LiveErrorCode,
-        /// What, in one sentence that a person can act on.
+        /// The sentence, from which a person learns what to do.
         error: String,
-        /// What a program may need besides.
+        /// Values for a program, by the code.
         #[serde(default, skip_serializing_if = "Map::is_empty")]
         #[schema(value_type = Object)]
         details: Map<String, Value>,
     },
 }
 
-/// What can be wrong with a live connection: all that can be wrong with a request, and one thing more.
+/// The codes of errors on a live connection: those of requests, and one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum LiveErrorCode {
-    /// As for a request.
+    /// A code that requests have too.
     Request(ErrorCode),
-    /// See [`Lagged`].
+    /// The one that only subscriptions have.
     Lagged(Lagged),
 }
 

@@ -15,12 +15,12 @@ pub enum ColumnType {
     Json,
 }
 
-/// One column.
+/// A column of a table.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    /// Its canonical spelling.
+    /// The name in its canonical spelling.
     pub name: &'static str,
-    /// Its type.
+    /// The SQL type.
     pub kind: ColumnType,
     /// Whether it can be NULL.
     pub nullable: bool,
@@ -48,14 +48,14 @@ pub enum TableId {
     SystemFiles,
 }
 
-/// One table.
+/// A table, as SQL shows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
-    /// Which one it is.
+    /// The table's identity, by which code tells tables apart.
     pub id: TableId,
-    /// Its canonical spelling.
+    /// The name in its canonical spelling.
     pub name: &'static str,
-    /// Its columns, in the order of `SELECT *`.
+    /// The columns, in the order of `SELECT *`.
     pub columns: &'static [Column],
     /// The names of its key columns.
     pub key: &'static [&'static str],
@@ -216,7 +216,7 @@ const fn listed(tables: &'static [Table], id: TableId) -> &'static Table {
 }
 
 impl TableId {
-    /// Its description.
+    /// The table's description.
     #[must_use]
     pub const fn table(self) -> &'static Table {
         match self {

@@ -15,10 +15,10 @@ use serde_json::{Map, Number, Value};
 /// some 25 MB of memory.
 pub const MAX_VALUES: usize = 262_144;
 
-/// What an element of an array takes besides its text.
+/// Bytes of an array's element besides its text.
 const ELEMENT_BYTES: usize = size_of::<Value>();
 
-/// What a field of an object takes besides its texts: name, value, and its part of the tree.
+/// Bytes of an object's field besides its texts: name, value, and its part of the tree.
 const FIELD_BYTES: usize = 2 * (size_of::<String>() + size_of::<Value>());
 
 /// The memory that the value takes besides the texts in it.
@@ -46,7 +46,7 @@ pub(crate) fn optional_object<'de, D: Deserializer<'de>>(
     }
 }
 
-/// What may stand there.
+/// The shape of a value that is allowed at some place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Any,
@@ -62,7 +62,7 @@ struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    /// What stands within it.
+    /// The shape allowed within it.
     fn within(self) -> Self {
         Self { shape: Shape::Any, ..self }
     }

@@ -14,16 +14,16 @@ use super::{
     error::{ApiError, failures},
 };
 
-/// Whose files to rewrite.
+/// The owners whose files are to be rewritten.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CompactRequest {
-    /// One user's; everybody's when absent.
+    /// The user's id; everybody when absent.
     #[serde(default)]
     pub user_id: Option<UserId>,
 }
 
-/// What was done.
+/// The result of a compaction.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CompactResponse {
@@ -38,7 +38,7 @@ pub struct CompactResponse {
 impl Said for CompactRequest {}
 
 failures! {
-    /// How a compaction can fail.
+    /// Failures of a compaction.
     CompactFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge,
     UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }

@@ -14,19 +14,19 @@ use super::{
     error::{ApiError, failures},
 };
 
-/// Whose messages to move.
+/// The owners whose messages are to be moved.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConsolidateRequest {
-    /// One user's; everybody's when absent.
+    /// The user's id; everybody when absent.
     #[serde(default)]
     pub user_id: Option<UserId>,
 }
 
-/// What was moved.
+/// The result of a consolidation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConsolidateResponse {
-    /// Files written.
+    /// The number of files written.
     pub segments: u64,
     /// Messages in them.
     pub messages: u64,
@@ -35,7 +35,7 @@ pub struct ConsolidateResponse {
 impl Said for ConsolidateRequest {}
 
 failures! {
-    /// How a consolidation can fail.
+    /// Failures of a consolidation.
     ConsolidateFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge,
     UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }

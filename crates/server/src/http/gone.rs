@@ -22,7 +22,7 @@ use super::{
 const BASE: &str = "/api/v1/";
 
 failures! {
-    /// What these routes answer.
+    /// The answers of these routes.
     GoneFailures: Unauthorized, Gone
 }
 

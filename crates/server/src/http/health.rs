@@ -33,7 +33,7 @@ pub async fn health(State(app): State<App>) -> Json<Health> {
 }
 
 failures! {
-    /// How a server can be alive and not ready.
+    /// The answer of a server that is alive and not ready.
     NotReady: StorageUnavailable
 }
 

@@ -38,7 +38,7 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 failures! {
-    /// How a subscription can fail before its first event.
+    /// Failures of a subscription before its first event.
     LiveFailures: SyntaxError, UnknownTable, UnknownColumn, InvalidValue, Unsupported, Unauthorized, ScopeViolation,
     Forbidden, NotFound, MethodNotAllowed, PayloadTooLarge, QueryTooLarge, RateLimited, QueryTimeout,
     ResourceExhausted, StorageUnavailable, Internal

@@ -24,7 +24,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 const MAX_KEY_CHARS: usize = 255;
 
 failures! {
-    /// How a send can fail.
+    /// Failures of a send.
     SendFailures: InvalidValue, Unauthorized, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict,
     PayloadTooLarge, UnsupportedMediaType, QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted,
     StorageUnavailable, Internal

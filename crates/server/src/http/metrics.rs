@@ -138,7 +138,7 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 failures! {
-    /// How this can fail.
+    /// Failures of reading the metrics.
     MetricsFailures: Unauthorized, Forbidden, NotFound
 }
 

@@ -25,19 +25,19 @@ use super::{
 /// Says of a streamed answer whether `query.max_rows` cut it.
 pub const TRUNCATED: HeaderName = HeaderName::from_static("x-kalamdb-truncated");
 
-/// What a statement answers in JSON: rows for a read, a count for a write.
+/// The answer to a statement in JSON: rows for a read, a count for a write.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "the document's name for what the engine writes in one of two shapes")]
 pub enum QueryAnswer {
-    /// A read.
+    /// The rows of a read.
     Rows(QueryResponse),
-    /// A write.
+    /// The counts of a write.
     Written(WriteResponse),
 }
 
 failures! {
-    /// How a statement can fail.
+    /// Failures of a statement.
     QueryFailures: SyntaxError, UnknownTable, UnknownColumn, InvalidValue, Unsupported, Unauthorized, ScopeViolation,
     Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge, UnsupportedMediaType,
     QueryTooLarge, RateLimited, QueryTimeout, ResourceExhausted, StorageUnavailable, Internal

@@ -37,7 +37,7 @@ use super::{
 const ROUTE: &str = "/api/v1/content/";
 
 failures! {
-    /// How reading a file can fail.
+    /// Failures of reading a file.
     ContentFailures: Unauthorized, NotFound, MethodNotAllowed, RangeNotSatisfiable, StorageUnavailable, Internal
 }
 

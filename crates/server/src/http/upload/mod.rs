@@ -34,12 +34,13 @@ pub struct UploadForm {
     pub file: Vec<u8>,
     /// The conversation it is for; created when there is none.
     pub conversation_id: ConversationId,
-    /// When absent: the group of that id the caller is in, else their AI conversation, else the default.
+    /// The conversation's type. When absent: the group of that id the caller is in, else their AI conversation, else
+    /// the default.
     pub conversation_type: Option<ConversationType>,
 }
 
 failures! {
-    /// How an upload can fail.
+    /// Failures of an upload.
     UploadFailures: InvalidValue, Unauthorized, Forbidden, MethodNotAllowed, RequestTimeout, Conflict,
     PayloadTooLarge, UnsupportedMediaType, RateLimited, ResourceExhausted, StorageUnavailable, Internal
 }

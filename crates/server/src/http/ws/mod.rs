@@ -128,49 +128,49 @@ impl End {
 }))]
 #[expect(dead_code, reason = "the document's name for what the engine writes as text")]
 pub enum RowFrame {
-    /// It came, or matches now.
+    /// A row came, or matches now: `{"type":"message","id":"inbox","position":{…},"message":{"msgId":1}}`.
     Message {
-        /// Which subscription.
+        /// The subscription's id.
         id: String,
-        /// Where to resume after it.
+        /// The position to resume from after it.
         position: Position,
         /// The selected columns, and the key.
         #[schema(value_type = Object)]
         message: (),
     },
-    /// It changed, and matched before.
+    /// A row that matched before has changed.
     Update {
-        /// Which subscription.
+        /// The subscription's id.
         id: String,
-        /// Where to resume after it.
+        /// The position to resume from after it.
         position: Position,
         /// The selected columns, and the key.
         #[schema(value_type = Object)]
         message: (),
     },
-    /// It is gone, or does not match any more. What follows is its key; a conversation alone means all of its messages.
+    /// A row is gone, or does not match any more: its key follows. A conversation alone means all of its messages.
     #[serde(rename_all = "camelCase")]
     Delete {
-        /// Which subscription.
+        /// The subscription's id.
         id: String,
-        /// Where to resume after it.
+        /// The position to resume from after it.
         position: Position,
-        /// Of a message.
+        /// The message's id, for a message.
         #[schema(value_type = Option<i64>)]
         msg_id: Option<i64>,
-        /// Of a conversation, or of a participant.
+        /// The conversation's id, for a conversation or a participant.
         conversation_id: Option<String>,
-        /// Of a conversation.
+        /// The conversation's type, for a conversation.
         conversation_type: Option<String>,
-        /// Of a participant.
+        /// The participant's user id, for a participant.
         user_id: Option<String>,
-        /// Whose row it was, where rows come with their owner.
+        /// The owner of the row, where rows come with their owner.
         owner: Option<String>,
     },
 }
 
 failures! {
-    /// How a request for a WebSocket can fail.
+    /// Failures of a request for a WebSocket.
     WsFailures: InvalidValue, MethodNotAllowed
 }
 
