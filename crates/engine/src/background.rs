@@ -10,11 +10,9 @@ mod patience;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, future::join_all};
-use kalamdb_protocol::{ErrorCode, UserId};
+use kalamdb_protocol::UserId;
 use kalamdb_store::{CONSOLIDATIONS, OwnerState, Store};
-use parking_lot::Mutex;
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
     sync::watch,
     time::{Interval, MissedTickBehavior},
 };
@@ -23,15 +21,16 @@ use self::{
     owners::{OwnerQueue, Round},
     patience::Patience,
 };
-use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Error, Result, Settings};
+use crate::{CompactionReport, ConsolidationReport, ConsolidationSettings, Result, Settings, workers::Threads};
 
-/// Threads of background work: one for the loop, and one for what an admin asks for meanwhile. What computes or waits
-/// for the disk has threads beside them.
-const THREADS: usize = 2;
+/// Threads of background work: one for the loop, and one for what an admin asks for meanwhile.
+const WORKERS: usize = 2;
+/// Threads beside them for what computes or waits for the disk: more than can be at work at a time.
+const BLOCKING: usize = 512;
 
 /// The longest wait for running work when the server ends: a segment that is being written is given up at the next
 /// start.
-const END_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const END_WITHIN: Duration = Duration::from_secs(30);
 
 /// The latest start of the first compaction after a start of the server: one that is restarted every night must not put
 /// it off for ever.
@@ -43,50 +42,12 @@ const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// The interval at which the loop looks for what has expired: by then it is invisible, and only to be removed.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
-/// The threads of background work.
-pub(crate) struct Threads {
-    /// `None` once it is gone: a runtime must not be dropped where async code runs.
-    runtime: Mutex<Option<Runtime>>,
-    handle: Handle,
-}
-
-impl Threads {
-    /// Starts them.
-    ///
-    /// # Errors
-    /// When the system gives no threads.
-    pub(crate) fn start() -> Result<Self> {
-        let threads =
-            Builder::new_multi_thread().worker_threads(THREADS).thread_name("kalamdb-work").enable_all().build();
-        let runtime = threads.map_err(|error| {
-            tracing::error!(%error, "the threads of background work cannot be started");
-            Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
-        })?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) })
-    }
-
-    /// The runtime on which background work is spawned.
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    /// Waits for what runs, not too long, and ends the threads.
-    pub(crate) async fn shutdown(&self) {
-        let runtime = self.runtime.lock().take();
-        if let Some(runtime) = runtime
-            && tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WITHIN)).await.is_err()
-        {
-            tracing::error!("the threads of background work did not end");
-        }
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.get_mut().take() {
-            runtime.shutdown_background();
-        }
-    }
+/// Starts the threads of background work, apart from those where statements wait.
+///
+/// # Errors
+/// When the system gives no threads.
+pub(crate) fn threads() -> Result<Threads> {
+    Threads::start("kalamdb-work", WORKERS, BLOCKING)
 }
 
 /// A task of the loop.

@@ -1,4 +1,4 @@
-//! What goes wrong in the engine, ready for the wire.
+//! Errors of the engine, ready for the wire.
 //!
 //! Invariant: classified by type, never by the text of a message; no path, stack or other user's name in it.
 

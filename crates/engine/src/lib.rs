@@ -33,7 +33,7 @@ use crate::{
     live::Hub,
     read::Reader,
     sql::Statement,
-    workers::{Stage, Ticket, Workers, ended_early},
+    workers::{Stage, Threads, Ticket, Workers, ended_early},
     write::{NamedRequest, Write},
 };
 
@@ -55,7 +55,7 @@ struct Inner {
     reader: Reader,
     workers: Workers,
     /// The threads of background work, apart from those of statements.
-    background: background::Threads,
+    background: Threads,
     live: Arc<Hub>,
     max_statement_bytes: usize,
     stop: watch::Sender<bool>,
@@ -116,7 +116,7 @@ impl Engine {
     /// When the system gives no threads.
     pub fn start(store: Store, settings: Settings) -> Result<Self> {
         let workers = Workers::start(&settings.query)?;
-        let background = background::Threads::start()?;
+        let background = background::threads()?;
         let reader = Reader::new(store.clone(), &settings.query)?;
         let (stop, stopped) = watch::channel(false);
         let max_statement_bytes = settings.query.max_statement_bytes;
@@ -208,7 +208,7 @@ impl Engine {
     /// Stops background work and waits for statements that run.
     pub async fn shutdown(&self) {
         self.0.stop.send_replace(true);
-        tokio::join!(self.0.workers.shutdown(), self.0.background.shutdown());
+        tokio::join!(self.0.workers.shutdown(), self.0.background.end(background::END_WITHIN));
         self.0.live.end().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator may set of the engine; plain values, each already checked by whoever read them.
+//! The engine's settings; plain values, each already checked by whoever read them.
 //!
 //! Invariant: no handle and no default here: the defaults stand beside the documentation, in the server's settings.
 

@@ -1,4 +1,4 @@
-//! What a write asks for: a [`Proposal`], prepared on a snapshot, and the [`Receipt`] of the commit it became.
+//! A write: a [`Proposal`], prepared on a snapshot, and the [`Receipt`] of the commit it became.
 //!
 //! Invariant: plain serialisable values. Everything that a commit depends on besides the state of the database is
 //! in the proposal or assigned by the sequencer, so that the same proposals in the same order build the same

@@ -1,4 +1,4 @@
-//! What must happen at some time: rows of one family, sorted by when.
+//! Work that is due at some time: rows of one family, sorted by when.
 //!
 //! Invariant: an entry says only where to look; whether there is still anything to do is for the row that it points
 //! to, so an entry too many is harmless.

@@ -1,4 +1,4 @@
-//! What can go wrong in the store, by what the caller would do about it.
+//! Errors of the store, by what the caller would do about it.
 //!
 //! Invariant: no message and no log line holds a row's content, a path of the machine or a secret. A mistake of ours
 //! is a [`ErrorKind::Fault`], never called a damaged disk; what the system reports is logged where it happened, with
@@ -6,7 +6,7 @@
 
 use std::{error::Error as StdError, io};
 
-use kalamdb_protocol::ErrorCode;
+use kalamdb_protocol::{ErrorCode, MsgId};
 
 /// An error of the store.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,6 +50,22 @@ impl Error {
 
     pub(crate) fn refused(code: ErrorCode, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Refused(code), message)
+    }
+
+    /// The refusal of an id that a message of the owner's has.
+    #[must_use]
+    pub fn id_taken(msg_id: MsgId) -> Self {
+        Self::refused(ErrorCode::Conflict, format!("There is a message {msg_id} already; choose another msgId."))
+    }
+
+    /// The refusal of an id that a deleted message of the owner's has.
+    #[must_use]
+    pub fn id_in_trash(msg_id: MsgId) -> Self {
+        let message = format!(
+            "A deleted message {msg_id} can still be brought back; choose another msgId, or delete it from \
+             deletedMessages."
+        );
+        Self::refused(ErrorCode::Conflict, message)
     }
 
     /// Something that was stored, like `segment`, is not what was written.

@@ -1,4 +1,4 @@
-//! How far back derived rows reach: the change log, and receipts of requests. What is behind the horizon may be
+//! The reach of derived rows into the past: the change log, and receipts of requests. What is behind the horizon may be
 //! forgotten, and RocksDB's compactions do that.
 //!
 //! Invariant: the horizon only moves on, is written before anything behind it can go, and is found again at each start:

@@ -1,4 +1,4 @@
-//! How much one proposal may hold: every text that a client hands over counts, whatever it is for.
+//! The size of a proposal: every text that a client hands over counts, whatever it is for.
 //!
 //! Invariant: asked once, before a proposal is queued; what passes here fits into the queue, and into one commit.
 

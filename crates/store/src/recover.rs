@@ -1,4 +1,4 @@
-//! What the start does about what a crash left half-way, before anybody else is there.
+//! The recovery at the start: what a crash left half-way is finished or undone, before anybody else is there.
 //!
 //! Invariant: a file is removed only when this server named it and no commit adopted it; a file that a commit names is
 //! moved to its place. A file that cannot be moved or removed stays for the next time, and keeps nobody from starting.

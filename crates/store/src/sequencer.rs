@@ -1,5 +1,5 @@
-//! The one place where commits happen: a thread that takes waiting commands, applies each to an overlay, writes the
-//! whole batch at once, and only then answers.
+//! The sequencer, the one place where commits happen: a thread that takes waiting commands, applies each to an overlay,
+//! writes the whole batch at once, and only then answers.
 //!
 //! Invariant: nothing is acknowledged before it is written, nothing is written in another order than it is
 //! numbered, and a refused command leaves no trace. The thread does no I/O but RocksDB's.

@@ -1,4 +1,4 @@
-//! What a store is opened with: settings, which are plain values, and components, which a test may replace.
+//! The values a store is opened with: settings, which are plain values, and components, which a test may replace.
 //!
 //! Invariant: nothing here reads or writes anything but the machine's clock, which the rest of the crate asks here.
 

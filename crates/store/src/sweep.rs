@@ -1,4 +1,5 @@
-//! What is due: deleted messages and unsent uploads whose time is up, files that nothing refers to, old audit rows.
+//! The sweep of what is due: deleted messages and unsent uploads whose time is up, files that nothing refers to, old
+//! audit rows.
 //!
 //! Invariant: a row goes by a commit, and a file only after that commit is in the synced log and nobody reads a
 //! snapshot from before it; its own row goes last. So at any moment between, a crash leaves a row that brings the work

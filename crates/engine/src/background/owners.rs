@@ -1,4 +1,4 @@
-//! Who is next: owners waiting, and rounds over all of them.
+//! The order of owners: a queue of those who wait, and rounds over all of them.
 //!
 //! Invariant: the owners are read a page at a time, each page from a snapshot of its own, so that a round costs the same
 //! memory for a thousand owners as for a million and keeps no old snapshot alive. Nobody waits twice.

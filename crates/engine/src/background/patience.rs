@@ -1,4 +1,4 @@
-//! How long an owner is left alone whose files could not be written.
+//! Patience with owners whose files could not be written: they are left alone for a while, longer each time.
 //!
 //! Invariant: each failure in a row doubles the wait, up to a bound; a success ends it. It is one owner's, and holds up
 //! nobody else.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use kalamdb_protocol::{ConversationId, ConversationType};
+use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode};
 use kalamdb_store::{Actor, Change, NewMessage, Proposal};
 use tempfile::TempDir;
 

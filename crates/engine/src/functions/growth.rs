@@ -1,4 +1,4 @@
-//! Which functions can make more bytes than they are given, or do more than that, and at most how many.
+//! The functions that can make more bytes than they are given, or do more than that, and at most how many.
 //!
 //! Invariant: each rule is an upper bound, from the lengths and numbers of one row's arguments. Of DataFusion's
 //! scalar functions those that are not listed answer with at most a few times the bytes of their arguments, and not

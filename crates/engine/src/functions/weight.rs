@@ -1,4 +1,4 @@
-//! How large a plan's expressions become when the optimizer puts them into one another.
+//! The size of a plan's expressions once the optimizer puts them into one another.
 //!
 //! Invariant: nothing is optimized that would grow beyond bounds. A filter on a subquery's columns is rewritten in
 //! terms of what those columns are, and some expressions (BETWEEN, COALESCE) are rewritten with a copy of an operand;

@@ -1,5 +1,4 @@
-//! What the functions of one statement may still do, counted where DataFusion counts nothing and where work does not
-//! yield.
+//! The budget of the functions of one statement, counted where DataFusion counts nothing and where work does not yield.
 //!
 //! Invariant: every guarded call of a statement takes from the same allowance, and asks here whether it is to go on.
 

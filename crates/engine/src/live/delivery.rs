@@ -1,4 +1,4 @@
-//! Where commits wait until a filter has told them: one queue for each filter, so that a costly filter keeps nobody
+//! The queues of commits that filters have not told yet: one for each filter, so that a costly filter keeps nobody
 //! waiting but those who asked for it.
 //!
 //! Invariant: commits leave in the order in which they came, one at a time. What waits is bounded; a queue with nothing
@@ -10,7 +10,7 @@ use kalamdb_store::{Commit, Event, RowChange, RowState};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{hub::Subscription, rows::text_bytes};
+use super::{rows::text_bytes, subscription::Subscription};
 
 /// Commits that may wait in a queue: some seconds of a busy server's.
 const DELIVERIES: usize = 4_096;

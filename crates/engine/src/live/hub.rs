@@ -1,4 +1,5 @@
-//! Who watches what: every commit is matched here against the subscriptions of its owners, and of nobody else.
+//! The registry of subscriptions: every commit is matched here against the subscriptions of its owners, and of nobody
+//! else.
 //!
 //! Invariant: nothing is computed on the thread that listens. A commit goes to the delivery queues of the filters that are
 //! concerned, in commit order; where a queue is full, or the store has left commits out, the subscriptions concerned end
@@ -13,7 +14,7 @@ use std::{
 };
 
 use kalamdb_protocol::{ErrorCode, Position, UserId};
-use kalamdb_store::{Commit, Feed, FeedItem, Seq, Store, Watching};
+use kalamdb_store::{Commit, Feed, FeedItem, Seq, Store};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
@@ -24,8 +25,8 @@ use super::{
     delivery::{Audience, Delivery, Entered},
     filter::CompiledFilter,
     rows::LiveTable,
-    session::{Number, Session},
     statement::{LiveStatement, Understood},
+    subscription::Subscription,
 };
 use crate::{
     Error, LiveSettings, Result, Settings,
@@ -34,8 +35,8 @@ use crate::{
     workers::{Stage, Threads},
 };
 
-/// Forms are looked through for ones that nobody has any more when there are twice as many as the last time, and not
-/// below this.
+/// The number of filters from which they are looked through for ones that no subscription uses any more: when there are
+/// twice as many as the last time, and not below this.
 const FEW_FILTERS: usize = 64;
 
 /// The time that a filter may take for one commit: a thousand times what most take. A filter that takes longer ends.
@@ -44,18 +45,6 @@ const BUDGET: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(10);
 /// The wait for the threads at the server's end: no turn takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A subscription, as the hub knows it.
-pub(super) struct Subscription {
-    pub number: Number,
-    pub session: Arc<Session>,
-    pub filter: Arc<CompiledFilter>,
-    pub scope: Schema,
-    /// The client's name for it, as JSON text.
-    pub id: Box<str>,
-    /// Has the store tell of its rows.
-    pub _watching: Watching,
-}
 
 /// The registry of subscriptions, and the threads that tell them of commits.
 pub(crate) struct Hub {
@@ -91,13 +80,6 @@ struct Registry {
 struct Filters {
     known: HashMap<Arc<LiveStatement>, Weak<CompiledFilter>>,
     look_at: usize,
-}
-
-impl Subscription {
-    /// The client's name for it.
-    pub fn name(&self) -> String {
-        serde_json::from_str(&self.id).unwrap_or_default()
-    }
 }
 
 impl Hub {

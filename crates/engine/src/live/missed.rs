@@ -1,4 +1,4 @@
-//! What a client has missed, read from a snapshot: by the change log, and by message id.
+//! The news that a client has missed, read from a snapshot: by the change log, and by message id.
 //!
 //! Invariant: a row is told as the snapshot has it, not as it was in between. A row that has gone is told of only where
 //! the client can have had it.
@@ -20,9 +20,9 @@ use kalamdb_store::{ChangeKind, Conversation, ConversationKey, LoggedChange, Par
 use super::{
     filter::{CompiledFilter, Verdict},
     frame::{Key, News},
-    hub::Subscription,
     lookup::{Wanted, find},
     rows::{Known, LiveRow, LiveTable, OwnedRow},
+    subscription::Subscription,
 };
 use crate::{
     Caller, Error, Result,

@@ -3,7 +3,7 @@
 //! Invariant: nothing here holds up a writer or another subscriber: every queue is bounded, and who does not keep up is
 //! told where to resume.
 //!
-//! The journey of a subscription: `statement` understands its statement, `filter` compiles it once for all who ask the same,
+//! The journey of a `subscription`: `statement` understands its statement, `filter` compiles it once for all who ask the same,
 //! `hub` registers it, `replay` answers and tells what was missed (`missed`, from the change log of `log`), and from
 //! then on it is live. The journey of a commit: `hub` finds who watches its owners, a filter's `delivery` keeps commits in
 //! order, `tell` says what it means, and each `session` queues the frames (`frame`) for its client.
@@ -19,6 +19,7 @@ mod replay;
 mod rows;
 mod session;
 mod statement;
+mod subscription;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -30,11 +31,11 @@ use kalamdb_protocol::{ErrorCode, Params, Position, QueryRequest, Subscribe};
 
 use self::{
     filter::CompiledFilter,
-    hub::Subscription,
     replay::Replay,
     rows::LiveTable,
     session::{Number, Session},
     statement::understand,
+    subscription::Subscription,
 };
 use crate::{
     Caller, Engine, Error, Inner, Result,

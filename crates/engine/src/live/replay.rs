@@ -12,10 +12,10 @@ use kalamdb_store::Snapshot;
 use super::{
     LiveFrame, frame,
     frame::News,
-    hub::Subscription,
     log::ChangeLog,
     missed::{MessagePage, Missed, changed, page},
     session::Interrupted,
+    subscription::Subscription,
 };
 use crate::{Caller, Engine, Error, Result, workers::Stage};
 

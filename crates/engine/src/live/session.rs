@@ -20,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LiveFrame, frame, hub::Subscription};
+use super::{LiveFrame, frame, subscription::Subscription};
 use crate::{Error, Result};
 
 /// A replay holds a snapshot, which keeps files from being removed: it ends when its client takes nothing for so long.

@@ -1,4 +1,5 @@
-//! What a commit means for those who have a filter: rows before and after, judged, and the news that comes of it.
+//! The news of a commit for the subscriptions of a filter: rows before and after, judged, and the news that comes of
+//! it.
 //!
 //! Invariant: each row is judged once and its text written once, however many owners and subscriptions share it. A
 //! commit of many rows is told in parts, so that no more than a part is held.

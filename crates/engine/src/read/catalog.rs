@@ -1,4 +1,4 @@
-//! What names mean to the planner: the tables of one caller, and the functions.
+//! The planner's names: the tables of one caller, and the functions.
 //!
 //! Invariant: the second wall around everybody's rows. A table that its caller may not see is not refused by a
 //! rule here but not built: the only ways to a table are the caller's own schema and, for an admin, a schema named

@@ -1,4 +1,4 @@
-//! How much memory the operators of a statement may hold: its own share, its user's, and its part of everybody's.
+//! The memory that the operators of a statement may hold: its own share, its user's, and its part of everybody's.
 //!
 //! Invariant: what a statement holds is always within all three limits as far as operators ask first, and is given back
 //! in full when the statement is gone. One user holds half of everybody's at most, so that the others find some. Which

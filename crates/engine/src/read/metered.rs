@@ -1,4 +1,4 @@
-//! What DataFusion's operators hold or make without asking: windows keep all that they read, and UNNEST copies a row for
+//! Memory that DataFusion's operators take without asking: windows keep all that they read, and UNNEST copies a row for
 //! each value of its list, all at once.
 //!
 //! Invariant: below each of them stands an operator that asks the statement's memory for that first, and changes no row.

@@ -1,4 +1,4 @@
-//! From a scoped statement to rows that are being computed.
+//! The way from a scoped statement to rows that are being computed.
 //!
 //! Invariant: no catalog, no file, no table but those of [`super::catalog`]. A statement's memory is its own; what
 //! statements share (functions, the metadata of segments, the total of memory) holds nobody's rows.

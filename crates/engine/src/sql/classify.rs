@@ -1,4 +1,4 @@
-//! From a parsed statement to one of the four kinds that there are, its columns checked.
+//! The step from a parsed statement to one of the four kinds that there are, its columns checked.
 //!
 //! Invariant: a write names its table and its columns once each, and does nothing besides: no RETURNING, no LIMIT, no
 //! second table.

@@ -1,4 +1,4 @@
-//! How many grouping sets a GROUP BY comes to.
+//! The number of grouping sets that a GROUP BY comes to.
 //!
 //! Invariant: what passes here is no more than the planner writes out at once: it makes every set of CUBE, ROLLUP and
 //! GROUPING SETS before anything can stop it, 2^n of n expressions, each with a copy of what is grouped by.

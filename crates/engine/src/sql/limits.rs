@@ -1,4 +1,4 @@
-//! How long, deep and wide a statement may be, counted on its tokens before anything is parsed.
+//! The length, depth and width that a statement may have, counted on its tokens before anything is parsed.
 //!
 //! Invariant: whatever gets past here fits the stacks of the parser and the planner. Everything in between recurses
 //! on the depth of an expression, and a left-deep `1+1+…` is as deep as it is long, so chains count as depth; lists

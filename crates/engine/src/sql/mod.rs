@@ -1,4 +1,4 @@
-//! From the text of a statement to one that is parsed, limited, bound and scoped.
+//! The way from the text of a statement to one that is parsed, limited, bound and scoped.
 //!
 //! Invariant: what leaves here names no table but the caller's own, `system` and other users' for an admin; holds
 //! no placeholder; and is no deeper or longer than the planner can take.

@@ -1,4 +1,4 @@
-//! Whose tables a statement names: every reference to a table is resolved here, before anything is planned.
+//! The scope of a statement: every reference to a table is resolved here, before anything is planned.
 //!
 //! Invariant: a plain user's statement leaves here naming nobody's tables but their own, wherever in it a name
 //! stands; and what it is told about another user's schema does not depend on whether that user exists.

@@ -1,4 +1,4 @@
-//! From tokens to one statement.
+//! The parser: from tokens to one statement.
 //!
 //! Invariant: where a statement does not parse is said by position, taken from the tokenizer or the parser's own
 //! tokens; a literal of the client's is never repeated in an error.

@@ -1,5 +1,5 @@
-//! What stands in a statement, as tokens: the column `from`, the schema `*`, the operator `?`, and names without regard
-//! to case are settled here, between the tokenizer and the parser.
+//! The tokens of a statement: the column `from`, the schema `*`, the operator `?`, and names without regard to case are
+//! settled here, between the tokenizer and the parser.
 //!
 //! Invariant: tokens change, positions never do, and the text is never touched: an error points at what the client
 //! wrote. What is no name keeps its meaning: `SUBSTRING(x FROM 2)` is not a column.

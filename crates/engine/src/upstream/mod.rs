@@ -1,4 +1,4 @@
-//! What DataFusion 55.2 answers wrongly or cannot answer, and what of ours stands in front of it.
+//! Rules in front of what DataFusion 55.2 answers wrongly or cannot answer.
 //!
 //! Invariant: a statement that would be answered wrongly is rewritten to one that is not, or refused with a sentence.
 //! Each item names the report upstream; where a small table shows it, its test asks DataFusion without ours too, and fails

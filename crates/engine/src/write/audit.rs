@@ -1,4 +1,4 @@
-//! What the audit log gets of an admin's statement that names others' tables.
+//! The audit log's entries of an admin's statement that names others' tables.
 //!
 //! Invariant: a write is recorded in the commit that it is; a read, and a write that fails, is recorded before its first
 //! row or its error is given out, or gives out none.

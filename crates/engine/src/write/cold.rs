@@ -1,4 +1,4 @@
-//! What a write must know of the messages that lie in segments, which the sequencer does not read.
+//! The facts that a write needs of messages in segments, which the sequencer does not read.
 //!
 //! Invariant: what is found here is good only with [`Expect::Cold`] of the same owner in the proposal.
 

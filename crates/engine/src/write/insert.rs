@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kalamdb_protocol::{ConversationType, ErrorCode, MsgId, Role, TableId, UserId};
+use kalamdb_protocol::{ConversationType, MsgId, Role, TableId, UserId};
 use kalamdb_store::{Change, Expect, NewMessage};
 
 use super::{
     Prepared, Preparing, check_metadata, invalid, read_only,
     rows::{TypedRow, owner_of},
 };
-use crate::{Error, Result, sql::Insert};
+use crate::{Result, sql::Insert};
 
 impl Preparing<'_> {
     pub(super) async fn insert(&self, insert: &Insert) -> Result<Prepared> {
@@ -60,15 +60,10 @@ impl Preparing<'_> {
         for (owner, ids) in given {
             let ids: Vec<MsgId> = ids.into_iter().collect();
             if let Some(taken) = self.locate_cold(&owner, &ids).await?.keys().min() {
-                let message = format!("There is a message {taken} already; choose another msgId.");
-                return Err(Error::new(ErrorCode::Conflict, message));
+                return Err(kalamdb_store::Error::id_taken(*taken).into());
             }
             if let Some(taken) = self.locate_cold_trash(&owner, &ids).await?.keys().min() {
-                let message = format!(
-                    "A deleted message {taken} can still be brought back; choose another msgId, or delete it from \
-                     deletedMessages."
-                );
-                return Err(Error::new(ErrorCode::Conflict, message));
+                return Err(kalamdb_store::Error::id_in_trash(*taken).into());
             }
             prepared.expect.push(self.expect_cold(&owner)?);
         }

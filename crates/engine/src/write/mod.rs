@@ -1,4 +1,5 @@
-//! From a statement that writes to a commit: read the rows meant, say what becomes of them, have the store decide.
+//! The way from a statement that writes to a commit: read the rows meant, say what becomes of them, have the store
+//! decide.
 //!
 //! Invariant: nothing is written here. Each preparation reads one snapshot and says in its proposal what of it must
 //! still hold; the store's sequencer applies the rules, which are the same for SQL and `POST /messages`.
@@ -15,9 +16,12 @@ mod select;
 mod send;
 mod whole;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub(crate) use audit::record_read;
@@ -170,38 +174,75 @@ pub(crate) async fn run(
     if let Some(receipt) = name.map(|name| name.earlier(store, caller)).transpose()?.flatten() {
         return Ok(write.done(receipt.rows_affected, Some(receipt)));
     }
-    let mut attempt = 1;
+    let mut attempts = Attempts::new(store, caller, name, stage);
     loop {
-        stage.goes_on()?;
-        let snapshot = store.snapshot();
-        let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
-        // The source of an INSERT is a read like any other, whose `*` means the columns that everybody knows.
-        let view = if matches!(write, Write::Insert(_)) { view } else { view.with_hidden() };
-        let preparing = Preparing::new(&snapshot, &view);
-        let mut prepared = match preparing.prepare(write).await {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                // A failed write changes nothing, but its error may tell of rows that it has read in other schemas.
-                if preparing.has_read() {
-                    record_read(store, caller, &write.reads()).await?;
-                }
-                return Err(error);
-            }
-        };
-        let entries = audit::entries(write, !prepared.changes.is_empty());
-        prepared.changes.extend(entries);
+        let prepared = prepare(store, reader, caller, write, stage).await?;
         let rows_affected = prepared.rows_affected;
-        let committing = stage.commit()?;
-        match prepared.commit(store, caller, name).await {
-            Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error.into()),
-            Ok(receipt) => {
-                let rows_affected =
-                    receipt.as_ref().filter(|_| name.is_some()).map_or(rows_affected, |r| r.rows_affected);
-                return Ok(write.done(rows_affected, receipt));
-            }
+        if let ControlFlow::Break(receipt) = attempts.commit(prepared).await? {
+            let named = receipt.as_ref().filter(|_| name.is_some());
+            return Ok(write.done(named.map_or(rows_affected, |receipt| receipt.rows_affected), receipt));
         }
+    }
+}
+
+/// Prepares a statement on a new snapshot, with the audit entries of what it does in other schemas.
+async fn prepare(
+    store: &Store,
+    reader: &Reader,
+    caller: &Caller,
+    write: &Write,
+    stage: &Arc<Stage>,
+) -> Result<Prepared> {
+    stage.goes_on()?;
+    let snapshot = store.snapshot();
+    let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
+    // The source of an INSERT is a read like any other, whose `*` means the columns that everybody knows.
+    let view = if matches!(write, Write::Insert(_)) { view } else { view.with_hidden() };
+    let preparing = Preparing::new(&snapshot, &view);
+    let mut prepared = match preparing.prepare(write).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // A failed write changes nothing, but its error may tell of rows that it has read in other schemas.
+            if preparing.has_read() {
+                record_read(store, caller, &write.reads()).await?;
+            }
+            return Err(error);
+        }
+    };
+    let entries = audit::entries(write, !prepared.changes.is_empty());
+    prepared.changes.extend(entries);
+    Ok(prepared)
+}
+
+/// The attempts to commit a write: one whose rows were changed meanwhile is followed by another, with a new preparation.
+struct Attempts<'a> {
+    store: &'a Store,
+    caller: &'a Caller,
+    name: Option<&'a NamedRequest>,
+    stage: &'a Arc<Stage>,
+    left: usize,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(store: &'a Store, caller: &'a Caller, name: Option<&'a NamedRequest>, stage: &'a Arc<Stage>) -> Self {
+        Self { store, caller, name, stage, left: ATTEMPTS }
+    }
+
+    /// Commits what was prepared, if the statement has not been stopped; from then on it is waited for. Goes on when
+    /// rows that the preparation read were changed meanwhile; else it breaks with the receipt, if there was anything to
+    /// commit.
+    async fn commit(&mut self, prepared: Prepared) -> Result<ControlFlow<Option<Receipt>>> {
+        self.left -= 1;
+        let committing = self.stage.commit()?;
+        let result = prepared.commit(self.store, self.caller, self.name).await;
         drop(committing);
+        match result {
+            Err(error) if error.kind == ErrorKind::Changed && self.left > 0 => {
+                self.stage.goes_on()?;
+                Ok(ControlFlow::Continue(()))
+            }
+            result => Ok(ControlFlow::Break(result?)),
+        }
     }
 }
 

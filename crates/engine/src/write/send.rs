@@ -2,12 +2,12 @@
 //!
 //! Invariant: the same proposal as an INSERT of the same row.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use kalamdb_protocol::{SendMessageRequest, SendMessageResponse, SendStatus, to_micros};
-use kalamdb_store::{Change, ErrorKind, NewMessage, Receipt, Store};
+use kalamdb_store::{Change, NewMessage, Receipt, Store};
 
-use super::{ATTEMPTS, NamedRequest, Prepared, Preparing};
+use super::{Attempts, NamedRequest, Prepared, Preparing};
 use crate::{Caller, Error, Result, read::Reader, workers::Stage};
 
 /// Sends a message; a repeated `idempotency_key` gets the first answer.
@@ -24,22 +24,17 @@ pub(crate) async fn send(
         return response(receipt);
     }
     let change = Change::Send(new_message(caller, message)?);
-    let mut attempt = 1;
+    let mut attempts = Attempts::new(store, caller, name.as_ref(), stage);
     loop {
-        stage.goes_on()?;
         let mut prepared = Prepared { rows_affected: 1, changes: vec![change.clone()], ..Prepared::default() };
         if matches!(&change, Change::Send(message) if message.msg_id.is_some()) {
             let snapshot = store.snapshot();
             let view = reader.view(caller, snapshot.clone()).in_stage(Arc::clone(stage));
             Preparing::new(&snapshot, &view).check_given_ids(&mut prepared).await?;
         }
-        let committing = stage.commit()?;
-        match prepared.commit(store, caller, name.as_ref()).await {
-            Err(error) if error.kind == ErrorKind::Changed && attempt < ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error.into()),
-            Ok(receipt) => return receipt.map_or_else(|| Err(Error::fault("a send without a commit")), response),
+        if let ControlFlow::Break(receipt) = attempts.commit(prepared).await? {
+            return receipt.map_or_else(|| Err(Error::fault("a send without a commit")), response);
         }
-        drop(committing);
     }
 }
 

@@ -27,6 +27,20 @@ pub(super) struct ConversationUpdate<'a> {
     pub(super) last_read: Option<(Option<MsgId>, u64)>,
 }
 
+/// The messages that go with a conversation.
+struct DeletedMessages<'a> {
+    hot: Vec<MsgId>,
+    /// Ranges `[start, end)` of positions, by segment number.
+    cold: &'a [(u64, Vec<(u32, u32)>)],
+}
+
+impl DeletedMessages<'_> {
+    fn count(&self) -> u64 {
+        let ranges = self.cold.iter().flat_map(|(_, ranges)| ranges);
+        self.hot.len() as u64 + ranges.map(|(start, end)| u64::from(end - start)).sum::<u64>()
+    }
+}
+
 impl Apply<'_, '_> {
     /// Creates a conversation; of a group its owner is the first participant.
     pub(super) fn create_conversation(
@@ -195,13 +209,14 @@ impl Apply<'_, '_> {
         let mut row = self.unchanged(owner, key, version)?;
         row.metadata = rows::metadata(self.overlay, owner, key, &row)?;
         let metadata = row.metadata.clone();
-        let hot = self.hot_ids(owner, key)?;
-        let messages = hot.len() as u64
-            + cold.iter().flat_map(|(_, ranges)| ranges).map(|(start, end)| u64::from(end - start)).sum::<u64>();
-        let joined = row.joined;
+        let deleted = DeletedMessages { hot: self.hot_ids(owner, key)?, cold };
+        let (messages, joined) = (deleted.count(), row.joined);
         match self.trash_expiry() {
-            Some(expires_at) => self.trash_messages(owner, key, row, &hot, cold, expires_at)?,
-            None => self.purge_messages(owner, key, &hot, cold)?,
+            Some(expires_at) => {
+                self.trash_messages(owner, key, &deleted, expires_at)?;
+                self.trash_conversation(owner, key, row, expires_at)?;
+            }
+            None => self.purge_messages(owner, key, &deleted)?,
         }
         self.note_messages(owner, AuditAction::ConversationDelete, audit::conversation(key), messages);
         if key.kind == ConversationType::Group && joined {
@@ -228,16 +243,14 @@ impl Apply<'_, '_> {
         &mut self,
         owner: &UserId,
         key: &ConversationKey,
-        row: ConversationRecord,
-        hot: &[MsgId],
-        cold: &[(u64, Vec<(u32, u32)>)],
+        deleted: &DeletedMessages<'_>,
         expires_at: Micros,
     ) -> Result<()> {
-        for msg_id in hot {
+        for msg_id in &deleted.hot {
             let message = self.take_hot(owner, key, *msg_id, None)?;
-            self.put_trash(owner, key, *msg_id, message, self.now, expires_at)?;
+            self.put_trash(owner, *msg_id, &self.trashed(key, message, expires_at))?;
         }
-        for (segment, ranges) in cold {
+        for (segment, ranges) in deleted.cold {
             self.trash_cold(owner, *segment, ranges, expires_at)?;
         }
         for (msg_id, path) in rows::holdings(self.overlay, owner, key)? {
@@ -247,22 +260,16 @@ impl Apply<'_, '_> {
                 self.count_row()?;
             }
         }
-        self.trash_conversation(owner, key, row, expires_at)
+        Ok(())
     }
 
     /// All of an owner's messages of a conversation go for good, but for what is in the trash already.
-    fn purge_messages(
-        &mut self,
-        owner: &UserId,
-        key: &ConversationKey,
-        hot: &[MsgId],
-        cold: &[(u64, Vec<(u32, u32)>)],
-    ) -> Result<()> {
-        for msg_id in hot {
+    fn purge_messages(&mut self, owner: &UserId, key: &ConversationKey, deleted: &DeletedMessages<'_>) -> Result<()> {
+        for msg_id in &deleted.hot {
             self.delete_hot(owner, key, *msg_id)?;
             self.count_row()?;
         }
-        for (segment, ranges) in cold {
+        for (segment, ranges) in deleted.cold {
             self.mark_deleted(owner, *segment, ranges)?;
         }
         for (msg_id, path) in rows::holdings(self.overlay, owner, key)? {

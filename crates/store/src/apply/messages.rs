@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, MsgId, UserId};
 
-use super::{Apply, ColdEnds, audit, conflict, forbidden, invalid};
+use super::{Apply, ColdEnds, audit, forbidden, invalid};
 use crate::{
     command::Spooled,
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
@@ -16,7 +16,7 @@ use crate::{
     keys::{self, Family},
     large,
     model::{ChangeKind, ConversationKey, FileKind, Message, Seq},
-    records::{ConversationRecord, MessageRecord, ReferenceRecord},
+    records::{ConversationRecord, MessageRecord, ReferenceRecord, TrashRecord},
     rows,
 };
 
@@ -132,13 +132,10 @@ impl Apply<'_, '_> {
         for owner in recipients {
             // Ids in segments were looked up by the preparation, which expects the segments to be unchanged.
             if self.has_hot(owner, given)? {
-                return Err(conflict(format!("There is a message {given} already; choose another msgId.")));
+                return Err(Error::id_taken(given));
             }
             if rows::trashed(self.overlay, owner, given)?.is_some() {
-                return Err(conflict(format!(
-                    "A deleted message {given} can still be brought back; choose another msgId, or delete it from \
-                     deletedMessages."
-                )));
+                return Err(Error::id_in_trash(given));
             }
         }
         // Generated ids go on above a given one: after a clock jump they would otherwise reach it a second time.
@@ -295,7 +292,8 @@ impl Apply<'_, '_> {
         };
         let seq = self.seq;
         self.owner(owner)?.0.cold_version = seq;
-        self.put_trash(owner, key, msg_id, record.clone(), deleted_at, expires_at)?;
+        let trashed = TrashRecord { deleted_at, ..self.trashed(key, record.clone(), expires_at) };
+        self.put_trash(owner, msg_id, &trashed)?;
         self.touch(owner)
     }
 

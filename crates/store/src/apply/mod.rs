@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kalamdb_protocol::{ConversationType, ErrorCode, MAX_MICROS, Micros, MsgId, UserId};
 use roaring::RoaringBitmap;
 
-use self::{audit::Notes, trash::ColdTrashRows};
+use self::{audit::Notes, participants::ParticipantChange, trash::ColdTrashRows};
 use crate::{
     MAX_CHANGES, MAX_PROPOSAL_BYTES,
     command::{Adopted, Command, Done, Entry, Expired, FileAdded, Reserved, Texts},
@@ -283,13 +283,14 @@ impl<'a, 'db> Apply<'a, 'db> {
                 self.delete_conversation(owner, key, *version, cold)
             }
             Change::AddParticipant { owner, group, user, role, metadata } => {
-                self.add_participant(actor, owner, group, user, *role, metadata.clone())
+                self.add_participant(ParticipantChange { actor, owner, group, user }, *role, metadata.clone())
             }
             Change::SetParticipant { owner, group, user, version, role, metadata } => {
-                self.set_participant(actor, owner, group, user, *version, *role, metadata.as_ref())
+                let change = ParticipantChange { actor, owner, group, user };
+                self.set_participant(change, *version, *role, metadata.as_ref())
             }
             Change::RemoveParticipant { owner, group, user, version } => {
-                self.remove_participant(actor, owner, group, user, *version)
+                self.remove_participant(ParticipantChange { actor, owner, group, user }, *version)
             }
         }
     }

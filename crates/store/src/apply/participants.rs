@@ -1,4 +1,4 @@
-//! Who takes part in a group, and as what.
+//! The participants of a group, and their roles.
 //!
 //! Invariant: a group has an owner as long as it has participants, and never more participants than allowed.
 
@@ -18,12 +18,22 @@ fn group_key(group: &ConversationId) -> ConversationKey {
     ConversationKey { id: group.clone(), kind: ConversationType::Group }
 }
 
+/// A change of one participant: who asks, in whose schema the statement stands, and which row of which group it means.
+/// Where `owner` is `user`, somebody changes their own row, or leaves.
+#[derive(Clone, Copy)]
+pub(super) struct ParticipantChange<'a> {
+    pub(super) actor: &'a Actor,
+    pub(super) owner: &'a UserId,
+    pub(super) group: &'a ConversationId,
+    pub(super) user: &'a UserId,
+}
+
 impl Apply<'_, '_> {
     /// The role of the schema's owner in the group, by which it is decided what they may do; an admin of the server may
     /// do what its owner may.
-    fn role_of(&self, actor: &Actor, owner: &UserId, group: &ConversationId) -> Result<Role> {
-        match rows::participant(self.overlay, group, owner)? {
-            _ if actor.admin => Ok(Role::Owner),
+    fn role_of_owner(&self, change: ParticipantChange<'_>) -> Result<Role> {
+        match rows::participant(self.overlay, change.group, change.owner)? {
+            _ if change.actor.admin => Ok(Role::Owner),
             Some(participant) => Ok(participant.role),
             None => Err(not_a_participant()),
         }
@@ -32,19 +42,17 @@ impl Apply<'_, '_> {
     /// Adds a participant.
     pub(super) fn add_participant(
         &mut self,
-        actor: &Actor,
-        owner: &UserId,
-        group: &ConversationId,
-        user: &UserId,
+        change: ParticipantChange<'_>,
         role: Option<Role>,
         metadata: Option<String>,
     ) -> Result<()> {
+        let ParticipantChange { actor, owner, group, user } = change;
         let record = match rows::group(self.overlay, group)? {
             Some(record) => record,
             None if actor.admin => return Err(invalid("There is no group of this id; create it first.")),
             None => return Err(not_a_participant()),
         };
-        let own = self.role_of(actor, owner, group)?;
+        let own = self.role_of_owner(change)?;
         if own == Role::Member {
             return Err(forbidden("Only a group's owner and admins may add participants."));
         }
@@ -108,19 +116,16 @@ impl Apply<'_, '_> {
     }
 
     /// Changes a participant's role or metadata.
-    #[allow(clippy::too_many_arguments, reason = "these are the fields of one Change, taken apart once")]
     pub(super) fn set_participant(
         &mut self,
-        actor: &Actor,
-        owner: &UserId,
-        group: &ConversationId,
-        user: &UserId,
+        change: ParticipantChange<'_>,
         version: Seq,
         role: Option<Role>,
         metadata: Option<&Option<String>>,
     ) -> Result<()> {
+        let ParticipantChange { actor, owner, group, user } = change;
         let mut participant = self.unchanged_participant(group, user, version)?;
-        let own = self.role_of(actor, owner, group)?;
+        let own = self.role_of_owner(change)?;
         if let Some(metadata) = metadata {
             if user != owner && !actor.admin {
                 return Err(forbidden("Only one's own metadata in a group may be changed."));
@@ -162,17 +167,11 @@ impl Apply<'_, '_> {
     }
 
     /// Removes a participant, or leaves.
-    pub(super) fn remove_participant(
-        &mut self,
-        actor: &Actor,
-        owner: &UserId,
-        group: &ConversationId,
-        user: &UserId,
-        version: Seq,
-    ) -> Result<()> {
+    pub(super) fn remove_participant(&mut self, change: ParticipantChange<'_>, version: Seq) -> Result<()> {
+        let ParticipantChange { owner, group, user, .. } = change;
         let participant = self.unchanged_participant(group, user, version)?;
         if user != owner {
-            match self.role_of(actor, owner, group)? {
+            match self.role_of_owner(change)? {
                 Role::Member => return Err(forbidden("Only a group's owner and admins may remove participants.")),
                 Role::Admin if participant.role == Role::Owner => {
                     return Err(forbidden("A group's owner cannot be removed, only leave."));

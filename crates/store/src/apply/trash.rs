@@ -1,4 +1,4 @@
-//! What deletion leaves behind for a while: the trash, its way back, and its end.
+//! The trash: deleted messages that can come back for a while, their way back, and their end.
 //!
 //! Invariant: a copy is in exactly one place: among the messages, in the trash, or gone. In the trash it keeps its
 //! reference to a file, hidden; when it goes for good the reference goes in the same commit.
@@ -44,7 +44,7 @@ impl Apply<'_, '_> {
         match place {
             Place::Hot { version } => {
                 let message = self.take_hot(owner, key, msg_id, Some(version))?;
-                self.put_trash(owner, key, msg_id, message, self.now, expires_at)?;
+                self.put_trash(owner, msg_id, &self.trashed(key, message, expires_at))?;
                 self.mark_reference(owner, key, msg_id, ReferenceRecord::Hidden { deletion: self.seq })?;
                 Ok(())
             }
@@ -56,21 +56,16 @@ impl Apply<'_, '_> {
         }
     }
 
+    /// The trash row of a message that this commit deletes.
+    pub(super) fn trashed(&self, key: &ConversationKey, message: MessageRecord, expires_at: Micros) -> TrashRecord {
+        TrashRecord { version: self.seq, conversation: key.clone(), message, deleted_at: self.now, expires_at }
+    }
+
     /// Puts a message into the trash.
-    pub(super) fn put_trash(
-        &mut self,
-        owner: &UserId,
-        key: &ConversationKey,
-        msg_id: MsgId,
-        message: MessageRecord,
-        deleted_at: Micros,
-        expires_at: Micros,
-    ) -> Result<()> {
-        let record =
-            TrashRecord { version: self.seq, conversation: key.clone(), message, deleted_at, expires_at }.encode()?;
-        let at = keys::trash(owner, msg_id);
+    pub(super) fn put_trash(&mut self, owner: &UserId, msg_id: MsgId, record: &TrashRecord) -> Result<()> {
+        let (at, expires_at) = (keys::trash(owner, msg_id), record.expires_at);
         assert!(self.overlay.get(Family::Trash, &at)?.is_none(), "a copy is in one place");
-        self.put(Family::Trash, at, record);
+        self.put(Family::Trash, at, record.encode()?);
         self.put(Family::Due, Due::Trash { owner: owner.clone(), msg_id }.key(expires_at), Vec::new());
         self.count_row()
     }

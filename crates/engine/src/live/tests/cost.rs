@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::live::{
     delivery::{Delivery, DeliveryQueue, Entered},
-    hub::Subscription,
     log::ChangeLog,
     rows::LiveTable,
     session::Session,
+    subscription::Subscription,
 };
 use crate::sql::Schema;
 

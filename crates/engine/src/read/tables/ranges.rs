@@ -1,4 +1,4 @@
-//! Which hot messages a condition can be true of, as ranges of their keys.
+//! The hot messages that a condition can be true of, as ranges of their keys.
 //!
 //! Invariant: a range holds at least what the condition lets through, never less; the condition itself is checked
 //! on every row besides.
