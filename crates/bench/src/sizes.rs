@@ -1,4 +1,4 @@
-//! What messages take on disk, beside the JSON they came from.
+//! The disk space of messages, beside the JSON they came from.
 //!
 //! Invariant: everything in the data folder counts, not only what compresses well.
 

@@ -1,4 +1,4 @@
-//! What groups take on disk when their large texts lie there once, beside what a copy for each participant would take.
+//! The disk space of groups when their large texts lie there once, beside what a copy for each participant would take.
 //!
 //! Invariant: the texts are real: small messages as people wrote them, large ones put together of many. What is stored
 //! is measured from the files; what is not (the copies that sharing saves) is computed from the same files.

@@ -1,4 +1,4 @@
-//! What the audit log records: a closed set of actions.
+//! The actions that the audit log records: a closed set of actions.
 //!
 //! Invariant: an action, once published, keeps its meaning; none of them carries content.
 

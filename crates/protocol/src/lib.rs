@@ -1,4 +1,4 @@
-//! What KalamDB and its clients say to each other: identifiers, HTTP bodies, error codes, units of time.
+//! The words between KalamDB and its clients: identifiers, HTTP bodies, error codes, units of time.
 //!
 //! Invariant: plain data. Nothing here opens a file, a socket or a clock, and nothing here knows how a message
 //! is stored; a client may depend on this crate alone.

@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, so that standard output stays for answers.
+//! The log: lines on standard error, so that standard output stays for answers.
 //!
 //! Invariant: our own lines by `log.level`, the libraries' only when they warn: at lower levels some of them
 //! print statements and rows.

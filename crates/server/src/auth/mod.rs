@@ -1,4 +1,4 @@
-//! Who a request comes from: signed tokens, verified and minted.
+//! The sender of a request: signed tokens, verified and minted.
 //!
 //! Invariant: the algorithm and the key come from the configuration, never from the token; no token and no
 //! secret is in an error or in a log.

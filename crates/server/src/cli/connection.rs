@@ -1,4 +1,4 @@
-//! Which server to talk to, and as whom: the only file here that knows the local settings and the secret.
+//! The server to talk to, and the user to be: the only file here that knows the local settings and the secret.
 //!
 //! Invariant: a token minted here lives for minutes and belongs to one request; only `demo --print-tokens` mints
 //! one for a person to keep.

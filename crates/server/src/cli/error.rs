@@ -1,4 +1,4 @@
-//! What can go wrong for somebody at a terminal.
+//! Errors, as somebody at a terminal sees them.
 //!
 //! Invariant: each message is a sentence that says what to do; tokens and secrets are in none of them.
 

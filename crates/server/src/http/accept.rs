@@ -1,4 +1,4 @@
-//! Which format the client wants its rows in.
+//! The format that the client wants its rows in.
 //!
 //! Invariant: never refuses; what we do not offer is answered in JSON, which every client can read.
 

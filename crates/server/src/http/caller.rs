@@ -1,16 +1,17 @@
-//! Who asks: the token of every protected route, before its handler runs, and that of a live connection.
+//! The caller of a request: the token of every protected route, before its handler runs, and that of a live connection.
 //!
 //! Invariant: a handler that takes a `Caller` runs for nobody else; a token goes nowhere but to the verifier.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
-    extract::{Query, Request, State},
-    http::{HeaderMap, Uri, header::AUTHORIZATION},
+    extract::{FromRequestParts, Query, Request, State},
+    http::{HeaderMap, Uri, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::Response,
 };
 use kalamdb_engine::Caller;
+use kalamdb_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{App, error::ApiError};
@@ -24,6 +25,21 @@ pub async fn authenticate(State(app): State<App>, mut request: Request, next: Ne
     // The log sees responses only.
     response.extensions_mut().insert(caller);
     Ok(response)
+}
+
+/// Lets a handler run for admins only, before its body is read.
+pub struct Admin;
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // A request that came past `authenticate` has a caller; without one nobody is an admin.
+        if parts.extensions.get::<Caller>().is_some_and(|caller| caller.admin) {
+            return Ok(Self);
+        }
+        Err(ApiError::new(ErrorCode::Forbidden, "Only a token with the role `admin` may do this."))
+    }
 }
 
 /// The caller whose token the headers have.

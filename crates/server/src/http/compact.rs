@@ -2,15 +2,15 @@
 //!
 //! Invariant: admins only; answers when it is done, and then no file holds a purged row.
 
-use axum::{Extension, Json, extract::State};
-use kalamdb_engine::Caller;
-use kalamdb_protocol::{ErrorCode, UserId};
+use axum::{Json, extract::State};
+use kalamdb_protocol::UserId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     App,
     body::{OptionalJsonBody, Said},
+    caller::Admin,
     error::{ApiError, failures},
 };
 
@@ -56,12 +56,9 @@ failures! {
 )]
 pub async fn compact(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
+    _: Admin,
     OptionalJsonBody(request): OptionalJsonBody<CompactRequest>,
 ) -> Result<Json<CompactResponse>, ApiError> {
-    if !caller.admin {
-        return Err(ApiError::new(ErrorCode::Forbidden, "Only a token with the role `admin` may do this."));
-    }
     let report = app.engine().compact(request.user_id.as_ref()).await?;
     Ok(Json(CompactResponse {
         replaced_segments: report.replaced_segments,

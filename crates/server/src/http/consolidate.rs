@@ -2,15 +2,15 @@
 //!
 //! Invariant: admins only; answers when it is done.
 
-use axum::{Extension, Json, extract::State};
-use kalamdb_engine::Caller;
-use kalamdb_protocol::{ErrorCode, UserId};
+use axum::{Json, extract::State};
+use kalamdb_protocol::UserId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     App,
     body::{OptionalJsonBody, Said},
+    caller::Admin,
     error::{ApiError, failures},
 };
 
@@ -50,12 +50,9 @@ failures! {
 )]
 pub async fn consolidate(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
+    _: Admin,
     OptionalJsonBody(request): OptionalJsonBody<ConsolidateRequest>,
 ) -> Result<Json<ConsolidateResponse>, ApiError> {
-    if !caller.admin {
-        return Err(ApiError::new(ErrorCode::Forbidden, "Only a token with the role `admin` may do this."));
-    }
     let report = app.engine().consolidate(request.user_id.as_ref()).await?;
     Ok(Json(ConsolidateResponse { segments: report.segments, messages: report.messages }))
 }

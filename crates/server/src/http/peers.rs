@@ -1,4 +1,4 @@
-//! Whose connections are open: how many each address has.
+//! The number of open connections of each address.
 //!
 //! Invariant: one address never has all the places of connections, so that somebody else always finds one; a proxy on this
 //! machine, behind which everybody is, is no address in this sense.

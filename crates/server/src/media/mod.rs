@@ -1,4 +1,4 @@
-//! What people may upload: which types, how large, and what can be told from a file.
+//! The files that people may upload: which types, how large, and what can be told from a file.
 //!
 //! An upload arrives through an [`Intake`], which types it by its first bytes, holds it to the limit of its kind and
 //! puts it into a file of the spool; an [`Inspector`] then looks into that file.

@@ -1,4 +1,4 @@
-//! What can be told of a picture: how large it is shown, and a small one of it.
+//! The facts of a picture: how large it is shown, and a small one of it.
 //!
 //! Invariant: a picture beyond the bounds here is not decoded; a thumbnail is never larger than its picture, and holds
 //! nothing of the file but pixels.

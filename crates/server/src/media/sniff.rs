@@ -1,4 +1,4 @@
-//! What a file is, told by its first bytes.
+//! The type of a file, told by its first bytes.
 //!
 //! Invariant: the types that are taken are the table below and nothing else; what a machine would run is never taken.
 

@@ -1,4 +1,4 @@
-//! What an operator may set: from `config.toml`, then the environment, then flags.
+//! The operator's settings: from `config.toml`, then the environment, then flags.
 //!
 //! Each setting stands once, in `table.rs`. Whatever is wrong is found before anything starts, all of it at
 //! once, and each complaint says where the value stands, which setting it is, and what is allowed.

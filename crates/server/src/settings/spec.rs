@@ -1,4 +1,4 @@
-//! What one setting may be: its default, its bounds, and how its text becomes a typed value.
+//! The description of a setting: its default, its bounds, and how its text becomes a typed value.
 //!
 //! Invariant: knows no setting by name; a value that has passed [`Kind::accepts`] is one that the table allows.
 

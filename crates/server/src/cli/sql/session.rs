@@ -1,4 +1,4 @@
-//! What a person at the shell, or a script, has set: who asks whom, and how answers look. And the shell's own commands.
+//! A session of statements: its server and user, the form of its answers, and the shell's own commands.
 //!
 //! Invariant: a command is done here and never sent to the server; what it changes holds until the session ends.
 

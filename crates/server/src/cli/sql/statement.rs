@@ -1,4 +1,4 @@
-//! Where a statement ends: what a shell has to know of SQL.
+//! The end of a statement: what a shell has to know of SQL.
 //!
 //! Invariant: only quotes, comments and semicolons mean anything here; everything else is the server's to judge.
 

@@ -1,4 +1,4 @@
-//! Which part of a file a request asks for, and whether the client has it already.
+//! The part of a file that a request asks for, and whether the client has it already.
 //!
 //! Invariant: what cannot be understood, and several ranges at once, mean the whole file, as HTTP lets a server do.
 

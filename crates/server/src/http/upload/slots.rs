@@ -1,4 +1,4 @@
-//! Who may upload now.
+//! The slots of uploads, and each user's share of them.
 //!
 //! Invariant: at no time are more uploads under way than there are slots, nor more of one user than their share; a
 //! slot is free again when its [`UploadSlot`] is gone, however the upload ended.

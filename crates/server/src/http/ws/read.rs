@@ -1,4 +1,4 @@
-//! What a client says.
+//! The client's half of a WebSocket: frames that come in.
 //!
 //! Invariant: every frame is answered or ends the connection, in the order in which they came; a frame that cannot be
 //! used ends nothing.

@@ -1,4 +1,4 @@
-//! What goes out to a client.
+//! The server's half of a WebSocket: frames that go out.
 //!
 //! Invariant: what waits to be sent waits where it is bounded (the session's queue, the channel of answers): here is
 //! never more than one write's worth.

@@ -3,6 +3,7 @@
 //! Invariant: a block that cannot be run says so and why, in the document; the examples know no other world than the one
 //! that the document describes.
 
+mod architecture;
 mod blocks;
 mod terminal;
 
