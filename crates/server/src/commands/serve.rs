@@ -89,6 +89,11 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     keep_from_others();
     let stop = stop_signal()?;
+    // Before the database opens its files.
+    let limits = listen::Limits::new(
+        connections(settings.server.max_connections, open_files_limit()),
+        Duration::from_secs(settings.server.request_timeout_seconds),
+    );
     let listener = listen_on(&settings.server).await?;
     let (store, engine) = open(&settings)?;
     // The secret is looked for after the store is open, whose lock keeps a second server out of the folder.
@@ -99,10 +104,6 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     announce(listener.local_addr()?, &settings.storage.base_storage_path)?;
-    let limits = listen::Limits::new(
-        connections(settings.server.max_connections, open_files_limit()),
-        Duration::from_secs(settings.server.request_timeout_seconds),
-    );
     listen::serve(listener, http::router(app, &settings.server.cors_origins), limits, stop).await;
     engine.shutdown().await;
     tracing::info!("stopped");
