@@ -7,6 +7,7 @@ mod audit;
 mod bounds;
 mod deletion;
 mod histories;
+mod lean;
 mod nets;
 mod races;
 mod world;

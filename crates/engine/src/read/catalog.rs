@@ -73,13 +73,24 @@ impl Names<'_> {
         let TableReference::Partial { schema, table } = reference else {
             return Err(unknown_table(reference.table(), TABLES));
         };
-        let (caller, schema) = (self.0.caller(), schema.as_ref());
-        let schema = match schema {
-            own if own == caller.user.as_str() => Schema::Owner(caller.user.clone()),
-            SYSTEM if caller.admin => return self.system(table),
-            EVERYBODY if caller.admin => Schema::All,
+        match self.schema(schema, table)? {
+            Some(schema) => self.user_table(schema, table),
+            None => self.system(table),
+        }
+    }
+
+    /// Whose rows a schema's name means to the caller; `None`: the server's own.
+    ///
+    /// # Errors
+    /// `scope_violation`, and `unknown_table` of the table where nobody is called like that.
+    pub fn schema(&self, name: &str, table: &str) -> Result<Option<Schema>> {
+        let caller = self.0.caller();
+        Ok(match name {
+            own if own == caller.user.as_str() => Some(Schema::Owner(caller.user.clone())),
+            SYSTEM if caller.admin => None,
+            EVERYBODY if caller.admin => Some(Schema::All),
             other if caller.admin => match UserId::new(other) {
-                Ok(owner) => Schema::Owner(owner),
+                Ok(owner) => Some(Schema::Owner(owner)),
                 Err(_) => return Err(unknown_table(table, TABLES)),
             },
             _ => {
@@ -88,8 +99,7 @@ impl Names<'_> {
                     "The statement names another user's schema; you can read your own only.",
                 )));
             }
-        };
-        self.user_table(schema, table)
+        })
     }
 
     fn user_table(&self, schema: Schema, name: &str) -> Result<Arc<dyn TableProvider>> {

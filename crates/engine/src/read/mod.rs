@@ -6,6 +6,7 @@
 mod cache;
 mod catalog;
 mod errors;
+mod lean;
 mod memory;
 mod metered;
 mod order;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use datafusion::{
@@ -38,8 +38,9 @@ use datafusion::{
     },
 };
 use futures::{StreamExt, TryStreamExt};
-use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TableId};
-use kalamdb_store::{Snapshot, Store};
+use kalamdb_protocol::{ErrorCode, Micros, QueryRequest, TableId, UserId};
+use kalamdb_store::{Segment, Seq, Snapshot, Store};
+use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
 
 use super::{
@@ -47,10 +48,11 @@ use super::{
     cache::{Cache, Key, versions},
     catalog::{Dependency, Names, check_functions},
     errors::{client_error, rowless_error},
+    lean::Directories,
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
     output::{Held, Limits, Rows},
-    tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable},
+    tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable, store_error},
     window_arguments,
 };
 use crate::{
@@ -63,6 +65,9 @@ use crate::{
 
 /// Footers and page indexes of segments that are kept in memory: those of some thousand segments.
 const METADATA_CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Lists of segments that are kept decoded: those of some thousand owners.
+const SEGMENT_LISTS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Files are split between threads only when there is so much to read.
 const SPLIT_FILES_BYTES: usize = 4 * 1024 * 1024;
@@ -81,7 +86,12 @@ struct Shared {
     memory_share_bytes: usize,
     limits: Limits,
     cache: Option<Cache>,
+    segments: Segments,
+    directories: Directories,
 }
+
+/// The segments of the owners that were read last, by the commit that changed them last.
+type Segments = Moka<(UserId, Seq), Arc<[Segment]>>;
 
 /// A statement's view of the data: its caller, its snapshot and its memory. Cheap to clone; a clone shares the memory.
 #[derive(Clone)]
@@ -91,7 +101,8 @@ pub(crate) struct View {
     snapshot: Snapshot,
     /// By the store's clock.
     now: Micros,
-    state: SessionState,
+    /// Made when the statement is planned: it is large.
+    state: Arc<OnceLock<SessionState>>,
     memory: Arc<QueryMemory>,
     work: Arc<Work>,
     hidden: bool,
@@ -106,6 +117,7 @@ impl Reader {
     /// # Errors
     /// A fault of ours only.
     pub fn new(store: Store, settings: &QuerySettings) -> Result<Self> {
+        let objects = store.objects();
         let state = base_state(&store, settings).map_err(|error| rowless_error(&error, None))?;
         Ok(Self(Arc::new(Shared {
             store,
@@ -114,6 +126,8 @@ impl Reader {
             memory_share_bytes: settings.max_memory_bytes,
             limits: Limits { rows: settings.max_rows, bytes: settings.max_response_bytes },
             cache: settings.enable_cache.then(|| Cache::new(settings.cache_bytes)),
+            segments: Moka::builder().max_capacity(SEGMENT_LISTS_BYTES).weigher(list_bytes).build(),
+            directories: Directories::new(objects),
         })))
     }
 
@@ -127,15 +141,12 @@ impl Reader {
 
     /// A statement of the caller's over the snapshot.
     pub fn view(&self, caller: &Caller, snapshot: Snapshot) -> View {
-        let mut state = self.0.state.clone();
-        // The time that `now()` answers.
-        state.mark_start_execution();
         View {
             reader: self.clone(),
             caller: caller.clone(),
             snapshot,
             now: self.0.store.now(),
-            state,
+            state: Arc::default(),
             memory: self.0.memory.share(&caller.user, self.0.memory_share_bytes),
             work: Work::new(Stage::free()),
             hidden: false,
@@ -143,6 +154,16 @@ impl Reader {
             shown: Arc::default(),
         }
     }
+}
+
+/// What a list of segments takes in memory.
+fn list_bytes(_: &(UserId, Seq), segments: &Arc<[Segment]>) -> u32 {
+    let bytes = segments.iter().map(|segment| {
+        let (first, last) = &segment.conversations;
+        let texts = segment.path.len() + first.id.as_str().len() + last.id.as_str().len();
+        size_of::<Segment>() + texts + segment.deleted.serialized_size()
+    });
+    u32::try_from(bytes.sum::<usize>() + size_of::<UserId>()).unwrap_or(u32::MAX)
 }
 
 /// Everything about DataFusion that does not depend on the statement.
@@ -221,9 +242,9 @@ impl View {
         if !matches!(statement, ast::Statement::Query(_) | ast::Statement::Explain { .. }) {
             return Err(Error::new(ErrorCode::Unsupported, "Only SELECT, VALUES and EXPLAIN read rows."));
         }
-        check_functions(statement, &self.state)?;
+        check_functions(statement, self.state())?;
         self.checked(|| {
-            let options = ParserOptions::from(&self.state.config_options().sql_parser);
+            let options = ParserOptions::from(&self.state().config_options().sql_parser);
             let names = Names(self);
             let plan = SqlToRel::new_with_options(&names, options).sql_statement_to_plan(statement.clone())?;
             // `SELECT … INTO` and the like: a query to the parser, not to us.
@@ -232,7 +253,7 @@ impl View {
                 .verify_plan(&plan)
                 .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
             self.remember_names(&plan)?;
-            let plan = functions::prepare(plan, self.state.execution_props(), &self.work)?;
+            let plan = functions::prepare(plan, self.state().execution_props(), &self.work)?;
             upstream::rewrite(window_arguments::compute_below(plan)?)
         })
     }
@@ -264,19 +285,14 @@ impl View {
     /// # Errors
     /// What is wrong with the statement.
     pub async fn rows(&self, read: &Read, request: &QueryRequest, ticket: &Ticket) -> Result<Rows> {
-        let mut plan = self.plan(&read.statement)?;
-        let is_query = matches!(read.statement, ast::Statement::Query(_));
+        let lean = self.lean(&read.statement).map_err(|error| self.error(&error))?;
+        let (stream, same_again) = match lean {
+            Some(stream) => (stream, true),
+            None => self.planned(&read.statement).await?,
+        };
         // A read of somebody else's schema is recorded there each time, so no answer to it is good for a second.
-        let keeps = is_query && read.foreign.is_empty() && !self.checked(|| functions::is_volatile_read(&plan))?;
+        let keeps = same_again && read.foreign.is_empty();
         let cache = self.reader.0.cache.as_ref().filter(|_| keeps);
-        let limits = self.reader.0.limits;
-        if is_query {
-            // One row more than the answer may have tells that there are more; and a sort that knows how many rows
-            // are wanted keeps no others.
-            plan =
-                self.checked(|| LogicalPlanBuilder::from(plan).limit(0, Some(limits.rows.saturating_add(1)))?.build())?;
-        }
-        let stream = renamed(self.stream(&plan).await?, &self.column_names(&plan));
         // The dependencies are complete now: planning names the tables.
         let dependencies = self.dependencies.lock().clone();
         let keep = match cache.zip(Key::new(&self.caller, request)) {
@@ -284,7 +300,21 @@ impl View {
             None => None,
         };
         let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone(), self.reads_rows());
-        Ok(Rows::live(stream, ticket.clone(), limits, held, keep))
+        Ok(Rows::live(stream, ticket.clone(), self.reader.0.limits, held, keep))
+    }
+
+    /// The rows that a plan computes, and whether they are the same another time as long as no row changes.
+    pub(crate) async fn planned(&self, statement: &ast::Statement) -> Result<(SendableRecordBatchStream, bool)> {
+        let mut plan = self.plan(statement)?;
+        let is_query = matches!(statement, ast::Statement::Query(_));
+        let same_again = is_query && !self.checked(|| functions::is_volatile_read(&plan))?;
+        if is_query {
+            // One row more than the answer may have tells that there are more; and a sort that knows how many rows
+            // are wanted keeps no others.
+            let most = self.reader.0.limits.rows.saturating_add(1);
+            plan = self.checked(|| LogicalPlanBuilder::from(plan).limit(0, Some(most))?.build())?;
+        }
+        Ok((renamed(self.stream(&plan).await?, &self.column_names(&plan)), same_again))
     }
 
     /// All rows of a plan, within the statement's memory: for the write path.
@@ -320,7 +350,7 @@ impl View {
     /// A fault of ours only.
     pub fn frame(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<DataFrame> {
         let plan = self.checked(|| LogicalPlanBuilder::scan(name, provider_as_source(table), None)?.build())?;
-        Ok(DataFrame::new(self.state.clone(), plan))
+        Ok(DataFrame::new(self.state().clone(), plan))
     }
 
     /// The plan of a frame that was built on from [`Self::frame`].
@@ -332,10 +362,10 @@ impl View {
     }
 
     async fn stream(&self, plan: &LogicalPlan) -> Result<SendableRecordBatchStream> {
-        let plan = self.checked(|| self.state.optimize(plan))?;
+        let plan = self.checked(|| self.state().optimize(plan))?;
         // Constants are copied into every row, so large ones make small batches; only now it is known which.
-        let rows = self.checked(|| functions::batch_rows(&plan, self.state.config().batch_size()))?;
-        let mut state = self.state.clone();
+        let rows = self.checked(|| functions::batch_rows(&plan, self.state().config().batch_size()))?;
+        let mut state = self.state().clone();
         *state.config_mut() = state.config().clone().with_batch_size(rows.max(1));
         let physical = state.query_planner().create_physical_plan(&plan, &state).await;
         let physical = physical.map_err(|error| self.planning_error(&error))?;
@@ -401,7 +431,32 @@ impl View {
     }
 
     pub(super) fn state(&self) -> &SessionState {
-        &self.state
+        self.state.get_or_init(|| {
+            let mut state = self.reader.0.state.clone();
+            // The time that `now()` answers.
+            state.mark_start_execution();
+            state
+        })
+    }
+
+    pub(super) fn memory(&self) -> Arc<QueryMemory> {
+        Arc::clone(&self.memory)
+    }
+
+    pub(super) fn directories(&self) -> &Directories {
+        &self.reader.0.directories
+    }
+
+    /// An owner's segments, decoded once for as long as they stay the same.
+    pub(super) fn segments(&self, owner: &UserId) -> PlanResult<Arc<[Segment]>> {
+        let cold_version = self.snapshot.owner(owner).map_err(store_error)?.cold_version;
+        let key = (owner.clone(), cold_version);
+        if let Some(segments) = self.reader.0.segments.get(&key) {
+            return Ok(segments);
+        }
+        let segments: Arc<[Segment]> = self.snapshot.segments(owner).map_err(store_error)?.into();
+        self.reader.0.segments.insert(key, Arc::clone(&segments));
+        Ok(segments)
     }
 
     pub(super) fn shows_hidden(&self) -> bool {

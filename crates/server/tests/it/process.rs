@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,7 +17,12 @@ fn open_to_others(folder: &Path) -> Vec<(PathBuf, u32)> {
     let mut open = Vec::new();
     let mut folders = vec![folder.to_owned()];
     let mut look = |path: &Path| {
-        let mode = fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+        let mode = match fs::metadata(path) {
+            Ok(file) => file.permissions().mode() & 0o7777,
+            // The server runs: RocksDB removes what it has compacted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
         if mode & 0o077 != 0 {
             open.push((path.to_owned(), mode));
         }

@@ -15,7 +15,7 @@ use datafusion::{
     physical_plan::ExecutionPlan,
 };
 use kalamdb_protocol::{Table, UserId};
-use kalamdb_store::{MessageRange, Snapshot};
+use kalamdb_store::Snapshot;
 use roaring::RoaringBitmap;
 
 use super::{
@@ -68,9 +68,11 @@ impl MessagesTable {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let (mut with_rows, mut rows) = (Vec::new(), 0);
         for owner in owners {
-            let mut messages = self.snapshot.messages(owner, &MessageRange::default()).map_err(store_error)?;
-            if messages.next().transpose().map_err(store_error)?.is_some() {
-                rows += self.snapshot.owner(owner).map_err(store_error)?.hot_messages;
+            // The counter of the same snapshot, not a look for a first row: after a consolidation that would step over
+            // the tombstone of each row that went.
+            let hot = self.snapshot.owner(owner).map_err(store_error)?.hot_messages;
+            if hot > 0 {
+                rows += hot;
                 with_rows.push(owner.clone());
             }
         }

@@ -114,7 +114,7 @@ fn union(
 }
 
 /// The store's error on its way through DataFusion.
-fn store_error(error: kalamdb_store::Error) -> DataFusionError {
+pub(super) fn store_error(error: kalamdb_store::Error) -> DataFusionError {
     DataFusionError::External(Box::new(Error::from(error)))
 }
 

@@ -1,0 +1,140 @@
+//! The short way of reading beside the planner's.
+//!
+//! Invariant: both answer a statement alike, column by column, whatever lies hot and cold and whatever was deleted.
+
+use datafusion::{
+    arrow::{array::RecordBatch, compute::concat_batches},
+    execution::SendableRecordBatchStream,
+};
+use futures::TryStreamExt;
+use proptest::prelude::*;
+
+use super::*;
+use crate::sql;
+
+/// What happens to anna's messages.
+#[derive(Debug, Clone)]
+enum Act {
+    /// So many more in one conversation.
+    Send { conversation: usize, messages: usize },
+    /// One with an id of its own, before all that were generated.
+    SendWithId { conversation: usize, msg_id: i64 },
+    /// The hot ones become a segment.
+    Consolidate,
+    /// Of a conversation every so many-th goes.
+    Delete { conversation: usize, every: i64 },
+}
+
+/// Their names are in order, and some begin alike.
+const CONVERSATIONS: [(&str, &str); 4] = [("c", "ai"), ("c!", "ai"), ("c!", "group"), ("d", "group")];
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let conversation = || 0..CONVERSATIONS.len();
+    let act = prop_oneof![
+        4 => (conversation(), 1..60_usize).prop_map(|(conversation, messages)| Act::Send { conversation, messages }),
+        2 => (conversation(), 1..1_000_i64).prop_map(|(conversation, msg_id)| Act::SendWithId { conversation, msg_id }),
+        3 => Just(Act::Consolidate),
+        1 => (conversation(), 1..5_i64).prop_map(|(conversation, every)| Act::Delete { conversation, every }),
+    ];
+    prop::collection::vec(act, 1..10)
+}
+
+async fn world(acts: &[Act]) -> World {
+    let world = World::new();
+    for (name, kind) in CONVERSATIONS {
+        let sql = format!("INSERT INTO conversations (conversationId, conversationType) VALUES ('{name}', '{kind}')");
+        world.run("anna", &sql).await;
+    }
+    for (number, act) in acts.iter().enumerate() {
+        match act {
+            Act::Send { conversation, messages } => {
+                let (name, kind) = CONVERSATIONS[*conversation];
+                let rows = (0..*messages).map(|at| {
+                    let metadata = if at % 3 == 0 { format!(r#"'{{"n": {at}}}'"#) } else { "NULL".to_owned() };
+                    format!("('{name}', '{kind}', '{number} {at} {}', {metadata})", "x".repeat(at * 7))
+                });
+                let rows = rows.collect::<Vec<_>>().join(", ");
+                let columns = "conversationId, conversationType, content, metadata";
+                world.run("anna", &format!("INSERT INTO messages ({columns}) VALUES {rows}")).await;
+            }
+            Act::SendWithId { conversation, msg_id } => {
+                let (name, kind) = CONVERSATIONS[*conversation];
+                let columns = "msgId, conversationId, conversationType, content";
+                let sql = format!("INSERT INTO messages ({columns}) VALUES ({msg_id}, '{name}', '{kind}', 'given')");
+                // The id may be taken.
+                world.execute("anna", &sql).await.ok();
+            }
+            Act::Consolidate => world.consolidate().await,
+            Act::Delete { conversation, every } => {
+                let (name, kind) = CONVERSATIONS[*conversation];
+                let of = format!("conversationId = '{name}' AND conversationType = '{kind}'");
+                world.run("anna", &format!("DELETE FROM messages WHERE {of} AND msgId % {every} = 0")).await;
+            }
+        }
+    }
+    world
+}
+
+/// Statements that the short way takes, about ids that are there and others.
+fn statements(ids: &[i64]) -> Vec<String> {
+    let part = |part: usize| ids.get(part * ids.len() / 7).copied().unwrap_or(5);
+    let mut statements = Vec::new();
+    for name in ["c", "c!", "d", "nobody"] {
+        for (at, order) in ["", " ASC", " DESC"].into_iter().enumerate() {
+            for limit in [1, 7, 1000] {
+                let (low, high) = (part(at), part(at + 3));
+                let end = format!("ORDER BY msgId{order} LIMIT {limit}");
+                let from = format!("FROM messages WHERE conversationId = '{name}'");
+                statements.push(format!("SELECT * {from} {end}"));
+                statements.push(format!("SELECT content AS c, contentRef, from {from} AND msgId < {high} {end}"));
+                statements.push(format!("SELECT msgId, timestamp {from} AND msgId >= {low} AND msgId <= {high} {end}"));
+                statements
+                    .push(format!("SELECT metadata {from} AND conversationType = 'group' AND msgId > {low} {end}"));
+            }
+        }
+    }
+    for id in ids.iter().step_by(ids.len() / 5 + 1).copied().chain([1, i64::MAX]) {
+        statements.push(format!("SELECT * FROM messages m WHERE m.msgId = {id}"));
+        statements.push(format!("SELECT content FROM messages WHERE msgId = {id} AND conversationId = 'c!'"));
+    }
+    statements
+}
+
+async fn all(stream: SendableRecordBatchStream) -> RecordBatch {
+    let schema = stream.schema();
+    let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+/// How many of the statements went both ways.
+async fn both_answer_alike(acts: &[Act]) -> usize {
+    let world = world(acts).await;
+    let anna = caller("anna");
+    let ids = world.rows("anna", "SELECT msgId FROM messages ORDER BY msgId LIMIT 1000").await;
+    let ids: Vec<i64> = ids.iter().filter_map(|row| row[0].as_i64()).collect();
+    let mut taken = 0;
+    for sql in statements(&ids) {
+        let request = QueryRequest { sql: sql.clone(), params: None };
+        let Ok(sql::Statement::Read(read)) = sql::parse(&anna, &request, 4096) else { panic!("{sql}") };
+        let view = || world.engine.0.reader.view(&anna, world.store.snapshot());
+        let Some(lean) = view().lean(&read.statement).unwrap() else { continue };
+        let (planned, same_again) = view().planned(&read.statement).await.unwrap();
+        let (lean, planned) = (all(lean).await, all(planned).await);
+        assert!(same_again);
+        assert_eq!(lean, planned, "{sql}\nafter {acts:?}");
+        taken += 1;
+    }
+    taken
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_short_way_answers_what_the_planner_s_does(acts in acts()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let taken = runtime.block_on(both_answer_alike(&acts));
+        // All pages, whatever lies where; of single messages those that need no search.
+        assert!(taken >= 4 * 3 * 3 * 4, "{taken}");
+    }
+}
