@@ -24,14 +24,13 @@ use futures::Stream;
 use kalamdb_protocol::{QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
 use kalamdb_store::Store;
 pub use live::{LiveFrame, LiveSession};
-pub use read::Rows;
 pub use settings::{ConsolidationSettings, LiveSettings, QuerySettings, Settings};
 use tokio::sync::watch;
 
 use crate::{
     background::{Background, Whose},
     live::Hub,
-    read::Reader,
+    read::{Reader, Rows},
     sql::Statement,
     workers::{Stage, Threads, Ticket, Workers, ended_early},
     write::{NamedRequest, Write},
@@ -64,8 +63,10 @@ struct Inner {
 /// The result of a statement.
 #[allow(clippy::large_enum_variant, reason = "there is one for each statement, and it is moved twice")]
 pub enum Outcome {
-    /// The rows of a read.
-    Rows(Rows),
+    /// The rows of a read, as one JSON document: a `QueryResponse`.
+    Json(Bytes),
+    /// The rows of a read, as a stream in the format that was asked for.
+    Stream(RowStream),
     /// A write, committed.
     Written(WriteResponse),
 }
@@ -83,6 +84,8 @@ pub enum Format {
 
 /// A streamed answer.
 pub struct RowStream {
+    /// Of what.
+    pub format: Format,
     /// Whether `max_rows` cut the answer, when that is known before the first byte (small answers).
     pub truncated: Option<bool>,
     /// The bytes; a late error comes as a last error record.
@@ -127,7 +130,8 @@ impl Engine {
     }
 
     /// Runs one SQL statement; dropping the future stops it, unless its commit is on its way. A repeated
-    /// `idempotency_key` gets the first write's answer; a read does not look at it.
+    /// `idempotency_key` gets the first write's answer; a read does not look at it. Rows are answered in `format`, or
+    /// as one JSON document where it is `None`.
     ///
     /// # Errors
     /// What is wrong with the statement, or why it could not be finished.
@@ -136,10 +140,12 @@ impl Engine {
         caller: &Caller,
         request: QueryRequest,
         idempotency_key: Option<String>,
+        format: Option<Format>,
     ) -> Result<Outcome> {
         let ticket = self.0.workers.admit(&caller.user).await?;
         let (inner, caller, place) = (Arc::clone(&self.0), caller.clone(), ticket.clone());
-        ticket.run(async move { inner.execute(&caller, &request, idempotency_key, &place).await }).await
+        // One task to the last byte of a JSON document: each hand-over between threads costs more than a small read.
+        ticket.run(async move { inner.execute(&caller, &request, idempotency_key, format, &place).await }).await
     }
 
     /// Sends one message; a repeated `idempotency_key` gets the first answer.
@@ -213,6 +219,13 @@ impl Engine {
     }
 }
 
+async fn answer(rows: Rows, format: Option<Format>) -> Result<Outcome> {
+    Ok(match format {
+        None => Outcome::Json(rows.into_json().await?),
+        Some(format) => Outcome::Stream(rows.into_stream(format).await?),
+    })
+}
+
 /// The owner named, or everybody.
 fn whose(owner: Option<&UserId>) -> Whose {
     owner.map_or(Whose::All, |owner| Whose::One(owner.clone()))
@@ -224,17 +237,18 @@ impl Inner {
         caller: &Caller,
         request: &QueryRequest,
         idempotency_key: Option<String>,
+        format: Option<Format>,
         ticket: &Ticket,
     ) -> Result<Outcome> {
         if let Some(rows) = self.reader.cached(caller, request, ticket) {
-            return Ok(Outcome::Rows(rows));
+            return answer(rows, format).await;
         }
         let write = match sql::parse(caller, request, self.max_statement_bytes)? {
             Statement::Read(read) => {
                 let view = self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()));
                 let rows = view.rows(&read, request, ticket).await?;
                 Box::pin(write::record_read(&self.store, caller, &read.foreign)).await?;
-                return Ok(Outcome::Rows(rows));
+                return answer(rows, format).await;
             }
             Statement::Insert(insert) => Write::Insert(insert),
             Statement::Update(update) => Write::Update(update),

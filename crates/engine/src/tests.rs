@@ -26,7 +26,7 @@ use kalamdb_store::{Clock, Components, Durability, Rules, Store, SystemClock};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Caller, ConsolidationSettings, Engine, LiveSettings, Outcome, QuerySettings, Result, Rows, Settings};
+use crate::{Caller, ConsolidationSettings, Engine, LiveSettings, Outcome, QuerySettings, Result, Settings};
 
 const DAY: Micros = 24 * 3_600 * 1_000_000;
 
@@ -173,27 +173,27 @@ impl World {
     }
 
     async fn execute(&self, name: &str, sql: &str) -> Result<Outcome> {
-        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None).await
+        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None, None).await
     }
 
     /// A write that has to succeed: how many rows it changed.
     async fn run(&self, name: &str, sql: &str) -> u64 {
         match self.execute(name, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")) {
             Outcome::Written(written) => written.rows_affected,
-            Outcome::Rows(_) => panic!("it reads: {sql}"),
+            Outcome::Json(_) | Outcome::Stream(_) => panic!("it reads: {sql}"),
         }
     }
 
-    /// A read that has to succeed, not computed yet.
-    async fn read(&self, name: &str, sql: &str) -> Rows {
+    /// The answer to a read that has to succeed.
+    async fn read(&self, name: &str, sql: &str) -> QueryResponse {
         match self.execute(name, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")) {
-            Outcome::Rows(rows) => rows,
-            Outcome::Written(_) => panic!("it writes: {sql}"),
+            Outcome::Json(document) => serde_json::from_slice(&document).unwrap(),
+            Outcome::Stream(_) | Outcome::Written(_) => panic!("it writes: {sql}"),
         }
     }
 
     async fn rows(&self, name: &str, sql: &str) -> Vec<Vec<Value>> {
-        rows(self.read(name, sql).await).await
+        self.read(name, sql).await.rows
     }
 
     async fn code(&self, name: &str, sql: &str) -> ErrorCode {
@@ -202,9 +202,4 @@ impl World {
             Err(error) => error.code,
         }
     }
-}
-
-async fn rows(rows: Rows) -> Vec<Vec<Value>> {
-    let body = rows.into_json().await.unwrap();
-    serde_json::from_slice::<QueryResponse>(&body).unwrap().rows
 }

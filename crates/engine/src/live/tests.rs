@@ -72,14 +72,14 @@ impl World {
     }
 
     async fn execute(&self, name: &str, sql: &str) -> Result<Outcome> {
-        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None).await
+        self.engine.execute(&caller(name), QueryRequest { sql: sql.to_owned(), params: None }, None, None).await
     }
 
     /// A write that has to succeed.
     async fn run(&self, name: &str, sql: &str) {
         match self.execute(name, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")) {
             Outcome::Written(_) => {}
-            Outcome::Rows(_) => panic!("it reads: {sql}"),
+            Outcome::Json(_) | Outcome::Stream(_) => panic!("it reads: {sql}"),
         }
     }
 
@@ -93,8 +93,8 @@ impl World {
     }
 
     async fn rows(&self, name: &str, sql: &str) -> Vec<Vec<Value>> {
-        let Outcome::Rows(rows) = self.execute(name, sql).await.unwrap() else { panic!("it writes: {sql}") };
-        serde_json::from_slice::<QueryResponse>(&rows.into_json().await.unwrap()).unwrap().rows
+        let Outcome::Json(document) = self.execute(name, sql).await.unwrap() else { panic!("it writes: {sql}") };
+        serde_json::from_slice::<QueryResponse>(&document).unwrap().rows
     }
 
     async fn consolidate(&self) {

@@ -22,8 +22,7 @@ mod window_arguments;
 const SEGMENTS_URL: &str = "kalamdb://segments";
 
 pub(crate) use errors::client_error;
-pub use output::Rows;
-pub(crate) use output::{check_keys, objects};
+pub(crate) use output::{Rows, check_keys, objects};
 pub(crate) use planner::{Reader, View};
 pub(crate) use tables::{
     MessageOptions, batch, conversation_column, message_column, participant_column, schema_of, texts,

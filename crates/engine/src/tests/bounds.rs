@@ -15,9 +15,9 @@ impl World {
     async fn write(&self, name: &str, sql: &str, params: Value, key: Option<&str>) -> Result<WriteResponse> {
         let params: Option<Params> = serde_json::from_value(params).unwrap();
         let request = QueryRequest { sql: sql.to_owned(), params };
-        match self.engine.execute(&caller(name), request, key.map(str::to_owned)).await? {
+        match self.engine.execute(&caller(name), request, key.map(str::to_owned), None).await? {
             Outcome::Written(written) => Ok(written),
-            Outcome::Rows(_) => panic!("it reads: {sql}"),
+            Outcome::Json(_) | Outcome::Stream(_) => panic!("it reads: {sql}"),
         }
     }
 
@@ -211,7 +211,7 @@ async fn a_write_whose_commit_is_on_its_way_is_answered_truly() {
     let anna = caller("anna");
     let write = |id: i64| {
         let sql = format!("INSERT INTO messages (msgId, conversationId, content) VALUES ({id}, 'c', 'x')");
-        engine.execute(&anna, QueryRequest { sql, params: None }, None)
+        engine.execute(&anna, QueryRequest { sql, params: None }, None, None)
     };
     // What is computed at the first time only.
     assert!(write(1).await.is_ok());
@@ -235,16 +235,13 @@ async fn one_user_s_statements_leave_half_of_the_memory() {
     let hold = "SELECT array_agg(repeat('x', 1000) || value) FROM UNNEST(generate_series(1, 25000)) AS n(value)";
     let refused = AtomicUsize::new(0);
     let one = async |name: &'static str| match world.execute(name, hold).await {
-        Ok(Outcome::Rows(rows)) => match rows.into_json().await {
-            Ok(_) => {}
-            Err(error) => {
-                let may = [ErrorCode::QueryTooLarge, ErrorCode::RateLimited, ErrorCode::PayloadTooLarge];
-                assert!(may.contains(&error.code), "{error:?}");
-                refused.fetch_add(1, Ordering::Relaxed);
-            }
-        },
-        Ok(Outcome::Written(_)) => panic!("it reads"),
-        Err(error) => panic!("{error:?}"),
+        Ok(Outcome::Json(_)) => {}
+        Ok(Outcome::Stream(_) | Outcome::Written(_)) => panic!("it is answered in JSON"),
+        Err(error) => {
+            let may = [ErrorCode::QueryTooLarge, ErrorCode::RateLimited, ErrorCode::PayloadTooLarge];
+            assert!(may.contains(&error.code), "{error:?}");
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
     };
     tokio::join!(one("anna"), one("anna"), one("anna"), one("anna"));
     assert!(refused.into_inner() > 0);

@@ -149,24 +149,24 @@ impl World {
 
     async fn execute(&self, caller: &Caller, sql: &str, params: Vec<Value>) -> Result<Outcome> {
         let params = Some(Params::Positional(params));
-        Box::pin(self.engine().execute(caller, QueryRequest { sql: sql.to_owned(), params }, None)).await
+        Box::pin(self.engine().execute(caller, QueryRequest { sql: sql.to_owned(), params }, None, None)).await
     }
 
     pub(super) async fn write(&self, caller: &Caller, sql: &str, params: Vec<Value>) -> Result<WriteResponse> {
         match self.execute(caller, sql, params).await? {
             Outcome::Written(answer) => Ok(answer),
-            Outcome::Rows(_) => Err(Error::fault("a write that answers rows")),
+            Outcome::Json(_) | Outcome::Stream(_) => Err(Error::fault("a write that answers rows")),
         }
     }
 
     pub(super) async fn rows(&self, caller: &Caller, sql: &str, params: Vec<Value>) -> Result<Vec<Vec<Value>>> {
         match self.execute(caller, sql, params).await? {
-            Outcome::Rows(rows) => {
-                let answer: QueryResponse = serde_json::from_slice(&rows.into_json().await?).unwrap();
+            Outcome::Json(document) => {
+                let answer: QueryResponse = serde_json::from_slice(&document).unwrap();
                 assert!(!answer.truncated, "{sql}");
                 Ok(answer.rows)
             }
-            Outcome::Written(_) => Err(Error::fault("a read that writes")),
+            Outcome::Stream(_) | Outcome::Written(_) => Err(Error::fault("a read that writes")),
         }
     }
 

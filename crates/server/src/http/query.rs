@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use kalamdb_engine::{Caller, Format, Outcome, Rows};
+use kalamdb_engine::{Caller, Outcome, RowStream};
 use kalamdb_protocol::{QueryRequest, QueryResponse, WriteResponse};
 use utoipa::ToSchema;
 
@@ -88,27 +88,29 @@ pub async fn query(
     headers: HeaderMap,
     JsonBody(request, _room): JsonBody<QueryRequest>,
 ) -> Result<Response, ApiError> {
-    match app.engine().execute(&caller, request, idempotency_key(&headers)?).await? {
+    let format = accept::wanted(&headers);
+    match app.engine().execute(&caller, request, idempotency_key(&headers)?, format).await? {
         Outcome::Written(written) => {
             metrics::count_write(written.msg_ids.as_ref().map_or(0, Vec::len));
             Ok(Json(written).into_response())
         }
-        Outcome::Rows(rows) => {
+        Outcome::Json(document) => {
             metrics::count_read();
-            match accept::wanted(&headers) {
-                Some(format) => stream(rows, format).await,
-                None => Ok(([(CONTENT_TYPE, "application/json")], rows.into_json().await?).into_response()),
-            }
+            Ok(([(CONTENT_TYPE, "application/json")], document).into_response())
+        }
+        Outcome::Stream(rows) => {
+            metrics::count_read();
+            Ok(stream(rows))
         }
     }
 }
 
-async fn stream(rows: Rows, format: Format) -> Result<Response, ApiError> {
-    let rows = rows.into_stream(format).await?;
-    let mut response = ([(CONTENT_TYPE, accept::media_type(format))], Body::from_stream(rows.body)).into_response();
+fn stream(rows: RowStream) -> Response {
+    let mut response =
+        ([(CONTENT_TYPE, accept::media_type(rows.format))], Body::from_stream(rows.body)).into_response();
     if let Some(truncated) = rows.truncated {
         let value = HeaderValue::from_static(if truncated { "true" } else { "false" });
         response.headers_mut().insert(TRUNCATED, value);
     }
-    Ok(response)
+    response
 }

@@ -33,7 +33,7 @@ use kalamdb_store::{ConversationKey, HotMessage, MessageRange, Segment, Snapshot
 pub(super) use self::directory::Directories;
 use self::form::{Page, Wanted};
 use super::{
-    catalog::{Names, Scope},
+    catalog::{Dependency, Names},
     planner::View,
     tables::{message_column, schema_of, store_error},
 };
@@ -75,7 +75,7 @@ impl View {
             // A segment is not sorted by id alone: finding one takes the bloom filters that the planner's way reads.
             return Ok(None);
         }
-        self.depends_on(Scope::Owner(owner));
+        self.depends_on(Dependency::Owner(owner));
         let table = schema_of(TableId::Messages.table().columns, false, []);
         let named = page.columns.iter().map(|(index, name)| table.field(*index).clone().with_name(name));
         let schema = Arc::new(Schema::new(named.collect::<Vec<Field>>()));

@@ -1,7 +1,7 @@
 //! The rows of an answer, whole or in parts.
 //!
-//! Invariant: no more rows than `query.max_rows` leave here, no more bytes than the limit are held for one answer,
-//! and everything that computes runs on the engine's threads, whoever polls.
+//! Invariant: no more rows than `query.max_rows` leave here, no more bytes than the limit are held for one answer. A
+//! stream is computed on the engine's threads, whoever polls it; one document where its reader runs.
 
 mod cells;
 mod charge;
@@ -64,7 +64,7 @@ impl Held {
 }
 
 /// The rows of a read, not all computed yet.
-pub struct Rows {
+pub(crate) struct Rows {
     columns: Vec<String>,
     batches: Batches,
     ticket: Ticket,
@@ -102,19 +102,12 @@ impl Rows {
         Self { columns: names(&answer.schema), batches, ticket, limits }
     }
 
-    /// The names of the columns.
-    #[must_use]
-    pub fn columns(&self) -> &[String] {
-        &self.columns
-    }
-
-    /// The whole answer: a `QueryResponse` as JSON.
+    /// The whole answer: a `QueryResponse` as JSON, computed by whoever awaits it.
     ///
     /// # Errors
     /// What the statement runs into, and `payload_too_large`.
     pub async fn into_json(self) -> Result<Bytes> {
-        let ticket = self.ticket.clone();
-        ticket.run(json::response(self)).await
+        json::response(self).await
     }
 
     /// The answer in parts; an error before the first part is an error here.

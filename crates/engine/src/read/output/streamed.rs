@@ -48,7 +48,7 @@ pub(super) async fn start(rows: Rows, format: Format) -> Result<RowStream> {
     let out = Outgoing { charge, beginning: Some((head, Vec::new())), parts };
     let task = ticket.spawn(produce(batches, format, limits.rows, out));
     match first.await {
-        Ok(Head { truncated, bytes }) => Ok(RowStream { truncated, body: body(bytes, rest, task, format) }),
+        Ok(Head { truncated, bytes }) => Ok(RowStream { format, truncated, body: body(bytes, rest, task, format) }),
         // The task ended before it had a beginning, and says why.
         Err(_) => Err(task.end().await.err().unwrap_or_else(unexplained)),
     }

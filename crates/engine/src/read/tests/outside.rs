@@ -9,7 +9,7 @@ use crate::{Format, RowStream};
 const VALUES: &str = r#"SELECT * FROM (VALUES (1, 'a "b", c', 1.5, true, NULL), (2, '', CAST('NaN' AS DOUBLE), false, 'x')) AS t("n", "text", "f", "b", "nothing")"#;
 
 async fn body(rows: Rows, format: Format) -> (Option<bool>, Vec<u8>) {
-    let RowStream { truncated, mut body } = rows.into_stream(format).await.unwrap();
+    let RowStream { truncated, mut body, .. } = rows.into_stream(format).await.unwrap();
     let mut bytes = vec![];
     while let Some(part) = body.next().await {
         bytes.extend_from_slice(&part.unwrap());

@@ -163,9 +163,9 @@ impl Ground {
 
 async fn ask(world: &World, by: &Caller, sql: &str, params: Vec<Value>) -> Result<QueryResponse, Error> {
     let request = QueryRequest { sql: sql.to_owned(), params: Some(Params::Positional(params)) };
-    match Box::pin(world.engine().execute(by, request, None)).await? {
-        Outcome::Rows(rows) => Ok(serde_json::from_slice(&rows.into_json().await?).expect("our own JSON")),
-        Outcome::Written(_) => panic!("it writes: {sql}"),
+    match Box::pin(world.engine().execute(by, request, None, None)).await? {
+        Outcome::Json(document) => Ok(serde_json::from_slice(&document).expect("our own JSON")),
+        Outcome::Stream(_) | Outcome::Written(_) => panic!("it writes: {sql}"),
     }
 }
 
