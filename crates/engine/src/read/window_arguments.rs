@@ -32,28 +32,32 @@ fn below(window: Window) -> Result<Transformed<LogicalPlan>> {
     if computed.is_empty() {
         return Ok(Transformed::no(LogicalPlan::Window(window)));
     }
-    let answered = window.schema.columns().into_iter().map(Expr::Column);
-    let read = window.input.schema().columns().into_iter().map(Expr::Column);
-    LogicalPlanBuilder::from(Arc::unwrap_or_clone(window.input))
-        .project(read.chain(computed))?
+    let read = || window.input.schema().columns().into_iter().map(Expr::Column);
+    // What is above knows the calls by the names that they had. An alias inside of a window would panic the planner.
+    let answered = window.window_expr.iter().zip(&calls).map(|(before, now)| {
+        Expr::Column(Column::from_name(now.schema_name().to_string())).alias(before.schema_name().to_string())
+    });
+    let answered: Vec<Expr> = read().chain(answered).collect();
+    LogicalPlanBuilder::from(Arc::clone(&window.input))
+        .project(read().chain(computed))?
         .window(calls)?
         .project(answered)?
         .build()
         .map(Transformed::yes)
 }
 
-/// The call with columns in the place of its computed arguments, under the name that it had.
+/// The call with columns in the place of its computed arguments.
 fn with_columns(call: &Expr, schema: &DFSchema, computed: &mut Vec<Expr>) -> Result<Expr> {
-    let (name, before) = (call.schema_name().to_string(), computed.len());
-    let changed = call.clone().transform_down(|expr| {
-        let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
-        for argument in function.params.args.iter_mut().filter(|argument| is_moved(argument, schema)) {
-            let column = Column::from_name(format!("__argument_{}", computed.len()));
-            computed.push(std::mem::replace(argument, Expr::Column(column.clone())).alias(column.name));
-        }
-        Ok(Transformed::yes(Expr::WindowFunction(function)))
-    })?;
-    Ok(if computed.len() == before { changed.data } else { changed.data.alias(name) })
+    call.clone()
+        .transform_down(|expr| {
+            let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
+            for argument in function.params.args.iter_mut().filter(|argument| is_moved(argument, schema)) {
+                let column = Column::from_name(format!("__argument_{}", computed.len()));
+                computed.push(std::mem::replace(argument, Expr::Column(column.clone())).alias(column.name));
+            }
+            Ok(Transformed::yes(Expr::WindowFunction(function)))
+        })
+        .data()
 }
 
 /// Whether an argument's size is known only when it is computed: numbers have one size, and what names no column is a
