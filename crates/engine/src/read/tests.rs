@@ -103,12 +103,11 @@ impl World {
     async fn query(&self, caller: &Caller, sql: &str) -> Result<QueryResponse> {
         let ticket = self.workers.admit(&caller.user).await?;
         let request = QueryRequest { sql: sql.to_owned(), params: None };
-        let body = match self.reader.cached(caller, &request, &ticket) {
-            Some(rows) => rows.into_json().await?,
-            None => {
-                let (view, read, run) = (self.view(caller), read(sql), ticket.clone());
-                run.run(async move { view.rows(&read, &request, &ticket).await?.into_json().await }).await?
-            }
+        let body = if let Some(rows) = self.reader.cached(caller, &request, &ticket) {
+            rows.into_json().await?
+        } else {
+            let (view, read, run) = (self.view(caller), read(sql), ticket.clone());
+            run.run(async move { view.rows(&read, &request, &ticket).await?.into_json().await }).await?
         };
         Ok(serde_json::from_slice(&body).unwrap())
     }
