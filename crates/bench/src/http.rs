@@ -53,7 +53,7 @@ pub(crate) struct Load {
     pub requests: u64,
     /// The time that they took.
     pub seconds: f64,
-    /// From sending to the last byte of the answer, in microseconds.
+    /// The time from sending to the last byte of the answer, in microseconds.
     pub latency: Histogram<u64>,
     /// The statements' times as the server says them, in microseconds; empty for calls without statements.
     pub in_server: Histogram<u64>,
@@ -123,13 +123,13 @@ fn add(total: &mut Histogram<u64>, part: &Histogram<u64>) -> Result<(), Failure>
     total.add(part).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// One call on a connection of its own, answered with JSON.
+/// Makes one call on a connection of its own, answered with JSON.
 pub(crate) async fn once(target: &Target, call: &Call) -> Result<Value, Failure> {
     let answer = Connection::open(target).await?.exchange(call.request(target)?).await?;
     serde_json::from_slice(&answer).map_err(|error| Failure::new(format!("{} answers no JSON: {error}", call.path)))
 }
 
-/// One connection, used for one request after the other.
+/// A connection, used for one request after the other.
 pub(crate) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
@@ -138,7 +138,7 @@ impl Connection {
         let stream = TcpStream::connect(&target.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the sender; what it has to say about that, the sender says too.
+        // The connection's task ends with the sender, which reports its errors too.
         tokio::spawn(async move { connection.await.ok() });
         Ok(Self(sender))
     }

@@ -58,9 +58,9 @@ type Socket = WebSocketStream<TcpStream>;
 
 /// Delays, in microseconds.
 struct Delays {
-    /// From the beginning of the send to the row's arrival.
+    /// The time from the beginning of the send to the row's arrival.
     from_send: Histogram<u64>,
-    /// From its answer; a row that comes before the answer counts as no delay.
+    /// The time from the send's answer; a row that comes before the answer counts as no delay.
     from_answer: Histogram<u64>,
 }
 
@@ -75,7 +75,7 @@ fn start(program: &Program, name: &str) -> Result<Server, Failure> {
     let settings = [
         ("rocksdb.durability", "os"),
         ("server.max_connections", "20000"),
-        // Everybody's own, and those that only wait.
+        // Each user has a connection of their own, and one has those that only wait.
         ("live.max_connections_per_user", "52"),
     ];
     program.start(name, &settings)
@@ -91,7 +91,7 @@ async fn measure_waiting(program: &Program, scale: Scale, report: &mut Report) -
     let users = users(&server, steps.last().unwrap_or(&1).div_ceil(PER_USER))?;
     let mut writer = Connection::open(&users[0]).await?;
     let mut subscriber = subscribe(&users[0], &conversation("busy", ConversationType::Ai)?).await?;
-    // What the first sends set up is not a subscriber's.
+    // The first sends set things up, which is not a subscriber's delay.
     delays(&mut writer, &users[0], &mut subscriber, 100).await?;
     let at_rest = server.resident_bytes()?;
     let mut waiting = JoinSet::new();
@@ -103,7 +103,7 @@ async fn measure_waiting(program: &Program, scale: Scale, report: &mut Report) -
             .try_collect()
             .await?;
         for socket in sockets {
-            // It answers the server's pings, as every client does.
+            // A waiting subscriber answers the server's pings, as every client does.
             waiting.spawn(socket.for_each(async |_| {}));
         }
         let held = server.resident_bytes()?.saturating_sub(at_rest) / open.max(1) as u64;
@@ -261,7 +261,7 @@ async fn hear(socket: &mut Socket, kind: &str) -> Result<(), Failure> {
     }
 }
 
-/// How many subscriptions to open, step by step: fewer where the system does not allow as many files.
+/// The numbers of subscriptions to open, step by step: fewer where the system does not allow as many files.
 fn steps(scale: Scale) -> Result<Vec<usize>, Failure> {
     let mut steps = OPEN.to_vec();
     steps.retain(|open| !scale.is_quick() || *open <= QUICK_OPEN);

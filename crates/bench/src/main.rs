@@ -49,7 +49,7 @@ struct Arguments {
 struct Scale(u64);
 
 impl Scale {
-    /// That part of `number`, at least 1.
+    /// The part of `number` that this scale means, at least 1.
     fn of(self, number: u64) -> u64 {
         (number / self.0).max(1)
     }

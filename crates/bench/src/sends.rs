@@ -98,7 +98,7 @@ fn send(worker: usize, n: u64) -> Call {
     Call { path: "/api/v1/messages", body }
 }
 
-/// How often the disk makes a small append durable: what a synced commit costs at least.
+/// The rate at which the disk makes a small append durable: what a synced commit costs at least.
 #[allow(clippy::cast_precision_loss)] // Far below 2^53.
 fn syncs_per_second(folder: &Path) -> Result<f64, Failure> {
     let mut file = File::create(folder.join("syncs"))?;

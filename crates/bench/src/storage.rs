@@ -159,7 +159,7 @@ impl Groups {
         Ok(large)
     }
 
-    /// What people wrote one after the other, from some place on, until it is large; another for each message.
+    /// A large text, another for each message: what people wrote one after the other, from some place on.
     fn large_text(&self, number: usize) -> String {
         let mut large = String::with_capacity(LARGE_BYTES + 1_024);
         for text in self.texts.iter().cycle().skip(number * 13 % self.texts.len()) {

@@ -33,7 +33,7 @@ impl Error {
         Self::new(ErrorCode::Internal, "The server made a mistake; it has been logged. Try again, or report it.")
     }
 
-    /// The same error with one more detail.
+    /// Adds a detail.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());

@@ -136,8 +136,9 @@ impl Workers {
     /// When the system gives no threads.
     pub fn start(settings: &QuerySettings) -> Result<Self> {
         let max_concurrent = settings.max_concurrent.max(1);
-        // What a statement does between two yields is bounded, and can still take long (planning, a window, a sort). With
-        // a thread more for each place none of it keeps another statement from a thread: the system shares out the cores.
+        // The work of a statement between two yields is bounded, and can still take long (planning, a window, a sort).
+        // With a thread more for each place none of it keeps another statement from a thread: the system shares out the
+        // cores.
         let threads = Threads::start("kalamdb-engine", settings.threads.max(1) + max_concurrent, MAX_FILE_THREADS)?;
         let gate = Gate {
             places: Arc::new(Semaphore::new(max_concurrent)),
@@ -321,7 +322,7 @@ impl Stage {
         if *self.at.lock() == Progress::Work && Instant::now() < self.deadline { Ok(()) } else { Err((self.late)()) }
     }
 
-    /// From here until the answer is dropped the statement is not stopped.
+    /// Begins a commit: until the answer is dropped the statement is not stopped.
     ///
     /// # Errors
     /// `query_timeout` when it has been.
@@ -361,7 +362,7 @@ impl QueueEntry {
         let user = Arc::clone(gate.users.lock().entry(name.clone()).or_insert_with(|| {
             Arc::new(UserSeats { places: Arc::new(Semaphore::new(gate.per_user)), waiting: AtomicUsize::new(0) })
         }));
-        // From here on its drop undoes both counts.
+        // The entry's drop undoes both counts.
         let entry = Self { gate: Arc::clone(gate), name: name.clone(), user, queued: AtomicBool::new(true) };
         let all = entry.gate.waiting.fetch_add(1, Ordering::AcqRel);
         let own = entry.user.waiting.fetch_add(1, Ordering::AcqRel);

@@ -92,7 +92,7 @@ pub struct WriteResponse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<i64>>)]
     pub msg_ids: Option<Vec<MsgId>>,
-    /// Of an INSERT of messages: whether a conversation began with one of them; absent when none did.
+    /// Whether a conversation began with a message of this INSERT; absent when none did.
     #[serde(default, skip_serializing_if = "is_false")]
     pub conversation_created: bool,
     /// The time that the statement took, in milliseconds.

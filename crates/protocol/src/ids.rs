@@ -160,7 +160,7 @@ macro_rules! name_enum {
 name_enum!(
     /// The kind of a conversation; part of its key.
     ConversationType {
-        /// One user and an assistant; the user owns both sides.
+        /// A conversation of one user and an assistant; the user owns both sides.
         Ai = "ai",
         /// Several users; each message is copied to every participant.
         Group = "group",

@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for Counted<'_> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        // Where a field may be absent it may be null, too.
+        // A field that may be absent may be null, too.
         if self.shape == Shape::Collection {
             return Err(E::invalid_type(Unexpected::Unit, &self));
         }

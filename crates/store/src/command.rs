@@ -76,7 +76,7 @@ macro_rules! commands {
             $($(#[$doc])* $name($name)),+
         }
 
-        /// What a command came to.
+        /// The result of a command.
         #[derive(Debug)]
         pub(crate) enum Done {
             $($name($answer)),+

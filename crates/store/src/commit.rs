@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ConversationKey, Message, Seq};
 
-/// One write: applied whole, or not at all.
+/// A write: applied whole, or not at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The user on whose behalf it is done.

@@ -29,7 +29,7 @@ const MAX_BYTES: u64 = 64 << 20;
 const MAX_INPUT_BYTES: u64 = MAX_DECODED_BYTES;
 /// Segments below this many rows are small.
 const SMALL_ROWS: u64 = 25_000;
-/// So many small ones beside each other are worth a rewrite without anybody asking.
+/// The number of small segments beside each other that are worth a rewrite without anybody asking.
 const WORTH_MERGING: usize = 4;
 
 /// The result of a compaction.

@@ -135,9 +135,9 @@ impl Database {
     }
 }
 
-/// What a failed write means. A full disk is waited out: RocksDB looks every few seconds whether there is room, and
-/// writes again once there is. After any other failure of the log it takes no write until it is opened anew, and what of
-/// the last one is on the disk is for that opening to find out; so the process ends, because a start does just that.
+/// The meaning of a failed write. A full disk is waited out: RocksDB looks every few seconds whether there is room, and
+/// writes again once there is. After any other failure of the log it takes no write until it is opened anew, and what
+/// of the last one is on the disk is for that opening to find out; so the process ends, because a start does just that.
 fn write_failed(error: rocksdb::Error) -> Error {
     if !passes_by_itself(error.as_ref()) {
         fatal::end(&format!("the database takes no writes any more: {}", without_paths(error.as_ref())));

@@ -52,7 +52,8 @@ fn time(at: Micros) -> [u8; 8] {
 }
 
 impl Due {
-    /// The entry's key in `due`, by which entries sort by time.
+    /// The entry's key in `due`, by which entries sort by time: the move of `ann/msg-5.bin`, due at once, is
+    /// `0000000000000000 01 616e6e2f6d73672d352e62696e`.
     pub(crate) fn key(&self, at: Micros) -> Vec<u8> {
         let (kind, what) = match self {
             Self::Move { path } => (MOVE, path.clone().into_bytes()),

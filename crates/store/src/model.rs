@@ -55,7 +55,7 @@ pub struct TrashedMessage {
     pub message: Message,
     /// The time of the deletion.
     pub deleted_at: Micros,
-    /// From when on it is gone.
+    /// The time from which it is gone.
     pub expires_at: Micros,
     /// The commit that last wrote it: its version.
     pub version: Seq,
@@ -72,7 +72,7 @@ pub struct ColdTrash {
     pub positions: roaring::RoaringBitmap,
     /// The time of the deletion.
     pub deleted_at: Micros,
-    /// From when on they are gone.
+    /// The time from which they are gone.
     pub expires_at: Micros,
 }
 

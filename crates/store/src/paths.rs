@@ -45,12 +45,12 @@ fn hex(nibble: u8) -> char {
     char::from_digit(u32::from(nibble), 16).unwrap_or('0')
 }
 
-/// An owner's folder.
+/// An owner's folder: `a%2bb%40x%2eorg` is `a+b@x.org`'s.
 pub(crate) fn owner(owner: &UserId) -> String {
     folder(owner.as_str())
 }
 
-/// The folder of a conversation's files.
+/// The folder of a conversation's files: the owner's for an AI conversation, `shared/conversations/g` for a group.
 pub(crate) fn conversation(owner_id: &UserId, key: &ConversationKey) -> String {
     match key.kind {
         ConversationType::Ai => owner(owner_id),
@@ -62,7 +62,7 @@ fn group(id: &ConversationId) -> String {
     format!("shared/conversations/{}", folder(id.as_str()))
 }
 
-/// The file of a large message: `msg-<msgId>.bin`, and `msg-<msgId>-<n>.bin` for its later versions.
+/// The file of a large message: `ann/msg-5.bin`, and for the version that commit 7 wrote `ann/msg-5-7.bin`.
 pub(crate) fn text(owner_id: &UserId, key: &ConversationKey, msg_id: MsgId, version: Option<Seq>) -> String {
     let folder = conversation(owner_id, key);
     match version {
@@ -77,22 +77,22 @@ pub fn holds_text(content_ref: &str) -> bool {
     content_ref.rsplit_once('/').is_some_and(|(_, name)| name.starts_with("msg-"))
 }
 
-/// The file of an upload: `media-<number>.<extension>`.
+/// The file of an upload: `ann/media-6.png`.
 pub(crate) fn media(owner_id: &UserId, key: &ConversationKey, number: MsgId, extension: &str) -> String {
     format!("{}/media-{number}.{extension}", conversation(owner_id, key))
 }
 
-/// The file of its thumbnail: `media-<number>-thumb.<extension>`.
+/// The file of its thumbnail: `ann/media-6-thumb.jpg`.
 pub(crate) fn thumbnail(owner_id: &UserId, key: &ConversationKey, number: MsgId, extension: &str) -> String {
     format!("{}/media-{number}-thumb.{extension}", conversation(owner_id, key))
 }
 
-/// The path of a file in the spool, by its name.
+/// The path of a file in the spool, by its name: `.kalamdb/spool/17`.
 pub(crate) fn spooled(name: &str) -> String {
     format!("{STATE}/{SPOOL}/{name}")
 }
 
-/// An owner's segment: `<owner>/batch-<YYYYMMDD>-<NNN>.parquet`.
+/// An owner's segment, by its day (UTC) and number: `ann/batch-20251013-001.parquet`.
 pub(crate) fn segment(owner_id: &UserId, number: u64, now: Micros) -> String {
     let (year, month, day) = civil_date(now);
     format!("{}/batch-{year:04}{month:02}{day:02}-{number:03}.parquet", owner(owner_id))
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_file_is_named_by_its_day_and_number() {
+    fn a_segment_is_named_by_its_day_and_number() {
         let john = UserId::new("user_john").unwrap();
         assert_eq!(segment(&john, 1, 1_760_313_600_000_000), "user_john/batch-20251013-001.parquet");
         assert_eq!(segment(&john, 1234, 951_782_400_000_000), "user_john/batch-20000229-1234.parquet");

@@ -20,7 +20,7 @@ pub(super) struct ChangeLog {
 }
 
 impl ChangeLog {
-    /// What is in the log after that place; `None` when it does not reach back so far.
+    /// Opens the log after that place; `None` when it does not reach back so far.
     ///
     /// # Errors
     /// When the disk fails.

@@ -48,7 +48,7 @@ pub(super) struct Missed {
 /// News, each with the position from which a client goes on that has it, and its message's id.
 pub(super) type MissedNews = Vec<(News, Position, Option<MsgId>)>;
 
-/// What these entries mean.
+/// The news that these entries are.
 ///
 /// # Errors
 /// When the disk or the object store fails, and what the statement runs into.

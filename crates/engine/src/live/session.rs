@@ -244,7 +244,7 @@ impl Session {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
-            // From here on no notice is missed.
+            // Notices from here on are not missed.
             room.as_mut().enable();
             let taken = {
                 let mut state = self.state.lock();

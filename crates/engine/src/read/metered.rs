@@ -38,7 +38,7 @@ use futures::StreamExt;
 
 use crate::functions::MAX_FRAME_ROWS;
 
-/// What an UNNEST may make of a batch without a closer look.
+/// Bytes that an UNNEST may make of a batch without a closer look.
 const SMALL_EXPANSION_BYTES: usize = 8 << 20;
 
 /// Puts the operators where they belong; the last rule, so that no other moves or drops them.
@@ -69,13 +69,14 @@ impl PhysicalOptimizerRule for MeterOperators {
 /// The memory that a window needs for what it reads.
 #[derive(Debug, Clone)]
 struct Window {
-    /// How often it holds what it reads: one that looks at all of it copies it into one batch first.
+    /// The number of times that it holds what it reads: a window that looks at all of it copies it into one batch
+    /// first.
     copies: usize,
     /// Whether what it makes leaves with each batch, or with the last.
     streams: bool,
     /// Bytes of constants that it writes into each row.
     constant_bytes: usize,
-    /// How many values of its input it writes into each row.
+    /// The number of values of its input that it writes into each row.
     values: usize,
 }
 
@@ -98,7 +99,7 @@ impl Window {
     }
 }
 
-/// How many values of its input a window function writes into each row, beside numbers.
+/// The number of values of its input that a window function writes into each row, beside numbers.
 fn values_in_a_row(expr: &Arc<dyn WindowExpr>) -> usize {
     let fixed = expr.field().is_ok_and(|field| field.data_type().primitive_width().is_some());
     if fixed {
@@ -136,9 +137,9 @@ fn constant_bytes(expr: &Arc<dyn PhysicalExpr>) -> usize {
 /// The operator above, for which memory is counted.
 #[derive(Debug, Clone)]
 enum Use {
-    /// It is for a window.
+    /// A window.
     Window(Window),
-    /// It is for an UNNEST of these columns.
+    /// An UNNEST of these columns.
     Unnest(Lists),
 }
 
@@ -224,7 +225,7 @@ struct Read {
     rows: usize,
     batch_rows: usize,
     bytes: usize,
-    /// Of the largest value.
+    /// Bytes of the largest value.
     largest: usize,
 }
 
@@ -263,8 +264,8 @@ impl Read {
 struct Lists(Vec<ListUnnest>);
 
 impl Lists {
-    /// What the rows of a batch become at most at a time: DataFusion takes as many rows together as make a batch of usual
-    /// size, but one row at least; and lists of lists all at once.
+    /// Bytes that the rows of a batch become at most at a time: DataFusion takes as many rows together as make a batch
+    /// of usual size, but one row at least; and lists of lists all at once.
     fn expansion(&self, batch: &RecordBatch) -> usize {
         let nested = self.0.iter().any(|list| list.depth > 1);
         let whole = self.copies(batch).saturating_mul(self.row_bytes(batch));

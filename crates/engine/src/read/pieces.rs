@@ -34,7 +34,7 @@ impl View {
         self.checked(|| functions::is_volatile_read(plan))
     }
 
-    /// How many rows a plan's expressions may be evaluated on at a time, at most `usual`.
+    /// The number of rows that a plan's expressions may be evaluated on at a time, at most `usual`.
     ///
     /// # Errors
     /// What is wrong with the statement.
@@ -58,7 +58,7 @@ impl View {
         })
     }
 
-    /// Such an expression, ready to be evaluated.
+    /// Compiles a simplified expression, so that it can be evaluated.
     ///
     /// # Errors
     /// What is wrong with the statement.

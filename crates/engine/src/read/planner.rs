@@ -382,7 +382,7 @@ impl View {
         Arc::new(TaskContext::new(None, id, config, scalar, higher_order, aggregate, window, Arc::new(runtime)))
     }
 
-    /// What went wrong in `run`, for the client.
+    /// Runs `run`, and turns its failure into the client's error.
     ///
     /// # Errors
     /// That.
@@ -390,8 +390,9 @@ impl View {
         run().map_err(|error| self.planning_error(&error))
     }
 
-    /// What went wrong before anything ran. DataFusion calls a form of statement that its planner does not know (a
-    /// correlated subquery in an unusual place, say) an internal error; to the client it is one to write otherwise.
+    /// The client's error for a failure before anything ran. DataFusion calls a form of statement that its planner does
+    /// not know (a correlated subquery in an unusual place, say) an internal error; to the client it is one to write
+    /// otherwise.
     fn planning_error(&self, error: &DataFusionError) -> Error {
         match rowless_error(error, self.memory.refused()) {
             Error { code: ErrorCode::Internal, .. } => Error::new(

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::{
 
 /// Attempts at an expression for each token; an ordinary statement needs fewer than two.
 const ATTEMPTS_PER_TOKEN: usize = 8;
-/// And some for the start, so that a short statement may be as intricate as it likes.
+/// The attempts that every statement has, so that a short one may be as intricate as it likes.
 const ATTEMPTS_AT_LEAST: usize = 5_000;
 
 /// Statements within statements: an EXPLAIN has one. The parser has no net for more (`EXPLAIN EXPLAIN …`).

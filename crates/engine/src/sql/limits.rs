@@ -231,7 +231,7 @@ impl OpenFrames {
         (frame.is_fresh, frame.table_due) = (false, frame.in_from);
     }
 
-    /// One more operator in a row.
+    /// Counts one more operator in a row.
     fn link(&mut self) {
         let frame = self.frame();
         frame.chain += 1;
@@ -254,7 +254,7 @@ impl OpenFrames {
     }
 
     fn word(&mut self, keyword: Keyword) {
-        // Where an operand is due these are names, and no clause starts.
+        // Keywords are names where an operand is due, and start no clause.
         let starts_clause = !self.position.is_name();
         match keyword {
             Keyword::CASE => self.open(true),

@@ -62,10 +62,10 @@ fn guarded(plan: LogicalPlan, wanted: &Columns) -> Result<LogicalPlan> {
     plan.data()?.map_children(|input| guarded(input, &below.next().unwrap_or_default()).map(Transformed::yes)).data()
 }
 
-/// What an expression of a node can read.
+/// The columns that an expression of a node can read.
 struct Input {
     schema: DFSchemaRef,
-    /// Those of its columns that are a message's content as it is stored.
+    /// The columns among them that are a message's content as it is stored.
     contents: Columns,
 }
 
@@ -75,7 +75,7 @@ impl Input {
     }
 }
 
-/// Which columns of a plan are `content` as it is stored, with `contentRef` and `msgId` beside it.
+/// The columns of a plan that are `content` as it is stored, with `contentRef` and `msgId` beside it.
 fn contents(plan: &LogicalPlan) -> Columns {
     match plan {
         LogicalPlan::TableScan(scan) if matches!(scan.table_name.table(), "messages" | "deletedMessages") => {
@@ -103,7 +103,7 @@ fn contents(plan: &LogicalPlan) -> Columns {
     }
 }
 
-/// Whose columns a join hands on.
+/// The sides of a join whose columns it hands on.
 enum Shown {
     Left,
     Right,
@@ -119,14 +119,14 @@ fn shown(join: JoinType) -> Shown {
     }
 }
 
-/// Where the wanted columns of a node come from.
+/// The sources of the wanted columns of a node.
 struct Flow {
     made: Made,
-    /// Those that its inputs have as they are.
+    /// The columns that its inputs have as they are.
     passed: Vec<Columns>,
 }
 
-/// Which expressions of a node make a wanted column.
+/// The expressions of a node that make a wanted column.
 enum Made {
     All,
     These(Columns),

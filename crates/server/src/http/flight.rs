@@ -50,7 +50,7 @@ struct Presence {
 }
 
 impl Flight {
-    /// So many bytes, each waited for that long at most. The largest body has room in any case.
+    /// Room for so many bytes, each waited for that long at most. The largest body has room in any case.
     pub fn new(bytes: usize, largest: usize, patience: Duration) -> Self {
         let share = units(bytes / USERS_WITH_A_SHARE).max(units(largest));
         let all = units(bytes).max(share);

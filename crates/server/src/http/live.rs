@@ -163,7 +163,7 @@ fn parsed<T, E>(name: &str, wanted: &str, value: Result<T, E>) -> Result<T, ApiE
     value.map_err(|_| ApiError::new(ErrorCode::InvalidValue, format!("`{name}` must be {wanted}.")))
 }
 
-/// A position as an event's id.
+/// A position as an event's id: `7-5-1` is epoch 7, commit 5, change 1.
 fn written(position: Position) -> String {
     format!("{}-{}-{}", position.epoch, position.seq, position.n)
 }

@@ -155,7 +155,7 @@ mod tests {
         *,
     };
 
-    /// What is told of a file with these bytes.
+    /// The facts of a file with these bytes.
     async fn told(bytes: &[u8]) -> Facts {
         let spool = tempfile::tempdir().unwrap();
         let most = 100 << 20;
@@ -205,7 +205,8 @@ mod tests {
         assert!(told(b"a text").await.duration.is_none());
     }
 
-    /// What is told of a file with these bytes by one who has looked at others before, whatever it begins like.
+    /// The facts of a file with these bytes, told by an inspector that has looked at others before, whatever it begins
+    /// like.
     async fn told_as(inspector: &Inspector, signature: &[u8], bytes: &[u8]) -> Facts {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();

@@ -13,7 +13,7 @@ pub(super) const HEAD_BYTES: usize = 8_192;
 /// A type of file that is taken.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MediaType {
-    /// Its MIME type.
+    /// The MIME type.
     pub mime: &'static str,
     /// The extension of such a file.
     pub extension: &'static str,

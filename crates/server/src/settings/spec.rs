@@ -215,7 +215,7 @@ impl Spec {
     }
 }
 
-/// What is allowed, to follow "must be".
+/// The allowed values, to follow "must be".
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {

@@ -98,7 +98,7 @@ impl Apply<'_, '_> {
         row.joined = true;
         row.created = group.created;
         self.put_conversation(user, key, row)?;
-        // From now on it is the group's that counts.
+        // The group's metadata counts from now on.
         self.put_metadata(user, key, None)?;
         group.participants += 1;
         group.version = self.seq;
@@ -254,7 +254,7 @@ impl Apply<'_, '_> {
             self.trash_cold(owner, *segment, ranges, expires_at)?;
         }
         for (msg_id, path) in rows::holdings(self.overlay, owner, key)? {
-            // What was in the trash before keeps its own time.
+            // Messages that were in the trash before keep their own time.
             if rows::reference(self.overlay, &path, owner, msg_id)? == Some(ReferenceRecord::Shown) {
                 self.hide_cold(owner, key, msg_id, expires_at)?;
                 self.count_row()?;

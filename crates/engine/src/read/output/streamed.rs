@@ -22,7 +22,7 @@ use crate::{Error, Format, Result, RowStream, workers::Running};
 /// Parts computed ahead of the client.
 const PARTS_AHEAD: usize = 4;
 
-/// So much is computed before the first byte goes out: most answers are whole by then, so that the client is told
+/// Bytes that are computed before the first one goes out: most answers are whole by then, so that the client is told
 /// whether rows were cut, and an error is still an error.
 const HEAD_BYTES: usize = 1024 * 1024;
 

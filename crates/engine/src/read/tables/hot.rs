@@ -49,7 +49,7 @@ use super::{
 const FIRST_BATCH_ROWS: usize = 64;
 const BATCH_GROWTH: usize = 4;
 
-/// So many conversations are merged by id; with more, finding the next row would cost more than sorting.
+/// The number of conversations that are merged by id; with more, finding the next row would cost more than sorting.
 const MAX_MERGED: usize = 16;
 
 /// Reads the hot messages of some owners.

@@ -63,7 +63,7 @@ fn table_schema(columns: &[Column], schema: &Schema, hidden: impl IntoIterator<I
     schema_of(columns, matches!(schema, Schema::All), hidden)
 }
 
-/// The same, by whether it shows everybody's rows.
+/// The schema of such columns, with the owner's where it shows everybody's rows.
 pub(crate) fn schema_of(columns: &[Column], everybody: bool, hidden: impl IntoIterator<Item = Field>) -> SchemaRef {
     let owner = everybody.then(|| Field::new(OWNER, DataType::Utf8View, false));
     Arc::new(ArrowSchema::new(owner.into_iter().chain(fields(columns)).chain(hidden).collect::<Vec<_>>()))
@@ -81,7 +81,7 @@ fn owners(snapshot: &Snapshot, schema: &Schema) -> kalamdb_store::Result<Vec<Use
 fn condition(session: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
     let columns = DFSchema::try_from(Arc::clone(schema))?;
     let all = conjunction(filters.iter().cloned()).map(|filter| session.create_physical_expr(filter, &columns));
-    // What cannot be computed here (a subquery) is for the operators above.
+    // A condition that cannot be computed here (a subquery) is for the operators above.
     Ok(all.and_then(Result::ok))
 }
 

@@ -54,7 +54,7 @@ fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
         || node.is::<IsNullExpr>()
         || node.is::<IsNotNullExpr>()
         || node.is::<NotExpr>()
-        // Its children are what it will compare, its comparisons are made by operators, not by users.
+        // A dynamic filter's comparisons are made by operators, not by users, and its children are what it compares.
         || node.is::<DynamicFilterPhysicalExpr>()
         || node.downcast_ref::<BinaryExpr>().is_some_and(|binary| compares(*binary.op()));
     harmless && expr.children().into_iter().all(cannot_fail)

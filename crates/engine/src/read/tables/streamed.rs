@@ -107,7 +107,7 @@ impl<R: Send + 'static> Streamed<R> {
         Ok(Arc::new(StreamingTable::try_new(Arc::clone(&self.schema), vec![Arc::new(self)])?))
     }
 
-    /// Its rows as an operator, for a table that has others besides.
+    /// The table's rows as an operator, for a table that has others besides.
     pub fn into_plan(self, projection: &[usize], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = (Arc::clone(&self.schema), projection.to_vec());
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(self)], Some(&columns), [], false, limit)?))

@@ -26,8 +26,8 @@ pub enum Part {
     Outside,
 }
 
-/// The file's `ETag`. A file is never changed, so that its name says which bytes it has; and when it was stored, because
-/// a name may be given again when its file has been gone for long.
+/// The file's `ETag`: `"ann/msg-5.bin-640fef2d24000"`. A file is never changed, so that its name says which bytes it
+/// has; and when it was stored, because a name may be given again when its file has been gone for long.
 pub fn tag(file: &StoredFile) -> String {
     format!("\"{}-{:x}\"", file.path, file.created)
 }

@@ -31,8 +31,8 @@ use super::super::{
 };
 use crate::media::{Intake, Limits, Refusal, Upload};
 
-/// What may stand beside the file: boundaries, headers and the other fields. The parser keeps what it cannot make sense
-/// of yet, and would keep a header without end. One piece as it comes from the network, up to 80 KiB, has to fit.
+/// Bytes that may stand beside the file: boundaries, headers and the other fields. The parser keeps what it cannot make
+/// sense of yet, and would keep a header without end. One piece as it comes from the network, up to 80 KiB, has to fit.
 const MAX_BESIDE_BYTES: u64 = 512 << 10;
 
 /// The longest field but the file: an id of as many bytes as it may have.

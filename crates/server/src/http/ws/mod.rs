@@ -232,7 +232,7 @@ async fn close(end: &End, mut from_client: impl FromClient, mut to_client: impl 
     while let Some(Ok(_)) = from_client.next().await {}
 }
 
-/// From the token to the end.
+/// Converses from the token to the end.
 async fn converse(
     app: &App,
     from_client: &mut impl FromClient,
