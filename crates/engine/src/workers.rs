@@ -275,6 +275,9 @@ pub(crate) struct Stage {
     /// The error of a statement that went beyond its deadline.
     late: fn() -> Error,
     at: Mutex<Progress>,
+    /// How often it was asked.
+    #[cfg(test)]
+    pub looks: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -290,7 +293,13 @@ enum Progress {
 
 impl Stage {
     fn new(deadline: Instant) -> Self {
-        Self { deadline, late: timed_out, at: Mutex::new(Progress::Work) }
+        Self {
+            deadline,
+            late: timed_out,
+            at: Mutex::new(Progress::Work),
+            #[cfg(test)]
+            looks: AtomicUsize::new(0),
+        }
     }
 
     /// The progress of work that may take as long as `budget`, and then ends with the error `late`.
@@ -319,6 +328,8 @@ impl Stage {
     /// # Errors
     /// `query_timeout` when not.
     pub fn goes_on(&self) -> Result<()> {
+        #[cfg(test)]
+        self.looks.fetch_add(1, Ordering::Relaxed);
         if *self.at.lock() == Progress::Work && Instant::now() < self.deadline { Ok(()) } else { Err((self.late)()) }
     }
 

@@ -6,6 +6,8 @@
 //! (reverse, `array_sort`), map characters (upper, lower, initcap), or make a number, a time, a hash or an id.
 //! Aggregates that collect (`string_agg`, `array_agg`) report their size to the memory pool after each batch.
 
+use std::{cell::OnceCell, collections::HashMap};
+
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray},
@@ -19,6 +21,8 @@ use datafusion::{
     logical_expr::ColumnarValue,
 };
 
+use super::effort::effort;
+
 /// The most that a function makes, or does, of one row.
 pub(super) type Rule = fn(&Row) -> u128;
 
@@ -29,14 +33,8 @@ pub(super) enum Cost {
     Bytes(Rule),
     /// The steps that it takes to make little.
     Steps(Rule),
-}
-
-impl Cost {
-    pub(super) fn rule(self) -> Rule {
-        match self {
-            Self::Bytes(rule) | Self::Steps(rule) => rule,
-        }
-    }
+    /// The bytes that it is given.
+    Bytewise,
 }
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
@@ -55,6 +53,23 @@ pub(super) fn cost(name: &str) -> Option<Cost> {
         _ => return rule(name).map(Cost::Bytes),
     };
     Some(Cost::Steps(steps))
+}
+
+/// The steps that the function of that name may take at worst, if it looks for one thing in another. They are not counted
+/// against the statement's, since hardly any search takes as many.
+pub(super) fn search(name: &str) -> Option<Rule> {
+    let rule: Rule = match name {
+        // At each byte it compares the rest, sixteen bytes at once.
+        "strpos" | "instr" | "position" => |row| row.bytes(0) * (row.bytes(1) / 16 + 1),
+        // Each character with each of those to be taken away.
+        "btrim" | "ltrim" | "rtrim" | "trim" => |row| row.bytes(0) * row.bytes_or(1, 1).max(1),
+        // Each search after a match is one more, and can be stopped before.
+        "regexp_like" | "regexp_match" | "regexp_replace" | "regexp_count" => |row| row.bytes(0) * row.effort(),
+        // The n-th match.
+        "regexp_instr" => |row| row.bytes(0) * row.effort() * row.count(3).clamp(1, row.bytes(0).max(1)),
+        _ => return None,
+    };
+    Some(rule)
 }
 
 /// The rule of the function of that name, if it can grow its input.
@@ -115,6 +130,11 @@ impl Row<'_> {
         u128::try_from(self.number(argument).unwrap_or(0)).unwrap_or(0)
     }
 
+    /// The steps for each byte that the pattern, the second argument, may cost.
+    fn effort(&self) -> u128 {
+        u128::from(self.arguments.get(1).map_or(1, |pattern| pattern.effort(self.row)))
+    }
+
     fn number(&self, argument: usize) -> Option<i128> {
         self.arguments.get(argument).map(|argument| argument.number.at(self.row))
     }
@@ -137,8 +157,11 @@ impl Row<'_> {
 
 /// The facts about an argument that the rules ask for, row by row.
 struct Argument {
+    array: ArrayRef,
     bytes: Column<u64>,
     number: Column<i128>,
+    /// Steps for each byte, by each pattern; computed when asked for.
+    effort: OnceCell<Vec<u64>>,
 }
 
 enum Column<T> {
@@ -155,6 +178,11 @@ impl<T: Copy + Default> Column<T> {
     }
 }
 
+/// The rule of a function that goes over all that it is given.
+pub(super) fn all_bytes(row: &Row<'_>) -> u128 {
+    row.all_bytes()
+}
+
 /// The most bytes that a call makes of each row; of one row when all its arguments are constants.
 pub(super) fn sizes(rule: Rule, args: &[ColumnarValue], rows: usize) -> Result<Vec<u128>> {
     let arguments = args.iter().map(Argument::new).collect::<Result<Vec<_>>>()?;
@@ -169,11 +197,27 @@ impl Argument {
             ColumnarValue::Array(array) => array.clone(),
             ColumnarValue::Scalar(scalar) => scalar.to_array_of_size(1)?,
         };
-        let mut argument = Self { bytes: bytes(&array), number: numbers(&array)? };
+        let mut argument = Self { bytes: bytes(&array), number: numbers(&array)?, array, effort: OnceCell::new() };
         if matches!(value, ColumnarValue::Scalar(_)) {
-            argument = Self { bytes: Column::Same(argument.bytes.at(0)), number: Column::Same(argument.number.at(0)) };
+            argument.bytes = Column::Same(argument.bytes.at(0));
+            argument.number = Column::Same(argument.number.at(0));
         }
         Ok(argument)
+    }
+
+    /// The steps for each byte by the pattern of a row. Those of a batch are few, or the same for all.
+    fn effort(&self, row: usize) -> u64 {
+        let effort = self.effort.get_or_init(|| {
+            let patterns = cast(&self.array, &DataType::Utf8View).ok();
+            let patterns = patterns.as_ref().map(AsArray::as_string_view);
+            let mut known = HashMap::new();
+            let each = patterns.into_iter().flatten().map(|pattern| {
+                let pattern = pattern.unwrap_or_default();
+                *known.entry(pattern).or_insert_with(|| effort(pattern))
+            });
+            each.collect()
+        });
+        effort.get(row).or(effort.first()).copied().unwrap_or(1)
     }
 }
 
@@ -204,6 +248,16 @@ fn bytes(array: &ArrayRef) -> Column<u64> {
         fixed if fixed.primitive_width().is_some() => Column::Same(length(fixed.primitive_width().unwrap_or_default())),
         // Structs, maps and what else there is: rare, and rather measured too high than too low.
         _ => Column::Each((0..array.len()).map(|row| length(array.slice(row, 1).get_array_memory_size())).collect()),
+    }
+}
+
+/// The bytes of all values, each counted where it stands: of views those of what they show.
+pub(crate) fn logical_bytes(array: &ArrayRef) -> usize {
+    let views = size_of::<u128>() * array.len();
+    match array.data_type() {
+        DataType::Utf8View => views + array.as_string_view().lengths().map(|length| length as usize).sum::<usize>(),
+        DataType::BinaryView => views + array.as_binary_view().lengths().map(|length| length as usize).sum::<usize>(),
+        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
     }
 }
 

@@ -1,10 +1,12 @@
-//! Puts a count before every function that can grow its input.
+//! Puts a count before every function: before those that can grow their input, or look long for something in it, while a
+//! plan is made, and before all others once it is, so that each can be stopped.
 //!
 //! Invariant: what a guarded call makes is at most [`MAX_BATCH_BYTES`] at a time and [`MAX_VALUE_BYTES`] in one value;
 //! DataFusion's memory pool sees none of that. What the calls of a statement do together is counted by [`Work`], which
 //! also stops them: a batch of them may take long and does not yield.
 
 use std::{
+    collections::HashSet,
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -31,14 +33,21 @@ use datafusion::{
 
 use super::{
     TooLarge, Work,
-    growth::{Cost, cost, sizes, total},
+    growth::{Cost, Rule, all_bytes, cost, logical_bytes, search, sizes, total},
+    matching::bound_operator,
     pattern::{Kind, Pattern},
+    repeated,
 };
 
 /// Bytes that one call may make of one batch of rows.
 const MAX_BATCH_BYTES: u128 = 64 << 20;
 /// Bytes that one call may make of one row: more than any message, and little enough for some to be held at a time.
-const MAX_VALUE_BYTES: u128 = 16 << 20;
+pub(super) const MAX_VALUE_BYTES: u128 = 16 << 20;
+/// Bytes that a function may be given until it asks whether it is to go on: a batch whose rows all hold the same value of
+/// 16 MiB comes to many times that.
+const PART_BYTES: u128 = 16 << 20;
+/// Steps that a search may take for one row at worst: a second, and for each byte of the longest value there are four.
+pub(super) const MAX_SEARCH_STEPS: u128 = 64 << 20;
 /// Steps that a function may take for one row…
 const MAX_VALUE_STEPS: u128 = 16 << 20;
 /// …and until it asks whether it is to go on: some hundredths of a second.
@@ -90,19 +99,44 @@ fn guard_pattern(mut expr: Expr) -> Expr {
 }
 
 fn wrap_pattern(pattern: &mut Expr, kind: Kind) {
-    if !is_constant(pattern) {
+    if !is_constant_expr(pattern) {
         let args = vec![std::mem::take(pattern)];
         *pattern =
             Expr::ScalarFunction(ScalarFunction { func: Arc::new(ScalarUDF::new_from_impl(Pattern::new(kind))), args });
     }
 }
 
-fn is_constant(expr: &Expr) -> bool {
+fn is_constant_expr(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(..) => true,
-        Expr::Cast(Cast { expr, .. }) => is_constant(expr),
+        Expr::Cast(Cast { expr, .. }) => is_constant_expr(expr),
         _ => false,
     }
+}
+
+/// Guards what is left in an optimized plan, where no function has to show any more what it is.
+pub(super) fn watch(plan: LogicalPlan, work: &Arc<Work>) -> Result<LogicalPlan> {
+    let watched = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let watched = expr.transform_up(|expr| {
+                let bounded = bound_operator(expr, work).data;
+                Ok(match bounded {
+                    Expr::ScalarFunction(call) if !call.args.is_empty() && !call.func.inner().is::<Guarded>() => {
+                        let (cost, search) =
+                            (cost(call.func.name()).unwrap_or(Cost::Bytewise), search(call.func.name()));
+                        let guarded = Guarded { inner: call.func, cost, search, work: Arc::clone(work) };
+                        let func = Arc::new(ScalarUDF::new_from_impl(guarded));
+                        Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args: call.args }))
+                    }
+                    other => Transformed::no(other),
+                })
+            })?;
+            Ok(watched.update_data(|expr| name.restore(expr)))
+        })
+    })?;
+    Ok(watched.data)
 }
 
 fn guard_call(expr: Expr, work: &Arc<Work>) -> Transformed<Expr> {
@@ -113,14 +147,13 @@ fn guard_call(expr: Expr, work: &Arc<Work>) -> Transformed<Expr> {
         }
         other => return Transformed::no(other),
     };
-    match cost(inner.name()) {
-        Some(cost) if !inner.inner().is::<Guarded>() => {
-            let guarded = Guarded { inner, cost, work: Arc::clone(work) };
-            let func = Arc::new(ScalarUDF::new_from_impl(guarded));
-            Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
-        }
-        _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func: inner, args })),
+    let (cost, search) = (cost(inner.name()), search(inner.name()));
+    if (cost.is_none() && search.is_none()) || inner.inner().is::<Guarded>() {
+        return Transformed::no(Expr::ScalarFunction(ScalarFunction { func: inner, args }));
     }
+    let guarded = Guarded { inner, cost: cost.unwrap_or(Cost::Bytewise), search, work: Arc::clone(work) };
+    let func = Arc::new(ScalarUDF::new_from_impl(guarded));
+    Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
 }
 
 /// How many rows a batch may have so that constants, which are copied into each row, do not outgrow what one batch may
@@ -154,6 +187,8 @@ pub(crate) fn batch_rows(plan: &LogicalPlan, usual: usize) -> Result<usize> {
 struct Guarded {
     inner: Arc<ScalarUDF>,
     cost: Cost,
+    /// The steps that it may take at worst, when it is a search.
+    search: Option<Rule>,
     work: Arc<Work>,
 }
 
@@ -173,47 +208,94 @@ impl Hash for Guarded {
 }
 
 impl Guarded {
+    /// A function that looks for something: hardly ever as long as it may.
+    fn run_search(&self, rule: Rule, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(rule, &args.args, args.number_rows)?;
+        if sizes.iter().any(|size| *size > MAX_SEARCH_STEPS) {
+            return Err(TooLarge::Work.into());
+        }
+        if is_constant(&args.args) || sizes.iter().sum::<u128>() <= PART_STEPS {
+            return self.run(args);
+        }
+        self.run_in_parts(args, &sizes, PART_STEPS, |part| self.run(part))
+    }
+
+    fn run(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match self.cost {
+            Cost::Bytes(rule) => self.run_by_bytes(rule, args),
+            Cost::Steps(rule) => self.run_by_steps(rule, args),
+            Cost::Bytewise => self.run_bytewise(args),
+        }
+    }
+
     /// A function that makes more bytes than it is given.
-    fn run_by_bytes(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let sizes = sizes(self.cost.rule(), &args.args, args.number_rows)?;
+    fn run_by_bytes(&self, rule: Rule, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(rule, &args.args, args.number_rows)?;
         if sizes.iter().any(|size| *size > MAX_VALUE_BYTES) {
             return Err(TooLarge::Value.into());
         }
         let total: u128 = sizes.iter().sum();
-        if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) {
+        if is_constant(&args.args) {
             self.work.charge_constant(total)?;
         } else if total > MAX_BATCH_BYTES {
-            return self.run_in_parts(&args, &sizes, MAX_BATCH_BYTES);
+            return self.run_in_parts(args, &sizes, MAX_BATCH_BYTES, |part| self.compute(part));
         }
-        self.inner.invoke_with_args(args)
+        self.compute(args)
     }
 
     /// A function that does more than it is given.
-    fn run_by_steps(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let sizes = sizes(self.cost.rule(), &args.args, args.number_rows)?;
+    fn run_by_steps(&self, rule: Rule, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let sizes = sizes(rule, &args.args, args.number_rows)?;
         if sizes.iter().any(|size| *size > MAX_VALUE_STEPS) {
             return Err(TooLarge::Work.into());
         }
         let total: u128 = sizes.iter().sum();
         self.work.charge_steps(total)?;
-        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        if is_constant || total <= PART_STEPS {
-            return self.inner.invoke_with_args(args);
+        if is_constant(&args.args) || total <= PART_STEPS {
+            return self.compute(args);
         }
-        self.run_in_parts(&args, &sizes, PART_STEPS)
+        self.run_in_parts(args, &sizes, PART_STEPS, |part| self.compute(part))
+    }
+
+    /// A function that goes once over what it is given.
+    fn run_bytewise(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let of_arg = |arg: &ColumnarValue| match arg {
+            ColumnarValue::Array(array) => logical_bytes(array) as u128,
+            ColumnarValue::Scalar(value) => value.size() as u128 * args.number_rows as u128,
+        };
+        if is_constant(&args.args) || args.args.iter().map(of_arg).sum::<u128>() <= PART_BYTES {
+            return self.compute(args);
+        }
+        let sizes = sizes(all_bytes, &args.args, args.number_rows)?;
+        self.run_in_parts(args, &sizes, PART_BYTES, |part| self.compute(part))
+    }
+
+    /// The function itself.
+    fn compute(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        repeated::run(self.name(), args, &self.work).unwrap_or_else(|| self.inner.invoke_with_args(args.clone()))
     }
 
     /// Runs the function on as many rows at a time as are sure to fit, and adds up what it really makes: the bounds
     /// are far off for some functions, and must not refuse what fits.
-    fn run_in_parts(&self, args: &ScalarFunctionArgs, sizes: &[u128], most: u128) -> Result<ColumnarValue> {
+    fn run_in_parts(
+        &self,
+        args: &ScalarFunctionArgs,
+        sizes: &[u128],
+        most: u128,
+        run: impl Fn(&ScalarFunctionArgs) -> Result<ColumnarValue>,
+    ) -> Result<ColumnarValue> {
         let mut parts: Vec<ArrayRef> = Vec::new();
-        let (mut made, mut start) = (0, 0);
+        let (mut made, mut start) = (Made::beside(&args.args), 0);
         while start < sizes.len() {
             self.work.goes_on()?;
             let end = start + rows_that_fit(&sizes[start..], most);
-            let part = self.inner.invoke_with_args(slice(args, start, end - start))?.into_array(end - start)?;
-            made += u128::from(total(&part));
-            if made > MAX_BATCH_BYTES {
+            let part = run(&slice(args, start, end - start))?.into_array(end - start)?;
+            let allowed = match self.cost {
+                Cost::Bytes(_) => MAX_BATCH_BYTES,
+                // As much as it is given is no growth.
+                Cost::Steps(_) | Cost::Bytewise => MAX_BATCH_BYTES.max(made.given),
+            };
+            if made.add(&part) > allowed {
                 return Err(TooLarge::Batch.into());
             }
             parts.push(part);
@@ -222,6 +304,43 @@ impl Guarded {
         let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
         Ok(ColumnarValue::Array(concat(&parts)?))
     }
+}
+
+/// Bytes that were made: views of what was there already are none.
+struct Made {
+    known: HashSet<usize>,
+    /// Bytes that were there.
+    given: u128,
+    bytes: u128,
+}
+
+impl Made {
+    fn beside(args: &[ColumnarValue]) -> Self {
+        let mut made = Self { known: HashSet::new(), given: 0, bytes: 0 };
+        for arg in args {
+            if let ColumnarValue::Array(array) = arg {
+                made.add(array);
+            }
+        }
+        Self { given: std::mem::take(&mut made.bytes), ..made }
+    }
+
+    /// The bytes with these.
+    fn add(&mut self, array: &ArrayRef) -> u128 {
+        self.bytes += match array.data_type() {
+            DataType::Utf8View | DataType::BinaryView => {
+                let data = array.to_data();
+                let new = data.buffers().iter().filter(|buffer| self.known.insert(buffer.as_ptr() as usize));
+                new.map(|buffer| buffer.len() as u128).sum()
+            }
+            _ => u128::from(total(array)),
+        };
+        self.bytes
+    }
+}
+
+fn is_constant(args: &[ColumnarValue]) -> bool {
+    args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)))
 }
 
 /// The number of rows from the first that are sure to come to no more than `most`: at least one, which its own limit
@@ -247,9 +366,9 @@ fn slice(args: &ScalarFunctionArgs, start: usize, rows: usize) -> ScalarFunction
 impl ScalarUDFImpl for Guarded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         self.work.goes_on()?;
-        match self.cost {
-            Cost::Bytes(_) => self.run_by_bytes(args),
-            Cost::Steps(_) => self.run_by_steps(args),
+        match self.search {
+            Some(rule) => self.run_search(rule, &args),
+            None => self.run(&args),
         }
     }
 

@@ -6,6 +6,8 @@
 //! beyond bounds.
 
 mod arithmetic;
+mod decimals;
+mod effort;
 mod epoch;
 mod frames;
 mod growth;
@@ -13,6 +15,7 @@ mod guard;
 mod matching;
 mod pattern;
 mod regexes;
+mod repeated;
 mod times;
 mod weight;
 mod work;
@@ -30,7 +33,9 @@ use datafusion::{
 };
 
 pub(crate) use self::{
+    decimals::ShortNumerals,
     frames::MAX_FRAME_ROWS,
+    growth::logical_bytes,
     guard::batch_rows,
     times::{TIME_UNIT_KEY, kinds},
     work::Work,
@@ -70,9 +75,15 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
 pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps, work: &Arc<Work>) -> Result<LogicalPlan> {
     weight::check(&plan)?;
     frames::check(&plan)?;
-    let plan = arithmetic::check(guard::guard(plan, work)?)?;
-    regexes::check(&plan, props)?;
+    let plan = arithmetic::check(guard::guard(decimals::bound(plan)?, work)?)?;
+    regexes::check(&plan, props, work)?;
     times::normalise(matching::bound(plan, work)?, props)
+}
+
+/// Sees to it that an optimized plan can be stopped wherever a function of it works; the last that is done to it, because
+/// the optimizer does not know the functions behind the guards.
+pub(crate) fn watch(plan: LogicalPlan, work: &Arc<Work>) -> Result<LogicalPlan> {
+    guard::watch(plan, work)
 }
 
 /// Whether a plan calls anything that answers differently another time (now, random, `unix_timestamp()`, …), so that

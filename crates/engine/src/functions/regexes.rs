@@ -17,19 +17,23 @@ use datafusion::{
 use kalamdb_protocol::ErrorCode;
 use regex::RegexBuilder;
 
-use super::times::{is_constant, simplifier};
+use super::{
+    Work,
+    decimals::bound_expr,
+    times::{is_constant, simplifier},
+};
 use crate::Error;
 
 /// Bytes that one compiled pattern may take: as much as the functions that use it take.
-const MAX_COMPILED_BYTES: usize = 10 << 20;
+pub(super) const MAX_COMPILED_BYTES: usize = 10 << 20;
 /// Different patterns of one statement, since each takes some milliseconds of planning, which nothing stops.
 const MAX_PATTERNS: usize = 64;
 /// So much of a pattern is repeated in an error.
 const SHOWN_CHARS: usize = 40;
 
 /// Refuses a plan with a constant pattern that is none, or that is too large.
-pub(super) fn check(plan: &LogicalPlan, props: &ExecutionProps) -> Result<()> {
-    let mut patterns = Patterns { simplifier: simplifier(props), seen: HashSet::new() };
+pub(super) fn check(plan: &LogicalPlan, props: &ExecutionProps, work: &Work) -> Result<()> {
+    let mut patterns = Patterns { simplifier: simplifier(props), work, seen: HashSet::new() };
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
@@ -65,12 +69,13 @@ fn pattern_of(expr: &Expr) -> Option<(&Expr, Option<&Expr>)> {
     }
 }
 
-struct Patterns {
+struct Patterns<'a> {
     simplifier: ExprSimplifier,
+    work: &'a Work,
     seen: HashSet<String>,
 }
 
-impl Patterns {
+impl Patterns<'_> {
     fn check(&mut self, pattern: &Expr, flags: Option<&Expr>) -> Result<()> {
         let Some(pattern) = self.text(pattern)? else { return Ok(()) };
         // `g` says how often to match, not how.
@@ -85,6 +90,8 @@ impl Patterns {
         if self.seen.len() >= MAX_PATTERNS {
             return Err(refused(format!("A statement may have {MAX_PATTERNS} different patterns; split it.")));
         }
+        // Each takes some milliseconds, or some ten when it is as large as it may be.
+        self.work.goes_on()?;
         match RegexBuilder::new(&whole).size_limit(MAX_COMPILED_BYTES).build() {
             Ok(_) => {
                 self.seen.insert(whole);
@@ -108,6 +115,7 @@ impl Patterns {
             return Ok(None);
         }
         let constant = self.simplifier.coerce(expr.clone(), &DFSchema::empty())?;
+        let constant = bound_expr(constant, &DFSchema::empty())?.data;
         Ok(match self.simplifier.simplify(constant)? {
             Expr::Literal(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text), _) => {
                 text

@@ -1,6 +1,9 @@
 //! What a statement may compute, and where it ends.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use datafusion::{
     arrow::{
@@ -14,6 +17,7 @@ use datafusion::{
 };
 
 use super::*;
+use crate::workers::Stage;
 
 const NOVEMBER: i64 = 1_699_000_000_000_000;
 
@@ -49,8 +53,14 @@ fn session_of(content: &str, rows: i64) -> SessionContext {
 async fn run_in(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>> {
     let state = session.state();
     let plan = state.create_logical_plan(sql).await?;
-    let plan = prepare(plan, state.execution_props(), &Work::new(crate::workers::Stage::free()))?;
-    let plan = state.optimize(&plan)?;
+    run_plan(session, plan, &crate::workers::Stage::free()).await
+}
+
+/// Runs a plan as a statement's is run.
+async fn run_plan(session: &SessionContext, plan: LogicalPlan, running: &Arc<Stage>) -> Result<Vec<RecordBatch>> {
+    let (state, work) = (session.state(), Work::new(Arc::clone(running)));
+    let plan = prepare(plan, state.execution_props(), &work)?;
+    let plan = watch(state.optimize(&plan)?, &work)?;
     let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
     collect(physical, state.task_ctx()).await
 }
@@ -627,4 +637,114 @@ fn every_function_has_been_looked_at() {
     missing.sort();
     missing.dedup();
     assert!(missing.is_empty(), "{}", missing.join(" "));
+}
+
+/// How often it is asked whether a statement is to go on while it runs.
+async fn looks(session: &SessionContext, sql: &str) -> usize {
+    let stage = Stage::free();
+    let plan = session.state().create_logical_plan(sql).await.unwrap();
+    run_plan(session, plan, &stage).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    stage.looks.load(Ordering::Relaxed)
+}
+
+/// Each of them is one batch, which nothing else would stop.
+#[tokio::test]
+async fn work_within_a_batch_is_stopped() {
+    let numbers = "FROM UNNEST(range(100, 1000)) AS n(v)";
+    for call in [
+        "strpos(repeat('a', 40000) || v, repeat('a', 2000) || 'b' || v)",
+        "length(btrim(repeat('ab', 4000) || v, repeat('ab', 100)))",
+        r"regexp_like(repeat('ab', 4000) || v, '(\w{50}c)+?x', 'i')",
+        r"regexp_instr(repeat('ab', 4000) || v, '(\w{50}c)+?x')",
+        r"array_length(regexp_match(repeat('ab', 4000) || v, '(\w{50}c)+?x'))",
+        r"regexp_count(repeat('ab', 4000) || v, '(\w{50}c)+?x')",
+        r"length(regexp_replace(repeat('ab', 4000) || v, '(\w{50}c)+?x', 'y'))",
+        r"repeat('ab', 4000) || v SIMILAR TO '(\w{50}c)+?x'",
+        "repeat('ab', 4000) || v LIKE '%a________________________________c%'",
+    ] {
+        let looks = looks(&session(), &format!("SELECT count({call}) {numbers}")).await;
+        assert!(looks >= 15, "{looks} in {call}");
+    }
+    // Each match is looked for to the end of the text.
+    for call in
+        ["regexp_count(repeat('a', 2000), 'a*b|a')", "length(regexp_replace(repeat('a', 2000), 'a*b|a', 'x', 'g'))"]
+    {
+        let looks = looks(&session(), &format!("SELECT {call}")).await;
+        assert!(looks >= 3, "{looks} in {call}");
+    }
+    // The same value in each row is one value in memory.
+    let shared = session_of(&"ab".repeat(50_000), 1_000);
+    for call in ["length(content)", "ascii(content)", "json_length(content)", "substr(content, 90000, 2)"] {
+        let looks = looks(&shared, &format!("SELECT count({call}) FROM messages")).await;
+        assert!(looks >= 6, "{looks} in {call}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_cannot_be_stopped_is_refused() {
+    for sql in [
+        "SELECT strpos(repeat('a', 16000000), repeat('a', 8000000) || 'b')",
+        r"SELECT regexp_count(repeat('ab', 8000000), '\w{100}\d')",
+        r"SELECT regexp_like(repeat('ab', 8000000), '\w{100}\d')",
+        r"SELECT repeat('ab', 8000000) SIMILAR TO '[ab]{100}\d'",
+        "SELECT btrim(repeat('ab', 8000000), 'abcdef')",
+    ] {
+        assert_eq!(refusal(sql).await, Some(TooLarge::Work), "{sql}");
+    }
+    let whole = "SELECT regexp_count(repeat('a b ', 3000000), ' b'), strpos(repeat('a', 9000000) || 'b', 'ab'), \
+                 length(regexp_replace(repeat('a b ', 3000000), '\\s+', '', 'g'))";
+    assert_eq!(rows(whole).await, ["3000000 9000000 6000000"]);
+}
+
+/// What stands in for DataFusion's functions and operators answers as they do.
+#[tokio::test]
+async fn searches_of_our_own_answer_as_the_others() {
+    let mut asked: Vec<String> = [
+        "regexp_count(t, p)",
+        "regexp_count(t, p, 2)",
+        "regexp_count(t, p, 9)",
+        "regexp_count(t, p, 1, 'i')",
+        "regexp_count(t, p, 1, '')",
+        "regexp_replace(t, p, '<$1>', 'g')",
+        "regexp_replace(t, p, '<\\1\\0>', 'g')",
+        "regexp_replace(t, p, 'x', 'gi')",
+        "regexp_replace(t, p, 'x', 'i')",
+        "t SIMILAR TO p",
+        "t NOT SIMILAR TO p",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let patterns = ["(a+)", "a*", "b?", "(x)?", "A{1,2}", "[^a]+", "^.*$", "\\s+"];
+    let likes = ["a_b%", "%a_", "_%b", "a%b%c", "%a%%b", "a\\_b_", "%é_", "_", "a.b_", "%_\\", "__%\\%"];
+    for like in likes {
+        asked.extend(["LIKE", "NOT LIKE", "ILIKE"].map(|operator| format!("t {operator} '{like}'")));
+    }
+    let texts =
+        "(VALUES ('aab'), (''), ('AaBé b'), (NULL), ('a_b%'), ('a\nb c'), ('a.b'), ('éa  éb'), ('ab\\')) AS v(t)";
+    for ask in &asked {
+        for pattern in patterns {
+            let sql = format!(
+                "SELECT {} FROM {texts}",
+                ask.replace(", p", &format!(", '{pattern}'")).replace("TO p", &format!("TO '{pattern}'"))
+            );
+            let plan = session().state().create_logical_plan(&sql).await.unwrap();
+            let ours = run_plan(&session(), plan, &Stage::free()).await.unwrap();
+            let theirs = session().sql(&sql).await.unwrap().collect().await.unwrap();
+            assert_eq!(ours.len(), theirs.len());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert_eq!(ours.columns(), theirs.columns(), "{sql}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_text_is_no_decimal() {
+    let read = "SELECT TRY_CAST(repeat('1', 10000) AS DECIMAL(38, 3)), CAST(repeat('0', 900) || '1.5' AS DECIMAL(38, 3)), \
+                TRY_CAST(repeat('1', 30) AS DECIMAL(38, 3)) = TRY_CAST(NULL AS INT)";
+    assert_eq!(rows(read).await, ["NULL 1.500 NULL"]);
+    let number = "SELECT content FROM messages WHERE CAST(repeat(content, 1000) AS DECIMAL(38, 3)) > 1";
+    assert!(run_in(&session(), number).await.is_err());
+    let list = "SELECT CAST([repeat(content, 1000)] AS DECIMAL(38, 3)[]) FROM messages";
+    assert!(run_in(&session(), list).await.unwrap_err().to_string().contains("more than 1000 characters"));
 }

@@ -24,7 +24,7 @@ use datafusion::{
     optimizer::{simplify_expressions::ExprSimplifier, utils::NamePreserver},
 };
 
-use super::{epoch, is_volatile_call};
+use super::{decimals::bound_expr, epoch, is_volatile_call};
 
 /// The key of the mark in a field's metadata; its value for microseconds is `us`.
 pub(crate) const TIME_UNIT_KEY: &str = "kalamdb.unit";
@@ -441,6 +441,7 @@ impl Reader {
         }
         let varies = expr.exists(|expr| Ok(is_volatile_call(expr)))?;
         let coerced = self.simplifier.coerce(expr, &DFSchema::empty())?;
+        let coerced = bound_expr(coerced, &DFSchema::empty())?.data;
         match self.simplifier.simplify(coerced)? {
             Expr::Literal(value, _) if varies => Ok(Expr::Literal(read(value)?, Some(varying()))),
             Expr::Literal(value, metadata) => Ok(Expr::Literal(read(value)?, metadata)),

@@ -36,7 +36,7 @@ use datafusion::{
 };
 use futures::StreamExt;
 
-use crate::functions::MAX_FRAME_ROWS;
+use crate::functions::{MAX_FRAME_ROWS, logical_bytes};
 
 /// Bytes that an UNNEST may make of a batch without a closer look.
 const SMALL_EXPANSION_BYTES: usize = 8 << 20;
@@ -253,7 +253,7 @@ impl Read {
     fn add(&mut self, batch: &RecordBatch) {
         self.rows += batch.num_rows();
         self.batch_rows = self.batch_rows.max(batch.num_rows());
-        self.bytes = batch.columns().iter().map(part_bytes).fold(self.bytes, usize::saturating_add);
+        self.bytes = batch.columns().iter().map(logical_bytes).fold(self.bytes, usize::saturating_add);
         let largest = batch.columns().iter().map(largest_value).max().unwrap_or(0);
         self.largest = self.largest.max(largest);
     }
@@ -319,16 +319,6 @@ fn flattened(lists: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// The bytes of a column that may be a part of a larger one, as after a sort: its own values only.
-fn part_bytes(column: &ArrayRef) -> usize {
-    let view = size_of::<u128>() * column.len();
-    match column.data_type() {
-        DataType::Utf8View => view + column.as_string_view().lengths().map(|length| length as usize).sum::<usize>(),
-        DataType::BinaryView => view + column.as_binary_view().lengths().map(|length| length as usize).sum::<usize>(),
-        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
-    }
-}
-
 /// The bytes of the largest value of a column; of a nested one those of the whole column.
 fn largest_value(column: &ArrayRef) -> usize {
     let lengths = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -339,7 +329,7 @@ fn largest_value(column: &ArrayRef) -> usize {
         DataType::LargeBinary => lengths(&mut column.as_binary::<i64>().offsets().lengths()),
         DataType::Utf8View => lengths(&mut column.as_string_view().lengths().map(|length| length as usize)),
         DataType::BinaryView => lengths(&mut column.as_binary_view().lengths().map(|length| length as usize)),
-        fixed => fixed.primitive_width().unwrap_or_else(|| part_bytes(column)),
+        fixed => fixed.primitive_width().unwrap_or_else(|| logical_bytes(column)),
     }
 }
 
@@ -358,8 +348,8 @@ mod tests {
             Arc::new(StringViewArray::from_iter_values(&texts)),
         ];
         for column in columns {
-            let parts: usize = (0..10).map(|part| part_bytes(&column.slice(part * 100, 100))).sum();
-            let whole = part_bytes(&column);
+            let parts: usize = (0..10).map(|part| logical_bytes(&column.slice(part * 100, 100))).sum();
+            let whole = logical_bytes(&column);
             assert!(parts >= whole && parts < whole + whole / 10, "{}: {parts} of {whole}", column.data_type());
         }
     }

@@ -13,6 +13,8 @@ mod order;
 mod output;
 mod pieces;
 mod planner;
+mod portions;
+mod stops;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use datafusion::{
     },
 };
 
-use super::metered::MeterOperators;
+use super::{metered::MeterOperators, portions::PortionOperators, stops::stoppable};
 use crate::upstream::{DetachFetch, SameNames};
 
 /// The optimizer's rule.
@@ -31,8 +31,9 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sy
     rules.insert(place, Arc::new(SortReachesTiers));
     DetachFetch::insert(&mut rules);
     SameNames::insert(&mut rules);
+    rules.push(Arc::new(PortionOperators));
     rules.push(Arc::new(MeterOperators));
-    rules
+    stoppable(rules)
 }
 
 impl PhysicalOptimizerRule for SortReachesTiers {

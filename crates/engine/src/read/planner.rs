@@ -52,6 +52,7 @@ use super::{
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
     output::{Held, Limits, Rows},
+    stops::{StopSign, analyzer_rules, logical_rules},
     tables::{DeletedMessages, DeletedOptions, MessageOptions, MessagesTable, store_error},
     window_arguments,
 };
@@ -183,6 +184,8 @@ fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionStat
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
+        .with_analyzer_rules(analyzer_rules())
+        .with_optimizer_rules(logical_rules())
         .with_physical_optimizer_rules(optimizer_rules())
         .build();
     functions::register(&mut state)?;
@@ -362,10 +365,12 @@ impl View {
     }
 
     async fn stream(&self, plan: &LogicalPlan) -> Result<SendableRecordBatchStream> {
-        let plan = self.checked(|| self.state().optimize(plan))?;
-        // Constants are copied into every row, so large ones make small batches; only now it is known which.
-        let rows = self.checked(|| functions::batch_rows(&plan, self.state().config().batch_size()))?;
         let mut state = self.state().clone();
+        state.config_mut().options_mut().extensions.insert(StopSign::of(&self.work));
+        let plan = self.checked(|| state.optimize(plan))?;
+        // Constants are copied into every row, so large ones make small batches; only now it is known which.
+        let rows = self.checked(|| functions::batch_rows(&plan, state.config().batch_size()))?;
+        let plan = self.checked(|| functions::watch(plan, &self.work))?;
         *state.config_mut() = state.config().clone().with_batch_size(rows.max(1));
         let physical = state.query_planner().create_physical_plan(&plan, &state).await;
         let physical = physical.map_err(|error| self.planning_error(&error))?;

@@ -4,11 +4,16 @@
 //! something else than it says; and nothing reads a table but by its name.
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, DataType, Expr, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor, Value,
+    ArrayElemTypeDef, DataType, Expr, GroupByExpr, OrderBy, OrderByKind, Query, Select, SelectFlavor, SelectItem,
+    SetExpr, Statement, TableFactor, Value,
 };
 use kalamdb_protocol::{ErrorCode, TABLES};
 
-use super::{grouping, names::enumerated};
+use super::{
+    grouping,
+    limits::{check_list, check_wildcards},
+    names::enumerated,
+};
 use crate::{Error, Result};
 
 /// An error of the code `unsupported`.
@@ -74,6 +79,9 @@ pub(super) fn check_query(query: &Query) -> Result<()> {
     refuse_if(other, "FOR XML, FOR JSON, SETTINGS and FORMAT are not offered; choose a format in the Accept header.")?;
     let from = query.with.iter().flat_map(|with| &with.cte_tables).any(|cte| cte.from.is_some());
     refuse_if(from, "FROM after a WITH query is not offered.")?;
+    if let Some(OrderBy { kind: OrderByKind::Expressions(expressions), .. }) = &query.order_by {
+        check_list(expressions.len())?;
+    }
     check_body(&query.body)
 }
 
@@ -104,6 +112,12 @@ pub(super) fn check_select(select: &Select) -> Result<()> {
         unusual,
         "This SELECT has a clause that is not offered; use FROM, WHERE, GROUP BY, HAVING and ORDER BY.",
     )?;
+    check_list(select.projection.len())?;
+    let is_wildcard = |item: &&SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    check_wildcards(select.projection.iter().filter(is_wildcard).count())?;
+    if let GroupByExpr::Expressions(expressions, _) = &select.group_by {
+        check_list(expressions.len())?;
+    }
     grouping::check(&select.group_by)
 }
 

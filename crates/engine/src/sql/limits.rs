@@ -29,6 +29,15 @@ const MAX_QUERY_DEPTH: usize = 24;
 const MAX_SET_OPERATIONS: usize = 200;
 /// INSERTs in a statement: the parser takes one as the source of another, without end.
 const MAX_INSERTS: usize = 8;
+/// Operators and calls in a statement: the optimizer looks at each some hundred times, and nothing stops it within one of
+/// its steps. Rows of values are none.
+const MAX_OPERATIONS: usize = 10_000;
+/// Windows in a statement: the planner compares each with each.
+const MAX_WINDOWS: usize = 250;
+/// Expressions that a SELECT computes, or that a GROUP BY or ORDER BY has: what is planned is compared with each of them.
+const MAX_LIST: usize = 1_000;
+/// `*` in a SELECT: each is all columns of all its tables.
+const MAX_WILDCARDS: usize = 16;
 /// Periods in a row: `catalog.schema.table.column`; more are fields within fields.
 const MAX_PERIODS: usize = 3;
 /// `FROM ((` around a query: the parser reads what is inside twice for each of them.
@@ -67,10 +76,28 @@ pub(super) fn check_shape(tokens: &[TokenWithSpan]) -> Result<()> {
         doubled: 0,
         set_operations: 0,
         inserts: 0,
+        operations: 0,
+        windows: 0,
         periods: 0,
         last: Keyword::NoKeyword,
+        after_name: false,
     };
     tokens.iter().try_for_each(|token| open.pass(&token.token))
+}
+
+/// Refuses a SELECT, GROUP BY or ORDER BY of too many expressions.
+pub(super) fn check_list(expressions: usize) -> Result<()> {
+    if expressions <= MAX_LIST {
+        return Ok(());
+    }
+    Err(too_large(&format!(
+        "has a SELECT, GROUP BY or ORDER BY of {expressions} expressions, and {MAX_LIST} are allowed; split it"
+    )))
+}
+
+/// Refuses a SELECT of too many `*`.
+pub(super) fn check_wildcards(wildcards: usize) -> Result<()> {
+    if wildcards <= MAX_WILDCARDS { Ok(()) } else { Err(too_large("has too many * in one SELECT; name the columns")) }
 }
 
 /// Refuses an EXPLAIN VERBOSE whose answer would be many times as large as what may be sent.
@@ -138,9 +165,12 @@ struct OpenFrames {
     doubled: usize,
     set_operations: usize,
     inserts: usize,
+    operations: usize,
+    windows: usize,
     /// Periods since the last token that is neither one nor a name.
     periods: usize,
     last: Keyword,
+    after_name: bool,
 }
 
 impl OpenFrames {
@@ -155,7 +185,11 @@ impl OpenFrames {
                 self.link();
                 self.open(false);
             }
-            Token::LParen | Token::LBracket | Token::LBrace => self.open(false),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                // A call, if a name was before it.
+                self.operations += usize::from(self.after_name);
+                self.open(false);
+            }
             Token::RParen | Token::RBracket | Token::RBrace => self.close(),
             Token::Comma | Token::SemiColon => self.comma(),
             Token::Word(_) => self.word(keyword),
@@ -165,6 +199,7 @@ impl OpenFrames {
             _operator => self.link(),
         }
         self.last = keyword;
+        self.after_name = matches!(token, Token::Word(_)) && !matches!(keyword, Keyword::VALUES | Keyword::IN);
         self.position.pass(token);
         self.check()
     }
@@ -178,6 +213,10 @@ impl OpenFrames {
             Err(too_large("has too many queries within queries; name the inner ones in a WITH"))
         } else if self.set_operations > MAX_SET_OPERATIONS {
             Err(too_large("has too many UNION, INTERSECT, EXCEPT or |>; use VALUES for rows"))
+        } else if self.operations > MAX_OPERATIONS {
+            Err(too_large("has too many operators and functions; split it, or use a list (IN, VALUES) or a join"))
+        } else if self.windows > MAX_WINDOWS {
+            Err(too_large("has too many windows (OVER); split it into several statements"))
         } else if self.inserts > MAX_INSERTS {
             Err(too_large("has an INSERT within an INSERT; send one after the other"))
         } else {
@@ -239,6 +278,7 @@ impl OpenFrames {
         (frame.is_fresh, frame.table_due) = (false, false);
         self.depth += 1;
         self.links += 1;
+        self.operations += 1;
     }
 
     fn period(&mut self) {
@@ -259,6 +299,7 @@ impl OpenFrames {
         match keyword {
             Keyword::CASE => self.open(true),
             Keyword::INSERT => self.inserts += 1,
+            Keyword::OVER => self.windows += 1,
             Keyword::END if starts_clause && self.frame().is_case => {
                 self.pop();
             }

@@ -1,6 +1,9 @@
 //! What a statement cannot do.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
+use crate::{sql, workers::Stage};
 
 #[tokio::test]
 async fn others_schemas_are_not_there() {
@@ -136,4 +139,35 @@ async fn nobody_waits_for_a_question_that_was_dropped() {
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
     assert_eq!(world.answer(&caller("ben"), "SELECT 1").await, [[1]]);
+}
+
+/// Planning may take long, and so may a join that repeats a row: both end with their statement.
+#[tokio::test]
+async fn planning_and_joins_end_with_their_statement() {
+    let world = World::new();
+    world.send((0..20).map(|number| message("john", "c", format!("text {number}"))).collect()).await;
+    let ask = async |sql: &str, stage: &Arc<Stage>| {
+        let request = QueryRequest { sql: sql.to_owned(), params: None };
+        let sql::Statement::Read(read) = sql::parse(&caller("john"), &request, 1 << 20)? else { panic!("{sql}") };
+        let view = world.reader.view(&caller("john"), world.store.snapshot()).in_stage(Arc::clone(stage));
+        view.collect(view.plan(&read.statement)?).await
+    };
+    let stopped = Stage::free();
+    stopped.stop();
+    let refused = ask("SELECT msgId FROM messages", &stopped).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QueryTimeout);
+    let looks = async |sql: &str| {
+        let stage = Stage::free();
+        ask(sql, &stage).await.unwrap();
+        stage.looks.load(Ordering::Relaxed)
+    };
+    let one = looks("SELECT msgId FROM messages").await;
+    assert!(one >= 20, "each rule asks: {one}");
+    let text = "(SELECT max(repeat(content, 400000)) AS t FROM messages)";
+    let few = looks(&format!("SELECT max(msgId) FROM {text} JOIN messages ON msgId < 3")).await;
+    let many = looks(&format!("SELECT count(*) FROM {text} JOIN messages ON t > '' || msgId")).await;
+    assert!(
+        many >= few + 3,
+        "{many} and {few}: what repeats a text of some megabytes is asked for a few rows at a time"
+    );
 }

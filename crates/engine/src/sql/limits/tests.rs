@@ -160,3 +160,34 @@ fn unbalanced_statements_do_no_harm() {
         check_shape(&tokens).unwrap();
     }
 }
+
+#[test]
+fn operations_and_windows_are_few() {
+    let list = |item: &str, times: usize| vec![item; times].join(", ");
+    allowed(&format!("SELECT 1 IN ({})", list("a + 1", 9_000)));
+    refused(&format!("SELECT 1 IN ({})", list("a + 1", 11_000)));
+    refused(&format!("SELECT 1 IN ({})", list("f(a)", 11_000)));
+    allowed(&format!("INSERT INTO messages (a, b) VALUES {}", list("(1, 'x')", 30_000)));
+    allowed(&format!("SELECT {}", list("sum(a) OVER ()", 200)));
+    refused(&format!("SELECT {}", list("sum(a) OVER ()", 300)));
+}
+
+#[test]
+fn lists_have_a_limit() {
+    let (few, many) = (vec!["a"; 1_000].join(", "), vec!["a"; 1_001].join(", "));
+    let parsed = |sql: String| {
+        let caller = crate::Caller { user: kalamdb_protocol::UserId::new("john").unwrap(), admin: false };
+        let request = kalamdb_protocol::QueryRequest { sql, params: None };
+        super::super::parse(&caller, &request, 1 << 20).map(drop).map_err(|error| error.code)
+    };
+    assert_eq!(parsed(format!("SELECT {few} FROM messages GROUP BY {few} ORDER BY {few}")), Ok(()));
+    for sql in [
+        format!("SELECT {many} FROM messages"),
+        format!("SELECT 1 FROM messages GROUP BY {many}"),
+        format!("SELECT 1 FROM messages ORDER BY {many}"),
+        format!("SELECT 1 FROM (SELECT {many} FROM messages) AS q"),
+        format!("SELECT {} FROM messages", vec!["*"; 17].join(", ")),
+    ] {
+        assert_eq!(parsed(sql), Err(ErrorCode::QueryTooLarge));
+    }
+}
