@@ -84,7 +84,7 @@ pub enum Format {
 
 /// A streamed answer.
 pub struct RowStream {
-    /// Of what.
+    /// The format of the bytes.
     pub format: Format,
     /// Whether `max_rows` cut the answer, when that is known before the first byte (small answers).
     pub truncated: Option<bool>,

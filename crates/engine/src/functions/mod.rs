@@ -37,7 +37,7 @@ pub(crate) use self::{
     frames::MAX_FRAME_ROWS,
     growth::logical_bytes,
     guard::batch_rows,
-    times::{TIME_UNIT_KEY, kinds},
+    times::{TIME_UNIT_KEY, is_comparison, kinds},
     work::Work,
 };
 

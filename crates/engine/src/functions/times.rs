@@ -507,7 +507,7 @@ pub(super) fn varies(metadata: Option<&FieldMetadata>) -> bool {
 }
 
 /// Whether an operator compares two values.
-pub(super) fn is_comparison(op: Operator) -> bool {
+pub(crate) fn is_comparison(op: Operator) -> bool {
     matches!(
         op,
         Operator::Eq

@@ -79,7 +79,7 @@ impl Names<'_> {
         }
     }
 
-    /// Whose rows a schema's name means to the caller; `None`: the server's own.
+    /// The owners whose rows a schema's name means to the caller; `None` for the server's own tables.
     ///
     /// # Errors
     /// `scope_violation`, and `unknown_table` of the table where nobody is called like that.

@@ -157,7 +157,7 @@ impl Reader {
     }
 }
 
-/// What a list of segments takes in memory.
+/// Bytes of a list of segments in memory.
 fn list_bytes(_: &(UserId, Seq), segments: &Arc<[Segment]>) -> u32 {
     let bytes = segments.iter().map(|segment| {
         let (first, last) = &segment.conversations;

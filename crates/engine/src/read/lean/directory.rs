@@ -1,4 +1,4 @@
-//! Where the conversations lie in a segment, kept in memory with the segment's footer.
+//! The directory of a segment: where its conversations lie, kept in memory with the segment's footer.
 //!
 //! Invariant: of a file, which never changes: what of it is deleted is not said here. A segment is sorted by conversation,
 //! then by message id, so a conversation of one type is one range of rows.
@@ -36,7 +36,7 @@ use super::corrupt;
 
 /// Memory of all directories: those of about a thousand segments.
 const CACHE_BYTES: u64 = 32 << 20;
-/// What a conversation takes besides its id.
+/// Bytes of a conversation besides its id, about.
 const ENTRY_BYTES: usize = 64;
 /// The first read of a file fetches this much of its end: the footer and the page index of a segment.
 const FOOTER_BYTES: usize = 64 * 1024;
@@ -50,7 +50,7 @@ pub(in crate::read) struct Directories {
 
 /// The directory of one segment.
 pub(super) struct Directory {
-    /// Its footer and page index, with texts as the tables have them.
+    /// The footer and page index, with texts as the tables have them.
     pub metadata: ArrowReaderMetadata,
     /// The first row of each conversation, in the order of the rows.
     conversations: Vec<(ConversationKey, u32)>,
@@ -65,7 +65,7 @@ struct IdPage {
 }
 
 impl Directories {
-    /// Those of the segments in a store.
+    /// An empty cache of directories of the segments in a store.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         let weigh = |path: &String, directory: &Arc<Directory>| {
             u32::try_from(path.len() + directory.memory_bytes()).unwrap_or(u32::MAX)
@@ -83,7 +83,7 @@ impl Directories {
         Ok(directory)
     }
 
-    /// What reads a segment's bytes.
+    /// A reader of a segment's bytes.
     pub(super) fn reader(&self, segment: &Segment) -> Result<SegmentFile> {
         // The path is encoded already; making it from plain text would encode it again.
         let path = Path::parse(&segment.path).map_err(|_| corrupt("a segment's path is no object path"))?;
@@ -152,7 +152,7 @@ impl Directory {
 }
 
 impl IdPage {
-    /// Where a file does not say what its pages hold.
+    /// The one page of a file that does not say what its pages hold.
     fn of_all(rows: u32) -> Self {
         Self { rows: 0..rows, ids: (MsgId::MIN, MsgId::MAX) }
     }

@@ -1,4 +1,4 @@
-//! Which statements the short way takes, and what they ask for.
+//! The statements that the short way takes, and the page that each asks for.
 //!
 //! Invariant: every part of a statement is looked at, and one that is not known here leaves the statement to the planner:
 //! nothing is overlooked. Names have the spelling that they are known by, as scoping leaves them.
@@ -16,20 +16,20 @@ const MAX_ROWS: usize = 1_000;
 /// or one message: `SELECT content FROM messages WHERE msgId = 7`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// Whose messages, as the statement names the schema after scoping.
+    /// The schema, as the statement names it after scoping.
     pub schema: String,
     /// The columns of the answer, as indexes of the table's, and what they are called there.
     pub columns: Vec<(usize, String)>,
-    /// The rows.
+    /// The selection of rows.
     pub wanted: Wanted,
 }
 
-/// Which rows of the table, and in which order.
+/// A selection of the table's rows, and their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// The conversation; `None` only where one message is asked for.
     pub conversation: Option<ConversationId>,
-    /// Of these types, in the order of the keys.
+    /// The types that the conversation may have, in the order of the keys.
     pub kinds: Vec<ConversationType>,
     /// The lowest id, inclusive.
     pub first: MsgId,
@@ -37,12 +37,12 @@ pub(super) struct Wanted {
     pub last: MsgId,
     /// Whether the highest id comes first.
     pub newest_first: bool,
-    /// How many.
+    /// The number of rows.
     pub rows: usize,
 }
 
 impl Page {
-    /// What a statement asks for; `None`: something else.
+    /// The page that a statement asks for; `None` when it asks for anything else.
     pub fn of(statement: &Statement) -> Option<Self> {
         let Statement::Query(query) = statement else { return None };
         let (select, order, limit) = plain_query(query)?;

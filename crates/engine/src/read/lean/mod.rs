@@ -41,7 +41,7 @@ use crate::sql;
 
 /// Rows that are decoded at a time, so that the statement's memory is asked before long ones are all there.
 const BATCH_ROWS: usize = 64;
-/// What a hot row takes besides its texts.
+/// Bytes of a hot row besides its texts.
 const ROW_BYTES: usize = size_of::<HotMessage>() + 64;
 
 /// A file that is not what was written.
@@ -117,7 +117,7 @@ fn hot(snapshot: &Snapshot, owner: &UserId, wanted: &Wanted) -> Result<Vec<HotMe
 }
 
 impl Wanted {
-    /// What ids are sorted by: the wanted order, ascending.
+    /// The rank of an id: rows of lower rank come first in the wanted order.
     fn rank(&self, id: MsgId) -> MsgId {
         // `!id` is `-1 - id`, which no id overflows.
         if self.newest_first { !id } else { id }
@@ -138,14 +138,14 @@ struct Reading {
     /// The table's columns in the answer.
     columns: Vec<String>,
     table: SchemaRef,
-    /// The answer's.
+    /// The answer's columns.
     schema: SchemaRef,
     wanted: Wanted,
     directories: Directories,
     held: MemoryReservation,
 }
 
-/// The rows so far: those of [`Found::order`], which lie in the batches.
+/// The rows found so far, in batches; [`Found::order`] says which of them are in the answer.
 #[derive(Default)]
 struct Found {
     /// The answer's columns of each batch.
@@ -238,7 +238,7 @@ impl Reading {
     }
 }
 
-/// These rows of so many.
+/// The selection of these rows out of so many.
 fn selection(rows: &[u32], all: u32) -> RowSelection {
     let runs = rows.chunk_by(|a, b| a + 1 == *b);
     let ranges = runs.map(|run| run[0] as usize..run[run.len() - 1] as usize + 1);

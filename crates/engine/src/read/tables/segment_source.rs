@@ -33,6 +33,8 @@ use datafusion::{
 };
 use datafusion_datasource::morsel::Morselizer;
 
+use crate::functions::is_comparison;
+
 /// A [`FileSource`] that hands on everything but conditions that could fail.
 #[derive(Clone)]
 pub(super) struct SegmentSource(Arc<dyn FileSource>);
@@ -61,19 +63,7 @@ fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
 }
 
 fn compares(operator: Operator) -> bool {
-    matches!(
-        operator,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::And
-            | Operator::Or
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-    )
+    is_comparison(operator) || matches!(operator, Operator::And | Operator::Or)
 }
 
 impl FileSource for SegmentSource {
