@@ -55,7 +55,7 @@ pub(crate) struct Hub {
     lookups: Handle,
     pub(super) settings: LiveSettings,
     /// Threads of delivery queues that one user may have at the same time.
-    share: usize,
+    pub(super) share: usize,
     registry: RwLock<Registry>,
     filters: Mutex<Filters>,
     /// Users who have open sessions.

@@ -39,9 +39,9 @@ async fn nothing_is_computed_for_who_has_gone() {
     world.insert("anna", "c", &[(1, "one")]).await;
     client.told(1).await;
     let encoded = filter.encoded.load(Ordering::Relaxed);
-    // Her threads are taken, so that what comes waits in its queue.
+    // All of her threads are taken, once the first delivery has given its own back, so that what comes waits in its queue.
     let threads = Arc::clone(client.session.session.share());
-    let all = u32::try_from(threads.available_permits()).unwrap();
+    let all = u32::try_from(world.engine.0.live.share).unwrap();
     let held = threads.acquire_many(all).await.unwrap();
     let root = world.watch("root", "SELECT content FROM anna.messages").await;
     world.insert("anna", "c", &[(2, "two")]).await;
