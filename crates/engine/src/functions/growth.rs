@@ -24,7 +24,7 @@ use datafusion::{
 use super::effort::effort;
 
 /// The most that a function makes, or does, of one row.
-pub(super) type Rule = fn(&Row) -> u128;
+pub(super) type Rule = fn(&ArgumentRow) -> u128;
 
 /// The bound of a function: by the bytes of its result, or by its steps.
 #[derive(Debug, Clone, Copy)]
@@ -106,12 +106,12 @@ fn rule(name: &str) -> Option<Rule> {
 }
 
 /// A row of the arguments of a call.
-pub(super) struct Row<'a> {
+pub(super) struct ArgumentRow<'a> {
     arguments: &'a [Argument],
     row: usize,
 }
 
-impl Row<'_> {
+impl ArgumentRow<'_> {
     fn arguments(&self) -> u128 {
         self.arguments.len() as u128
     }
@@ -179,7 +179,7 @@ impl<T: Copy + Default> Column<T> {
 }
 
 /// The rule of a function that goes over all that it is given.
-pub(super) fn all_bytes(row: &Row<'_>) -> u128 {
+pub(super) fn all_bytes(row: &ArgumentRow<'_>) -> u128 {
     row.all_bytes()
 }
 
@@ -188,7 +188,7 @@ pub(super) fn sizes(rule: Rule, args: &[ColumnarValue], rows: usize) -> Result<V
     let arguments = args.iter().map(Argument::new).collect::<Result<Vec<_>>>()?;
     let is_constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
     let rows = if is_constant { 1 } else { rows };
-    Ok((0..rows).map(|row| rule(&Row { arguments: &arguments, row })).collect())
+    Ok((0..rows).map(|row| rule(&ArgumentRow { arguments: &arguments, row })).collect())
 }
 
 impl Argument {

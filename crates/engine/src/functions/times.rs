@@ -108,12 +108,12 @@ pub(crate) fn kinds(plan: &LogicalPlan) -> Vec<Kind> {
 }
 
 /// The columns that a node's expressions can name: those below it, and those around the query that it is in.
-struct Scope<'a> {
+struct VisibleColumns<'a> {
     inputs: Vec<(DFSchemaRef, Vec<Kind>)>,
-    outer: Option<&'a Scope<'a>>,
+    outer: Option<&'a VisibleColumns<'a>>,
 }
 
-impl<'a> Scope<'a> {
+impl<'a> VisibleColumns<'a> {
     fn of(plan: &LogicalPlan, outer: Option<&'a Self>) -> Self {
         let inputs = plan.inputs().into_iter();
         Self { inputs: inputs.map(|input| (Arc::clone(input.schema()), kinds_within(input, outer))).collect(), outer }
@@ -206,42 +206,42 @@ fn results(case: &Case) -> impl Iterator<Item = &Expr> {
     case.when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(case.else_expr.as_deref())
 }
 
-fn kinds_within(plan: &LogicalPlan, outer: Option<&Scope>) -> Vec<Kind> {
+fn kinds_within(plan: &LogicalPlan, outer: Option<&VisibleColumns>) -> Vec<Kind> {
     let columns = plan.schema().fields().len();
-    let scope = Scope::of(plan, outer);
-    let passed_on = || scope.inputs.iter().flat_map(|(_, kinds)| kinds).copied();
+    let visible = VisibleColumns::of(plan, outer);
+    let passed_on = || visible.inputs.iter().flat_map(|(_, kinds)| kinds).copied();
     let mut kinds: Vec<Kind> = match plan {
         LogicalPlan::TableScan(_) => plan.schema().fields().iter().map(|field| of_mark(field.metadata())).collect(),
         LogicalPlan::Values(values) => (0..columns)
             .map(|column| {
-                Kind::any(values.values.iter().filter_map(|row| row.get(column)).map(|cell| scope.kind(cell)))
+                Kind::any(values.values.iter().filter_map(|row| row.get(column)).map(|cell| visible.kind(cell)))
             })
             .collect(),
-        LogicalPlan::Projection(projection) => projection.expr.iter().map(|expr| scope.kind(expr)).collect(),
+        LogicalPlan::Projection(projection) => projection.expr.iter().map(|expr| visible.kind(expr)).collect(),
         LogicalPlan::Aggregate(aggregate) => {
             let keys = aggregate.group_expr.iter().flat_map(grouped);
-            let keys: Vec<Kind> = keys.map(|key| scope.kind(key)).collect();
+            let keys: Vec<Kind> = keys.map(|key| visible.kind(key)).collect();
             let between = columns.saturating_sub(keys.len() + aggregate.aggr_expr.len());
             let keys = keys.into_iter().chain(std::iter::repeat_n(Kind::Other, between));
-            keys.chain(aggregate.aggr_expr.iter().map(|expr| scope.kind(expr))).collect()
+            keys.chain(aggregate.aggr_expr.iter().map(|expr| visible.kind(expr))).collect()
         }
         LogicalPlan::Window(window) => {
-            passed_on().chain(window.window_expr.iter().map(|expr| scope.kind(expr))).collect()
+            passed_on().chain(window.window_expr.iter().map(|expr| visible.kind(expr))).collect()
         }
         LogicalPlan::Union(_) => (0..columns)
-            .map(|column| Kind::any(scope.inputs.iter().filter_map(|(_, kinds)| kinds.get(column).copied())))
+            .map(|column| Kind::any(visible.inputs.iter().filter_map(|(_, kinds)| kinds.get(column).copied())))
             .collect(),
         LogicalPlan::Unnest(unnest) => {
             let input: Vec<Kind> = passed_on().collect();
             let kind = |index: &usize| input.get(*index).copied().unwrap_or(Kind::Other);
             unnest.dependency_indices.iter().map(kind).collect()
         }
-        LogicalPlan::Distinct(Distinct::On(on)) => on.select_expr.iter().map(|expr| scope.kind(expr)).collect(),
+        LogicalPlan::Distinct(Distinct::On(on)) => on.select_expr.iter().map(|expr| visible.kind(expr)).collect(),
         LogicalPlan::RecursiveQuery(query) => kinds_within(&query.static_term, outer),
         LogicalPlan::Join(join) if join.schema.fields().len() == join.right.schema().fields().len() => {
             // A semi-join may keep either side.
             let side = usize::from(!join.schema.iter().eq(join.left.schema().iter()));
-            scope.inputs.get(side).map(|(_, kinds)| kinds.clone()).unwrap_or_default()
+            visible.inputs.get(side).map(|(_, kinds)| kinds.clone()).unwrap_or_default()
         }
         _ => passed_on().collect(),
     };
@@ -262,59 +262,59 @@ struct Reader {
 }
 
 impl Reader {
-    fn plan(&self, plan: LogicalPlan, outer: Option<&Scope>) -> Result<LogicalPlan> {
+    fn plan(&self, plan: LogicalPlan, outer: Option<&VisibleColumns>) -> Result<LogicalPlan> {
         let plan = plan.map_children(|child| self.plan(child, outer).map(Transformed::yes))?.data;
-        let scope = Scope::of(&plan, outer);
-        let plan = plan.map_subqueries(|query| self.plan(query, Some(&scope)).map(Transformed::yes))?.data;
+        let visible = VisibleColumns::of(&plan, outer);
+        let plan = plan.map_subqueries(|query| self.plan(query, Some(&visible)).map(Transformed::yes))?.data;
         let names = NamePreserver::new(&plan);
         let schema = merge_schema(&plan.inputs());
         let plan = plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            let scaled = expr.transform_up(|expr| self.expr(expr, &scope, &schema).map(Transformed::yes))?;
+            let scaled = expr.transform_up(|expr| self.expr(expr, &visible, &schema).map(Transformed::yes))?;
             Ok(scaled.update_data(|expr| name.restore(expr)))
         })?;
         match plan.data {
-            LogicalPlan::Join(join) => self.join(join, &scope),
-            LogicalPlan::Union(union) => union_of(union, &scope),
+            LogicalPlan::Join(join) => self.join(join, &visible),
+            LogicalPlan::Union(union) => union_of(union, &visible),
             other => Ok(other),
         }
     }
 
-    fn expr(&self, expr: Expr, scope: &Scope, schema: &DFSchema) -> Result<Expr> {
+    fn expr(&self, expr: Expr, visible: &VisibleColumns, schema: &DFSchema) -> Result<Expr> {
         Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {
-                let (left, right) = self.pair(*left, *right, scope)?;
+                let (left, right) = self.pair(*left, *right, visible)?;
                 Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
             }
             Expr::Between(Between { expr, negated, low, high }) => {
-                let [expr, low, high] = self.alike([*expr, *low, *high], scope)?.map(Box::new);
+                let [expr, low, high] = self.alike([*expr, *low, *high], visible)?.map(Box::new);
                 Expr::Between(Between::new(expr, negated, low, high))
             }
             Expr::InList(InList { expr, list, negated }) if is_row_expr(&expr) => {
-                let one = |item| self.pair(expr.as_ref().clone(), item, scope).map(|(_, item)| item);
+                let one = |item| self.pair(expr.as_ref().clone(), item, visible).map(|(_, item)| item);
                 let list = list.into_iter().map(one).collect::<Result<_>>()?;
                 Expr::InList(InList::new(expr, list, negated))
             }
             Expr::InList(InList { expr, list, negated }) => {
                 let mut all = list;
                 all.push(*expr);
-                let mut all = self.all_alike(all, scope)?;
+                let mut all = self.all_alike(all, visible)?;
                 // The one that was pushed.
                 let expr = all.pop().unwrap_or_else(|| Expr::Literal(ScalarValue::Null, None));
                 Expr::InList(InList::new(Box::new(expr), all, negated))
             }
-            Expr::Case(case) => Expr::Case(self.case(case, scope)?),
-            Expr::ScalarFunction(call) => Expr::ScalarFunction(self.call(call, scope, schema)?),
+            Expr::Case(case) => Expr::Case(self.case(case, visible)?),
+            Expr::ScalarFunction(call) => Expr::ScalarFunction(self.call(call, visible, schema)?),
             Expr::WindowFunction(mut call) if matches!(call.fun.name(), "lag" | "lead") => {
-                self.default_of(&mut call, scope)?;
+                self.default_of(&mut call, visible)?;
                 Expr::WindowFunction(call)
             }
             Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
-                let (expr, subquery) = self.among(*expr, subquery, scope)?;
+                let (expr, subquery) = self.among(*expr, subquery, visible)?;
                 Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated })
             }
             Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }) => {
-                let (expr, subquery) = self.among(*expr, subquery, scope)?;
+                let (expr, subquery) = self.among(*expr, subquery, visible)?;
                 Expr::SetComparison(SetComparison { expr: Box::new(expr), subquery, op, quantifier })
             }
             other => other,
@@ -322,79 +322,82 @@ impl Reader {
     }
 
     /// Both sides of a comparison; of rows, each place by itself.
-    fn pair(&self, left: Expr, right: Expr, scope: &Scope) -> Result<(Expr, Expr)> {
+    fn pair(&self, left: Expr, right: Expr, visible: &VisibleColumns) -> Result<(Expr, Expr)> {
         match (left, right) {
             (Expr::ScalarFunction(mut left), Expr::ScalarFunction(mut right))
                 if is_row(&left) && is_row(&right) && left.args.len() == right.args.len() =>
             {
                 let (lefts, rights) = (std::mem::take(&mut left.args), std::mem::take(&mut right.args));
                 for (one, other) in lefts.into_iter().zip(rights) {
-                    let (one, other) = self.pair(one, other, scope)?;
+                    let (one, other) = self.pair(one, other, visible)?;
                     left.args.push(one);
                     right.args.push(other);
                 }
                 Ok((Expr::ScalarFunction(left), Expr::ScalarFunction(right)))
             }
-            (left, right) => self.alike([left, right], scope).map(|[left, right]| (left, right)),
+            (left, right) => self.alike([left, right], visible).map(|[left, right]| (left, right)),
         }
     }
 
-    fn alike<const N: usize>(&self, exprs: [Expr; N], scope: &Scope) -> Result<[Expr; N]> {
-        let alike = self.all_alike(exprs.to_vec(), scope)?;
+    fn alike<const N: usize>(&self, exprs: [Expr; N], visible: &VisibleColumns) -> Result<[Expr; N]> {
+        let alike = self.all_alike(exprs.to_vec(), visible)?;
         Ok(alike.try_into().unwrap_or(exprs))
     }
 
     /// With a time among them, those that are given are times.
-    fn all_alike(&self, exprs: Vec<Expr>, scope: &Scope) -> Result<Vec<Expr>> {
-        if !exprs.iter().any(|expr| scope.kind(expr) == Kind::Time) {
+    fn all_alike(&self, exprs: Vec<Expr>, visible: &VisibleColumns) -> Result<Vec<Expr>> {
+        if !exprs.iter().any(|expr| visible.kind(expr) == Kind::Time) {
             return Ok(exprs);
         }
-        let scaled = |expr: Expr| if scope.kind(&expr) == Kind::Given { self.scale(expr) } else { Ok(expr) };
+        let scaled = |expr: Expr| if visible.kind(&expr) == Kind::Given { self.scale(expr) } else { Ok(expr) };
         exprs.into_iter().map(scaled).collect()
     }
 
-    fn case(&self, case: Case, scope: &Scope) -> Result<Case> {
+    fn case(&self, case: Case, visible: &VisibleColumns) -> Result<Case> {
         let (whens, thens): (Vec<Expr>, Vec<Expr>) =
             case.when_then_expr.into_iter().map(|(when, then)| (*when, *then)).unzip();
         let (expr, whens) = match case.expr {
             Some(expr) => {
                 let mut all = whens;
                 all.push(*expr);
-                let mut all = self.all_alike(all, scope)?;
+                let mut all = self.all_alike(all, visible)?;
                 (all.pop().map(Box::new), all)
             }
             None => (None, whens),
         };
         let count = thens.len();
-        let mut results = self.all_alike(thens.into_iter().chain(case.else_expr.map(|expr| *expr)).collect(), scope)?;
+        let mut results =
+            self.all_alike(thens.into_iter().chain(case.else_expr.map(|expr| *expr)).collect(), visible)?;
         let else_expr = (results.len() > count).then(|| results.pop()).flatten().map(Box::new);
         let when_then_expr = whens.into_iter().zip(results).map(|(when, then)| (Box::new(when), Box::new(then)));
         Ok(Case { expr, when_then_expr: when_then_expr.collect(), else_expr })
     }
 
-    fn call(&self, mut call: ScalarFunction, scope: &Scope, schema: &DFSchema) -> Result<ScalarFunction> {
+    fn call(&self, mut call: ScalarFunction, visible: &VisibleColumns, schema: &DFSchema) -> Result<ScalarFunction> {
         let name = call.name().to_owned();
         let args = std::mem::take(&mut call.args);
         call.args = match (name.as_str(), args.as_slice()) {
-            (name, _) if ONE_OF_FEW.contains(&name) || name == "nullif" => self.all_alike(args, scope)?,
+            (name, _) if ONE_OF_FEW.contains(&name) || name == "nullif" => self.all_alike(args, visible)?,
             ("nvl2", [first, some, none]) => {
-                let [some, none] = self.alike([some.clone(), none.clone()], scope)?;
+                let [some, none] = self.alike([some.clone(), none.clone()], visible)?;
                 vec![first.clone(), some, none]
             }
             ("array_has" | "list_has" | "array_contains" | "list_contains", [list, value]) => {
-                vec![self.list(list.clone(), value, scope)?, value.clone()]
+                vec![self.list(list.clone(), value, visible)?, value.clone()]
             }
-            (name, [time]) if epoch::is_part(name) && scope.kind(time).is_exact() => vec![exact(time.clone(), schema)?],
+            (name, [time]) if epoch::is_part(name) && visible.kind(time).is_exact() => {
+                vec![exact(time.clone(), schema)?]
+            }
             _ => args,
         };
         Ok(call)
     }
 
     /// `time = ANY([…])`
-    fn list(&self, list: Expr, value: &Expr, scope: &Scope) -> Result<Expr> {
+    fn list(&self, list: Expr, value: &Expr, visible: &VisibleColumns) -> Result<Expr> {
         match list {
-            Expr::ScalarFunction(mut list) if list.name() == "make_array" && scope.kind(value) == Kind::Time => {
-                let scaled = |item: Expr| if scope.kind(&item) == Kind::Given { self.scale(item) } else { Ok(item) };
+            Expr::ScalarFunction(mut list) if list.name() == "make_array" && visible.kind(value) == Kind::Time => {
+                let scaled = |item: Expr| if visible.kind(&item) == Kind::Given { self.scale(item) } else { Ok(item) };
                 list.args = list.args.into_iter().map(scaled).collect::<Result<_>>()?;
                 Ok(Expr::ScalarFunction(list))
             }
@@ -403,17 +406,17 @@ impl Reader {
     }
 
     /// `lag(time, 1, 1699000000)`
-    fn default_of(&self, call: &mut WindowFunction, scope: &Scope) -> Result<()> {
+    fn default_of(&self, call: &mut WindowFunction, visible: &VisibleColumns) -> Result<()> {
         if let [time, _, default] = call.params.args.as_mut_slice() {
-            let [_, scaled] = self.alike([time.clone(), default.clone()], scope)?;
+            let [_, scaled] = self.alike([time.clone(), default.clone()], visible)?;
             *default = scaled;
         }
         Ok(())
     }
 
     /// `expr IN (SELECT …)`
-    fn among(&self, expr: Expr, subquery: Subquery, scope: &Scope) -> Result<(Expr, Subquery)> {
-        match (scope.kind(&expr), scope.only_column(&subquery)) {
+    fn among(&self, expr: Expr, subquery: Subquery, visible: &VisibleColumns) -> Result<(Expr, Subquery)> {
+        match (visible.kind(&expr), visible.only_column(&subquery)) {
             (Kind::Time, Kind::Given) => {
                 let query = Arc::unwrap_or_clone(subquery.subquery);
                 let query = Arc::new(scaled_columns(query, |column| column == 0)?);
@@ -425,9 +428,9 @@ impl Reader {
     }
 
     /// `JOIN … USING (timestamp)`, INTERSECT and EXCEPT, whose pairs of columns are no comparison.
-    fn join(&self, mut join: Join, scope: &Scope) -> Result<LogicalPlan> {
+    fn join(&self, mut join: Join, visible: &VisibleColumns) -> Result<LogicalPlan> {
         let on = std::mem::take(&mut join.on).into_iter();
-        join.on = on.map(|(left, right)| self.pair(left, right, scope)).collect::<Result<_>>()?;
+        join.on = on.map(|(left, right)| self.pair(left, right, visible)).collect::<Result<_>>()?;
         Ok(LogicalPlan::Join(join))
     }
 
@@ -460,11 +463,11 @@ fn is_row_expr(expr: &Expr) -> bool {
 }
 
 /// A UNION with times in some parts of a column and given ones in others.
-fn union_of(union: Union, scope: &Scope) -> Result<LogicalPlan> {
-    let column = |index: usize| scope.inputs.iter().filter_map(move |(_, kinds)| kinds.get(index).copied());
+fn union_of(union: Union, visible: &VisibleColumns) -> Result<LogicalPlan> {
+    let column = |index: usize| visible.inputs.iter().filter_map(move |(_, kinds)| kinds.get(index).copied());
     let times: Vec<bool> =
         (0..union.schema.fields().len()).map(|index| column(index).any(|kind| kind == Kind::Time)).collect();
-    let inputs = union.inputs.into_iter().zip(&scope.inputs).map(|(input, (_, kinds))| {
+    let inputs = union.inputs.into_iter().zip(&visible.inputs).map(|(input, (_, kinds))| {
         let given = |index: usize| times.get(index) == Some(&true) && kinds.get(index) == Some(&Kind::Given);
         scaled_columns(Arc::unwrap_or_clone(input), given).map(Arc::new)
     });

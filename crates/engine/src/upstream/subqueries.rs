@@ -42,7 +42,7 @@ fn refused(message: &str) -> DataFusionError {
 
 /// The place of an expression. Only below a filter DataFusion joins a correlated EXISTS with its rows.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct ExprPlace<'a> {
     schema: &'a DFSchema,
     filter: bool,
 }
@@ -60,14 +60,14 @@ impl Rewriter {
             return Ok(Transformed::no(node));
         }
         if let LogicalPlan::Filter(filter) = node {
-            let place = Place { schema: filter.input.schema(), filter: true };
+            let place = ExprPlace { schema: filter.input.schema(), filter: true };
             let conditions = split_conjunction_owned(filter.predicate).into_iter();
             let conditions = conditions.map(|one| self.condition(one, place)).collect::<Result<Vec<_>>>()?;
             let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
             return Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)));
         }
         let schema = merge_schema(&node.inputs());
-        let place = Place { schema: &schema, filter: false };
+        let place = ExprPlace { schema: &schema, filter: false };
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
             let name = names.save(&expr);
@@ -76,7 +76,7 @@ impl Rewriter {
     }
 
     /// A condition of which matters only whether it is true.
-    fn condition(&mut self, expr: Expr, place: Place) -> Result<Expr> {
+    fn condition(&mut self, expr: Expr, place: ExprPlace) -> Result<Expr> {
         match expr {
             Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
                 let (left, right) = (self.condition(*left, place)?, self.condition(*right, place)?);
@@ -119,7 +119,7 @@ impl Rewriter {
     }
 
     /// An expression of which all three values matter.
-    fn value(&mut self, expr: Expr, place: Place) -> Result<Expr> {
+    fn value(&mut self, expr: Expr, place: ExprPlace) -> Result<Expr> {
         expr.transform_up(|expr| match expr {
             Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
                 let set = self.set(*expr, subquery, place);
@@ -140,7 +140,7 @@ impl Rewriter {
     }
 
     /// `value IN (rows)` in three values.
-    fn truth(&mut self, set: &Set, place: Place) -> Result<Expr> {
+    fn truth(&mut self, set: &Set, place: ExprPlace) -> Result<Expr> {
         if let Some(scalar) = set.one_row() {
             return Ok(set.value.clone().eq(scalar));
         }
@@ -153,7 +153,7 @@ impl Rewriter {
         }
     }
 
-    fn set(&mut self, value: Expr, subquery: Subquery, place: Place) -> Set {
+    fn set(&mut self, value: Expr, subquery: Subquery, place: ExprPlace) -> Set {
         let rows = Arc::unwrap_or_clone(subquery.subquery);
         let of_null = value.nullable(place.schema).unwrap_or(true);
         self.names += 1;
@@ -167,7 +167,7 @@ impl Rewriter {
     }
 
     /// Whether the value is among the rows.
-    fn found(&mut self, set: &Set, place: Place) -> Result<Expr> {
+    fn found(&mut self, set: &Set, place: ExprPlace) -> Result<Expr> {
         self.copy(set)?;
         set.check_outside(place)?;
         let outside = outer(set.value.clone(), place.schema)?;
@@ -175,7 +175,7 @@ impl Rewriter {
     }
 
     /// Whether nobody knows if a value that was not found is among the rows; `None` when it is always known.
-    fn unknown(&mut self, set: &Set, place: Place) -> Result<Option<Expr>> {
+    fn unknown(&mut self, set: &Set, place: ExprPlace) -> Result<Option<Expr>> {
         let mut unknown = Vec::new();
         if set.with_null {
             self.copy(set)?;
@@ -245,7 +245,7 @@ impl Set {
     }
 
     /// A column outside and one inside of the same table's name are told apart by it no longer once both are in a join.
-    fn check_outside(&self, place: Place) -> Result<()> {
+    fn check_outside(&self, place: ExprPlace) -> Result<()> {
         if references(&self.rows)?.is_empty() {
             return Ok(());
         }
@@ -271,7 +271,7 @@ impl Set {
 }
 
 /// Whether there is a row. In two values.
-fn exists(rows: LogicalPlan, place: Place) -> Result<Expr> {
+fn exists(rows: LogicalPlan, place: ExprPlace) -> Result<Expr> {
     let rows = peeled(rows)?;
     if is_one_row(&rows) {
         return Ok(lit(true));

@@ -17,7 +17,7 @@ use kalamdb_store::StoredFile;
 
 /// The part of a file that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum FilePart {
     /// All of it.
     Whole,
     /// A range of bytes; at least one.
@@ -40,18 +40,18 @@ pub fn is_known(asked: &HeaderMap, tag: &str) -> bool {
 }
 
 /// The part that the headers ask for.
-pub fn part(asked: &HeaderMap, tag: &str, bytes: u64) -> Part {
-    let Some(range) = asked.get(RANGE).and_then(|value| value.to_str().ok()) else { return Part::Whole };
+pub fn part(asked: &HeaderMap, tag: &str, bytes: u64) -> FilePart {
+    let Some(range) = asked.get(RANGE).and_then(|value| value.to_str().ok()) else { return FilePart::Whole };
     // A client that has the beginning of another file wants all of this one. A date says too little: within a second
     // there may be two.
     if asked.get(IF_RANGE).is_some_and(|condition| condition != tag) {
-        return Part::Whole;
+        return FilePart::Whole;
     }
-    let Ok(parsed) = parse_range_header(range) else { return Part::Whole };
+    let Ok(parsed) = parse_range_header(range) else { return FilePart::Whole };
     match parsed.validate(bytes).as_deref() {
-        Ok([one]) if parsed.len() == 1 => Part::Range(*one.start()..one.end() + 1),
-        Err(RangeUnsatisfiableError::Unsatisfiable) => Part::Outside,
-        _ => Part::Whole,
+        Ok([one]) if parsed.len() == 1 => FilePart::Range(*one.start()..one.end() + 1),
+        Err(RangeUnsatisfiableError::Unsatisfiable) => FilePart::Outside,
+        _ => FilePart::Whole,
     }
 }
 
@@ -73,38 +73,38 @@ mod tests {
     #[test]
     fn one_range_is_answered_and_what_is_odd_gets_the_whole() {
         for (range, expected) in [
-            ("bytes=0-0", Part::Range(0..1)),
-            ("bytes=0-99", Part::Range(0..100)),
-            ("bytes=10-19", Part::Range(10..20)),
-            ("bytes=90-", Part::Range(90..100)),
-            ("bytes=90-1000", Part::Range(90..100)),
-            ("bytes=-10", Part::Range(90..100)),
-            ("bytes=-1000", Part::Range(0..100)),
-            ("BYTES=5-6", Part::Range(5..7)),
-            ("bytes=100-", Part::Outside),
-            ("bytes=100-200", Part::Outside),
-            ("bytes=-0", Part::Outside),
-            ("bytes=18446744073709551615-", Part::Outside),
-            ("bytes=0-1,5-6", Part::Whole),
-            ("bytes=0-1,500-", Part::Whole),
-            ("bytes=9-5", Part::Whole),
-            ("bytes=", Part::Whole),
-            ("bytes=a-b", Part::Whole),
-            ("bytes=0x0-1", Part::Whole),
-            ("lines=1-2", Part::Whole),
-            ("0-5", Part::Whole),
+            ("bytes=0-0", FilePart::Range(0..1)),
+            ("bytes=0-99", FilePart::Range(0..100)),
+            ("bytes=10-19", FilePart::Range(10..20)),
+            ("bytes=90-", FilePart::Range(90..100)),
+            ("bytes=90-1000", FilePart::Range(90..100)),
+            ("bytes=-10", FilePart::Range(90..100)),
+            ("bytes=-1000", FilePart::Range(0..100)),
+            ("BYTES=5-6", FilePart::Range(5..7)),
+            ("bytes=100-", FilePart::Outside),
+            ("bytes=100-200", FilePart::Outside),
+            ("bytes=-0", FilePart::Outside),
+            ("bytes=18446744073709551615-", FilePart::Outside),
+            ("bytes=0-1,5-6", FilePart::Whole),
+            ("bytes=0-1,500-", FilePart::Whole),
+            ("bytes=9-5", FilePart::Whole),
+            ("bytes=", FilePart::Whole),
+            ("bytes=a-b", FilePart::Whole),
+            ("bytes=0x0-1", FilePart::Whole),
+            ("lines=1-2", FilePart::Whole),
+            ("0-5", FilePart::Whole),
         ] {
             assert_eq!(part(&asking(&[(RANGE, range)]), "\"t\"", 100), expected, "{range}");
         }
-        assert_eq!(part(&HeaderMap::new(), "\"t\"", 100), Part::Whole);
+        assert_eq!(part(&HeaderMap::new(), "\"t\"", 100), FilePart::Whole);
     }
 
     #[test]
     fn a_range_of_another_file_gets_the_whole() {
         let part = |condition| part(&asking(&[(RANGE, "bytes=1-2"), (IF_RANGE, condition)]), "\"t\"", 100);
-        assert_eq!(part("\"t\""), Part::Range(1..3));
+        assert_eq!(part("\"t\""), FilePart::Range(1..3));
         for other in ["\"u\"", "W/\"t\"", "Thu, 01 Jan 1970 00:00:00 GMT"] {
-            assert_eq!(part(other), Part::Whole, "{other}");
+            assert_eq!(part(other), FilePart::Whole, "{other}");
         }
     }
 

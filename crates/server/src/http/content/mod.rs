@@ -26,7 +26,7 @@ use kalamdb_protocol::{ErrorCode, UserId};
 use kalamdb_store::{Store, StoredFile};
 use percent_encoding::percent_decode_str;
 
-use self::conditions::Part;
+use self::conditions::FilePart;
 use super::{
     App,
     error::{ApiError, failures},
@@ -98,15 +98,15 @@ pub async fn content(
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     // A range is about the body, which HEAD has none of.
-    let part = if method == Method::HEAD { Part::Whole } else { conditions::part(&asked, &tag, file.bytes) };
+    let part = if method == Method::HEAD { FilePart::Whole } else { conditions::part(&asked, &tag, file.bytes) };
     let (status, range) = match part {
-        Part::Whole => (StatusCode::OK, 0..file.bytes),
-        Part::Range(range) => {
+        FilePart::Whole => (StatusCode::OK, 0..file.bytes),
+        FilePart::Range(range) => {
             let text = format!("bytes {}-{}/{}", range.start, range.end - 1, file.bytes);
             headers.insert(CONTENT_RANGE, value(text)?);
             (StatusCode::PARTIAL_CONTENT, range)
         }
-        Part::Outside => return outside(file.bytes),
+        FilePart::Outside => return outside(file.bytes),
     };
     headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     if method == Method::HEAD {
