@@ -25,6 +25,7 @@ use datafusion::{
         BinaryExpr, Cast, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs,
         ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
         binary::BinaryTypeCoercer,
+        cast,
         expr::ScalarFunction,
         sort_properties::{ExprProperties, SortProperties},
     },
@@ -141,6 +142,10 @@ pub(super) fn watch(plan: LogicalPlan, work: &Arc<Work>) -> Result<LogicalPlan> 
 
 fn guard_call(expr: Expr, work: &Arc<Work>) -> Transformed<Expr> {
     let (inner, args) = match expr {
+        // DataFusion compares texts of one kind only, and `string_agg` makes another than a column has.
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "levenshtein" => {
+            (func, args.into_iter().map(|arg| cast(arg, DataType::Utf8)).collect())
+        }
         Expr::ScalarFunction(ScalarFunction { func, args }) => (func, args),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
             (Arc::new(ScalarUDF::new_from_impl(ConcatOperator::new())), vec![*left, *right])

@@ -12,10 +12,12 @@ mod epoch;
 mod frames;
 mod growth;
 mod guard;
+mod late_casts;
 mod matching;
 mod pattern;
 mod regexes;
 mod repeated;
+mod signed;
 mod times;
 mod weight;
 mod work;
@@ -63,7 +65,7 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for name in REMOVED {
         registry.deregister_udf(name)?;
     }
-    Ok(())
+    signed::register(registry)
 }
 
 /// Makes a plan, as it comes from the statement, safe to optimize and run: bounds what its expressions may grow to, has
@@ -75,7 +77,8 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
 pub(crate) fn prepare(plan: LogicalPlan, props: &ExecutionProps, work: &Arc<Work>) -> Result<LogicalPlan> {
     weight::check(&plan)?;
     frames::check(&plan)?;
-    let plan = arithmetic::check(guard::guard(decimals::bound(plan)?, work)?)?;
+    let plan = late_casts::defer(decimals::bound(plan)?)?;
+    let plan = arithmetic::check(guard::guard(plan, work)?)?;
     regexes::check(&plan, props, work)?;
     times::normalise(matching::bound(plan, work)?, props)
 }

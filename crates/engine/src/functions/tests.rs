@@ -748,3 +748,64 @@ async fn a_long_text_is_no_decimal() {
     let list = "SELECT CAST([repeat(content, 1000)] AS DECIMAL(38, 3)[]) FROM messages";
     assert!(run_in(&session(), list).await.unwrap_err().to_string().contains("more than 1000 characters"));
 }
+
+/// Together with a BIGINT a number without a sign would be a decimal.
+#[tokio::test]
+async fn what_counts_has_a_sign() {
+    assert_eq!(
+        rows(
+            "SELECT x, arrow_typeof(x) FROM (SELECT ROW_NUMBER() OVER (ORDER BY msgId DESC) AS x FROM messages UNION \
+             SELECT RANK() OVER (ORDER BY msgId) + 1 FROM messages UNION SELECT msgId FROM messages) ORDER BY x"
+        )
+        .await,
+        ["1 Int64", "2 Int64", "3 Int64", "4 Int64", "5 Int64"]
+    );
+    assert_eq!(
+        rows(
+            "SELECT -DENSE_RANK() OVER (ORDER BY msgId), to_hex(NTILE(2) OVER (ORDER BY msgId)), \
+             CASE WHEN msgId > 1 THEN ROW_NUMBER() OVER (ORDER BY msgId) ELSE -1 END FROM messages ORDER BY msgId"
+        )
+        .await,
+        ["-1 1 -1", "-2 1 2", "-3 2 3", "-4 2 4"]
+    );
+    assert_eq!(
+        one("SELECT -array_length([7, 8]), -cardinality([7]), -array_ndims([[7]]), array_position([7, 8], 8) - 3, \
+             -json_length('{\"a\":1}'), arrow_typeof(coalesce(array_length([7]), 1)), list_length([7]) - 2")
+        .await,
+        "-2 -1 -2 -1 -1 Int64 -1"
+    );
+}
+
+#[tokio::test]
+async fn case_says_which_constants_are_cast() {
+    assert_eq!(
+        rows(
+            "SELECT CASE WHEN 'bo' IN ('7', '12') THEN CAST('bo' AS BIGINT) END, \
+             CASE WHEN msgId > 9 THEN CAST('x' || '1' AS BIGINT) ELSE CAST('7' AS BIGINT) + 1 END, \
+             CASE '' WHEN '' THEN NULL ELSE CAST('' AS BIGINT) END FROM messages WHERE msgId < 3"
+        )
+        .await,
+        ["NULL 8 NULL", "NULL 8 NULL"]
+    );
+    assert_eq!(
+        one(
+            "SELECT CASE WHEN q.a IN ('7') THEN CAST(q.a AS BIGINT) END FROM (SELECT 'x' AS a FROM messages LIMIT 1) q"
+        )
+        .await,
+        "NULL"
+    );
+    let sql = "SELECT CASE WHEN msgId > 0 THEN CAST('x' AS BIGINT) END FROM messages";
+    let error = run_in(&session(), sql).await.unwrap_err();
+    assert!(error.to_string().contains("Cannot cast"), "{error}");
+    assert_eq!(one("SELECT CAST(CASE WHEN true THEN '2025-10-13' END AS DATE)").await, "2025-10-13");
+}
+
+/// `string_agg` makes a text of another kind than a column has.
+#[tokio::test]
+async fn texts_of_any_kind_are_compared() {
+    assert_eq!(
+        one("SELECT levenshtein('hello', string_agg(content, '')), levenshtein(MAX(content), 'jello') FROM messages")
+            .await,
+        "15 1"
+    );
+}
