@@ -8,6 +8,7 @@ mod bounds;
 mod deletion;
 mod histories;
 mod lean;
+mod names;
 mod nets;
 mod races;
 mod world;

@@ -3,12 +3,15 @@
 //! Invariant: what leaves here names no table but the caller's own, `system` and other users' for an admin; holds
 //! no placeholder; and is no deeper or longer than the planner can take.
 
+mod casts;
 mod classify;
 mod dialect;
 mod forms;
 mod grouping;
 mod limits;
+mod merged;
 mod names;
+mod ordering;
 mod outputs;
 mod params;
 mod position;
@@ -131,6 +134,9 @@ pub(crate) fn parse(caller: &Caller, request: &QueryRequest, max_statement_bytes
     let mut statement = syntax::parse(tokens)?;
     params::bind(&mut statement, request.params.as_ref())?;
     values::settle(&mut statement)?;
+    merged::settle(&mut statement)?;
+    casts::settle(&mut statement);
+    ordering::settle(&mut statement)?;
     limits::check_explained(&statement)?;
     classify::classify(statement, scope::Scope::new(caller, &spellings))
 }

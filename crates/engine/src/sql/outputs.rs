@@ -11,7 +11,7 @@ use datafusion::{
 };
 
 /// The beginning of the planner's name of such a column; its number follows, and its own name if it was given one.
-const MARK: &str = "(column ";
+pub(super) const MARK: &str = "(column ";
 
 /// Gives columns of the outermost SELECT that the planner would confuse a name of their own.
 pub(super) fn tell_apart(query: &mut Query) {

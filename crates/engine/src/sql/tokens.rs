@@ -34,6 +34,7 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Spellings {
     quote_star_schemas(tokens);
     settle_operands(tokens);
     spell_trims_out(tokens);
+    mark_listed_queries(tokens);
     respell(tokens)
 }
 
@@ -100,6 +101,55 @@ fn spell_trims_out(tokens: &mut Vec<TokenWithSpan>) {
         whole.push(token);
     }
     *tokens = whole;
+}
+
+/// `x IN ((SELECT …), 1)`: the parser takes the first parentheses for those of `IN (SELECT …)`, unless they are an
+/// argument: `x IN (coalesce((SELECT …)), 1)`.
+fn mark_listed_queries(tokens: &mut Vec<TokenWithSpan>) {
+    let is_list = |four: &[TokenWithSpan]| {
+        keyword(&four[0].token) == Keyword::IN
+            && four[1..3].iter().all(|token| token.token == Token::LParen)
+            && matches!(keyword(&four[3].token), Keyword::SELECT | Keyword::WITH)
+    };
+    let queries: HashSet<usize> =
+        tokens.windows(4).enumerate().filter(|(_, four)| is_list(four)).map(|(at, _)| at + 2).collect();
+    if queries.is_empty() {
+        return;
+    }
+    let ends = listed_ends(tokens, &queries);
+    let begins: HashSet<usize> = ends.values().copied().collect();
+    let mut whole = Vec::with_capacity(tokens.len() + 3 * ends.len());
+    let coalesce = Word { value: "coalesce".to_owned(), quote_style: None, keyword: Keyword::NoKeyword };
+    for (at, token) in std::mem::take(tokens).into_iter().enumerate() {
+        let span = token.span;
+        if begins.contains(&at) {
+            whole.push(TokenWithSpan::new(Token::Word(coalesce.clone()), span));
+            whole.push(TokenWithSpan::new(Token::LParen, span));
+        }
+        whole.push(token);
+        if ends.contains_key(&at) {
+            whole.push(TokenWithSpan::new(Token::RParen, span));
+        }
+    }
+    *tokens = whole;
+}
+
+/// Where those parentheses close before a comma, each with where it opens.
+fn listed_ends(tokens: &[TokenWithSpan], queries: &HashSet<usize>) -> HashMap<usize, usize> {
+    let (mut open, mut ends) = (Vec::new(), HashMap::new());
+    for (at, token) in tokens.iter().enumerate() {
+        match token.token {
+            Token::LParen => open.push(at),
+            Token::RParen => {
+                let is_listed = tokens.get(at + 1).is_some_and(|next| next.token == Token::Comma);
+                if let Some(begin) = open.pop().filter(|begin| is_listed && queries.contains(begin)) {
+                    ends.insert(at, begin);
+                }
+            }
+            _ => {}
+        }
+    }
+    ends
 }
 
 /// The spellings of names that were respelt for the parser: user ids compare exactly.

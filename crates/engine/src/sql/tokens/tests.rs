@@ -254,3 +254,14 @@ proptest! {
         prop_assert_eq!(with_from, parsed(&sql.replace('@', "sender")));
     }
 }
+
+#[test]
+fn a_query_is_one_item_of_a_list() {
+    same("SELECT 1 IN ((SELECT 2), 3)", "SELECT 1 IN (coalesce((SELECT 2)), 3)");
+    same("SELECT 1 IN ((SELECT 2))", "SELECT 1 IN ((SELECT 2))");
+    same(
+        "SELECT 1 IN ((SELECT max(a) FROM t WHERE a IN ((WITH x AS (SELECT 1) SELECT 2), 5)), NULL)",
+        "SELECT 1 IN (coalesce((SELECT max(a) FROM t WHERE a IN (coalesce((WITH x AS (SELECT 1) SELECT 2)), 5))), NULL)",
+    );
+    same("SELECT 1 IN ((SELECT 2) UNION (SELECT 3))", "SELECT 1 IN ((SELECT 2) UNION (SELECT 3))");
+}
