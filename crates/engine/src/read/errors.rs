@@ -1,6 +1,6 @@
 //! DataFusion's errors as the client sees them.
 //!
-//! Invariant: told apart by their type, never by their text. What DataFusion says is shown only where no row can be in
+//! Invariant: told apart by their type, not by their text (one kind has none of its own). What DataFusion says is shown only where no row can be in
 //! it: while a statement is planned, or when it reads no table. Once rows are read, and for errors of storage and of
 //! ours always, there is a sentence for the kind; the log gets the kind only.
 
@@ -24,6 +24,9 @@ const NOT_CAST: &str = "A value of one of the rows cannot be read as the type th
                         TRY_CAST gives NULL for such values.";
 const OVERFLOW: &str = "A number of the statement overflows: it grows beyond what its type can hold; CAST to DOUBLE or \
                         DECIMAL(38,0) before computing, or choose fewer rows.";
+
+/// The beginning of what DataFusion says of a plan of its own making that does not hold together; the plan follows.
+const BROKEN_PLAN: &str = "Plan: [";
 
 /// The longest sentence taken over from DataFusion, in characters: some list a whole signature.
 const MAX_SENTENCE_CHARS: usize = 400;
@@ -57,6 +60,7 @@ fn classified(error: &DataFusionError, refused: Option<Refused>, shows: bool) ->
         DataFusionError::SchemaError(error, _) => schema_error(error),
         DataFusionError::ResourcesExhausted(_) => out_of_memory(refused),
         DataFusionError::NotImplemented(text) => Error::new(ErrorCode::Unsupported, sentence(text)),
+        DataFusionError::Plan(text) if text.starts_with(BROKEN_PLAN) => internal("plan"),
         DataFusionError::Plan(text) | DataFusionError::Configuration(text) => {
             Error::new(ErrorCode::InvalidValue, sentence(text))
         }

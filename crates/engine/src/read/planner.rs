@@ -256,6 +256,7 @@ impl View {
                 .verify_plan(&plan)
                 .map_err(|error| DataFusionError::NotImplemented(error.message().into_owned()))?;
             self.remember_names(&plan)?;
+            let plan = upstream::rewrite_first(plan)?;
             let plan = functions::prepare(plan, self.state().execution_props(), &self.work)?;
             upstream::rewrite(window_arguments::compute_below(plan)?)
         })

@@ -13,15 +13,22 @@
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
 //! | – | a condition on columns of one name goes to one side of a join | [`SameNames`] |
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
-//! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`volatile_groups`] |
+//! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`group_keys`] |
+//! | – | ROLLUP of a computed key forgets it when it is simplified | [`group_keys`] |
+//! | – | an item of IN (…) that is computed from the row is computed once | [`lists`] |
+//! | – | several `string_agg` with an order each are refused | [`joined_texts`] |
+//! | – | a subquery that depends on the row stands in WHERE and in plain columns only | [`subquery_places`] |
 
 mod fences;
 mod fetch;
+mod group_keys;
+mod joined_texts;
+mod lists;
 mod same_names;
 mod subqueries;
+mod subquery_places;
 #[cfg(test)]
 mod tests;
-mod volatile_groups;
 
 use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan};
 
@@ -35,7 +42,13 @@ pub(crate) fn settle(options: &mut OptimizerOptions) {
     options.enable_leaf_expression_pushdown = false;
 }
 
-/// Rewrites what is wrong and has none.
+/// Rewrites what is wrong and has none, before [`crate::functions::prepare`] sees it: what is added here is bounded there,
+/// and names are still those of the statement.
+pub(crate) fn rewrite_first(plan: LogicalPlan) -> Result<LogicalPlan> {
+    lists::rewrite(joined_texts::rewrite(group_keys::rewrite(plan)?)?)
+}
+
+/// The rest, after it.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
-    fences::rewrite(subqueries::rewrite(volatile_groups::rewrite(plan)?)?)
+    fences::rewrite(subqueries::rewrite(subquery_places::rewrite(plan)?)?)
 }

@@ -8,17 +8,19 @@
 use std::sync::Arc;
 
 use datafusion::{
+    arrow::datatypes::{DataType, Field, FieldRef},
     common::{
         Column, DFSchema, DataFusionError, ExprSchema, Result, ScalarValue, Spans,
         tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
     logical_expr::{
-        BinaryExpr, Distinct, Expr, ExprSchemable, FetchType, Filter, JoinType, LogicalPlan, LogicalPlanBuilder,
-        Operator, SkipType, Subquery,
+        BinaryExpr, Cast, ColumnarValue, Distinct, Expr, ExprSchemable, FetchType, Filter, JoinType, LogicalPlan,
+        LogicalPlanBuilder, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+        SkipType, Subquery, Volatility,
         expr::{Exists, InSubquery},
         lit, not,
-        utils::{conjunction, merge_schema, split_conjunction_owned},
+        utils::{conjunction, merge_schema, split_conjunction, split_conjunction_owned},
         when,
     },
     optimizer::utils::NamePreserver,
@@ -62,7 +64,7 @@ impl Rewriter {
         if let LogicalPlan::Filter(filter) = node {
             let place = ExprPlace { schema: filter.input.schema(), filter: true };
             let conditions = split_conjunction_owned(filter.predicate).into_iter();
-            let conditions = conditions.map(|one| self.condition(one, place)).collect::<Result<Vec<_>>>()?;
+            let conditions = conditions.map(|one| self.condition(one, place, true)).collect::<Result<Vec<_>>>()?;
             let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
             return Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)));
         }
@@ -76,16 +78,17 @@ impl Rewriter {
     }
 
     /// A condition of which matters only whether it is true.
-    fn condition(&mut self, expr: Expr, place: ExprPlace) -> Result<Expr> {
+    /// `whole`: it is no part of another one.
+    fn condition(&mut self, expr: Expr, place: ExprPlace, whole: bool) -> Result<Expr> {
         match expr {
             Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
-                let (left, right) = (self.condition(*left, place)?, self.condition(*right, place)?);
+                let (left, right) = (self.condition(*left, place, false)?, self.condition(*right, place, false)?);
                 Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
             }
             Expr::Not(inner) => match *inner {
                 Expr::InSubquery(found) => {
                     let negated = !found.negated;
-                    self.condition(Expr::InSubquery(InSubquery { negated, ..found }), place)
+                    self.condition(Expr::InSubquery(InSubquery { negated, ..found }), place, whole)
                 }
                 inner => self.value(not(inner), place),
             },
@@ -111,6 +114,10 @@ impl Rewriter {
                     return Ok(set.value.eq(scalar));
                 }
                 check_pulled_up(&set.rows)?;
+                if !whole && !references(&set.rows)?.is_empty() {
+                    // As part of a condition, of which DataFusion would find the column twice.
+                    return self.found(&set, place);
+                }
                 // A semi-join, which forgets NULLs, as a condition does.
                 set.into_expr(false)
             }
@@ -130,13 +137,25 @@ impl Rewriter {
                 let exists = exists(Arc::unwrap_or_clone(subquery.subquery), place)?;
                 Ok(Transformed::yes(if negated { not(exists) } else { exists }))
             }
-            Expr::ScalarSubquery(subquery) => {
-                check_pulled_up_beside_aggregates(&subquery.subquery)?;
-                Ok(Transformed::no(Expr::ScalarSubquery(subquery)))
-            }
+            Expr::ScalarSubquery(subquery) => self.scalar(subquery).map(Transformed::yes),
             other => Ok(Transformed::no(other)),
         })
         .data()
+    }
+
+    /// `(SELECT one FROM …)`
+    fn scalar(&mut self, subquery: Subquery) -> Result<Expr> {
+        let mut rows = Arc::unwrap_or_clone(subquery.subquery);
+        if !references(&rows)?.is_empty() {
+            check_pulled_up_beside_aggregates(&rows)?;
+            check_grouped(&rows)?;
+            self.names += 1;
+            rows = with_name(rows, &format!("__value_{}", self.names))?;
+        }
+        let never_null = !rows.schema().field(0).is_nullable();
+        let has_none = never_null && !is_one_row(&rows);
+        let scalar = Expr::ScalarSubquery(subquery_of(rows)?);
+        Ok(if has_none { ScalarUDF::new_from_impl(Optional::new()).call(vec![scalar]) } else { scalar })
     }
 
     /// `value IN (rows)` in three values.
@@ -154,7 +173,7 @@ impl Rewriter {
     }
 
     fn set(&mut self, value: Expr, subquery: Subquery, place: ExprPlace) -> Set {
-        let rows = Arc::unwrap_or_clone(subquery.subquery);
+        let rows = without_distinct(Arc::unwrap_or_clone(subquery.subquery));
         let of_null = value.nullable(place.schema).unwrap_or(true);
         self.names += 1;
         Set {
@@ -224,8 +243,7 @@ impl Set {
 
     /// The rows with their one column under its name.
     fn named(&self) -> Result<LogicalPlanBuilder> {
-        let column = Expr::Column(Column::from(self.rows.schema().qualified_field(0)));
-        LogicalPlanBuilder::from(self.rows.clone()).project([column.alias(&self.name)])
+        with_name(self.rows.clone(), &self.name).map(LogicalPlanBuilder::from)
     }
 
     /// The rows as one value, when there is always exactly one: an aggregate without GROUP BY.
@@ -240,7 +258,12 @@ impl Set {
     }
 
     fn into_expr(self, negated: bool) -> Result<Expr> {
-        let subquery = subquery_of(self.rows)?;
+        let mut rows = with_name(self.rows, &self.name)?;
+        if references(&rows)?.is_empty() {
+            // As part of a condition, the column would be there twice without.
+            rows = LogicalPlanBuilder::from(rows).alias(&self.name)?.build()?;
+        }
+        let subquery = subquery_of(rows)?;
         Ok(Expr::InSubquery(InSubquery { expr: Box::new(self.value), subquery, negated }))
     }
 
@@ -270,6 +293,39 @@ impl Set {
     }
 }
 
+/// A value that is NULL where there is no row. DataFusion takes `(SELECT 7 FROM t)` for what can never be NULL, as 7 is.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Optional(Signature);
+
+impl Optional {
+    fn new() -> Self {
+        Self(Signature::any(1, Volatility::Immutable))
+    }
+}
+
+impl ScalarUDFImpl for Optional {
+    fn name(&self) -> &'static str {
+        "optional"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        Ok(types.first().cloned().unwrap_or(DataType::Null))
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let field = args.arg_fields.first().map(|field| field.as_ref().clone());
+        Ok(field.unwrap_or_else(|| Field::new(self.name(), DataType::Null, true)).with_nullable(true).into())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        args.args.into_iter().next().ok_or_else(|| refused("A subquery of one value has one."))
+    }
+}
+
 /// Whether there is a row. In two values.
 fn exists(rows: LogicalPlan, place: ExprPlace) -> Result<Expr> {
     let rows = peeled(rows)?;
@@ -283,6 +339,9 @@ fn exists(rows: LogicalPlan, place: ExprPlace) -> Result<Expr> {
     if correlated && place.filter {
         let rows = LogicalPlanBuilder::from(rows).project([lit(1)])?.build()?;
         return Ok(Expr::Exists(Exists { subquery: subquery_of(rows)?, negated: false }));
+    }
+    if correlated {
+        check_grouped(&rows)?;
     }
     let rows = LogicalPlanBuilder::from(rows);
     // The first row is enough, where it is the same for all.
@@ -316,6 +375,27 @@ fn is_one_row(rows: &LogicalPlan) -> bool {
         LogicalPlan::SubqueryAlias(alias) => is_one_row(&alias.input),
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
         _ => false,
+    }
+}
+
+/// The rows with their one column under a name that nothing else has: what a condition on the outer row is compared with
+/// becomes a column beside it, and may be called as the statement calls this one.
+fn with_name(rows: LogicalPlan, name: &str) -> Result<LogicalPlan> {
+    if let LogicalPlan::Projection(projection) = &rows
+        && let [only] = projection.expr.as_slice()
+    {
+        let input = projection.input.as_ref().clone();
+        return LogicalPlanBuilder::from(input).project([only.clone().unalias_nested().data.alias(name)])?.build();
+    }
+    let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
+    LogicalPlanBuilder::from(rows).project([column.alias(name)])?.build()
+}
+
+/// The rows of which the same twice is as good as once.
+fn without_distinct(rows: LogicalPlan) -> LogicalPlan {
+    match rows {
+        LogicalPlan::Distinct(Distinct::All(input)) => without_distinct(Arc::unwrap_or_clone(input)),
+        rows => rows,
     }
 }
 
@@ -427,6 +507,34 @@ fn check(rows: &LogicalPlan, aggregates: bool) -> Result<()> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(())
+}
+
+/// DataFusion computes the aggregates for all outer rows at once, grouped by what is compared with them.
+fn check_grouped(rows: &LogicalPlan) -> Result<()> {
+    rows.apply(|node| match node {
+        LogicalPlan::Filter(filter) if node.contains_outer_reference() => {
+            let is_fine = |one: &&Expr| !one.contains_outer() || is_equality(one);
+            if split_conjunction(&filter.predicate).iter().all(is_fine) {
+                return Ok(TreeNodeRecursion::Continue);
+            }
+            Err(refused(
+                "A subquery that makes one value may depend on the outer row by equalities of a column only (a = outer.b); \
+                 write it as a join with GROUP BY.",
+            ))
+        }
+        _ => Ok(TreeNodeRecursion::Continue),
+    })
+    .map(drop)
+}
+
+/// Whether a condition says what a column of the subquery is for an outer row.
+fn is_equality(condition: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
+    let is_column = |side: &Expr| match side {
+        Expr::Cast(Cast { expr, .. }) => matches!(expr.as_ref(), Expr::Column(_)),
+        side => matches!(side, Expr::Column(_)),
+    };
+    is_column(left) && !right.any_column_refs() || is_column(right) && !left.any_column_refs()
 }
 
 /// The inputs of a node whose rows it changes to something that a condition could not be applied to any more.
