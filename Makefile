@@ -32,7 +32,7 @@ test:
 SOAK ?= 100000
 soak:
 	@scripts/tools.sh tests
-	KALAMDB_SOAK=$(SOAK) cargo test --workspace --lib tests::nets -- --nocapture --include-ignored
+	KALAMDB_SOAK=$(SOAK) cargo test --workspace --lib tests::nets -- --nocapture
 
 # Figures as ratios to what this machine can do, in data/bench.json. `make bench ARGS=--quick` only tries it out.
 # Thousands of connections need as many files as the system allows.

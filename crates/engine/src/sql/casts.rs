@@ -8,7 +8,7 @@ use std::{collections::HashMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident,
-    ObjectName, OrderBy, Query, Select, SetExpr, Statement, VisitMut, VisitorMut,
+    ObjectName, OrderBy, Query, Select, SetExpr, Statement, VisitMut, VisitorMut, visit_expressions,
 };
 
 /// Tells such CASTs from what they cast.
@@ -43,6 +43,13 @@ fn in_body(body: &mut SetExpr, order_by: &mut Option<OrderBy>) {
 
 /// Whether two of its calls or keys would be one without their CASTs.
 fn is_confused(select: &Select) -> bool {
+    let is_cast = |expr: &Expr| match expr {
+        Expr::Cast { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    if visit_expressions(select, is_cast).is_continue() {
+        return false;
+    }
     let mut calls = Calls { depth: 0, called: HashMap::new(), confused: false };
     let mut select = select.clone();
     if let GroupByExpr::Expressions(keys, _) = &select.group_by {

@@ -92,11 +92,6 @@ impl Call {
         self.gives.map_or_else(|| self.takes.contains(&kind), |gives| gives == kind)
     }
 
-    /// Whether it counts rows without a sign.
-    pub(super) fn is_unsigned(&self) -> bool {
-        !self.has_frame && self.gives == Some(Type::Int)
-    }
-
     /// The type of an argument for which it makes that type.
     pub(super) fn argument(&self, kind: Type) -> &'static [Type] {
         match (self.gives, self.takes.iter().position(|takes| *takes == kind)) {

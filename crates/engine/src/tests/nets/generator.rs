@@ -11,18 +11,6 @@ use super::{
     statement::{Body, By, Expr, Order, Query, Relation, Select, Source},
 };
 
-/// What is kept out as long as it is answered wrongly, by name.
-mod kept_out {
-    /// `USING (c)` after FULL JOIN, and then `c` alone: DataFusion 55.2 takes the left side's, which may be NULL.
-    pub(super) const USING: bool = true;
-    /// `GROUP BY ROLLUP (a <> NULL)`: refused with a column that is not there, because the name changes when the
-    /// expression is simplified.
-    pub(super) const ROLLUP: bool = true;
-    /// `ROW_NUMBER() OVER (…) + 1` and the like: their numbers have no sign, so that together with others they become
-    /// decimals, which are answered as text; `-` and `to_hex` refuse them.
-    pub(super) const UNSIGNED_WINDOWS: bool = true;
-}
-
 const SELECTABLE: [Type; 9] =
     [Type::Int, Type::Int, Type::Int, Type::Text, Type::Text, Type::Text, Type::Bool, Type::Time, Type::Date];
 const JOINABLE: [Type; 5] = [Type::Int, Type::Int, Type::Text, Type::Text, Type::Time];
@@ -35,6 +23,9 @@ pub(super) struct Generator {
     /// Whether `SQLite` is to understand them.
     portable: bool,
     aliases: usize,
+    /// How many windows may look at the places of rows. Where rows may be there twice, two windows may give them their
+    /// places in two ways.
+    windows_by_place: usize,
     /// What WITH has named so far.
     named: Vec<Named>,
 }
@@ -65,7 +56,7 @@ struct Scope {
 
 impl Generator {
     pub(super) fn new(dice: Dice, portable: bool) -> Self {
-        Self { dice, portable, aliases: 0, named: Vec::new() }
+        Self { dice, portable, aliases: 0, windows_by_place: 0, named: Vec::new() }
     }
 
     fn alias(&mut self) -> String {
@@ -190,6 +181,7 @@ impl Generator {
             }
             28..42 => {
                 let over = Scope { windowed: Some(keys), ..scope.clone() };
+                self.windows_by_place = if select.from.iter().all(is_table) { usize::MAX } else { 1 };
                 select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
             }
             42..52 => {
@@ -267,7 +259,7 @@ impl Generator {
         if select.group.is_empty() {
             select.group.push(scope.leaves[0].clone());
         }
-        select.rollup = !kept_out::ROLLUP && self.dice.chance(20);
+        select.rollup = self.dice.chance(20);
         let over = Scope { leaves: select.group.clone(), aggregated: Some(scope.leaves.clone()), ..Scope::default() };
         select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
         if !select.rollup && self.dice.chance(40) {
@@ -352,7 +344,7 @@ impl Generator {
             (false, _) => &kinds[..6],
         });
         let (mut source, more) = self.source(join, depth.min(1), scope);
-        if join != "CROSS JOIN" && !is_half && is_last && !kept_out::USING && self.dice.chance(20) {
+        if join != "CROSS JOIN" && !is_half && is_last && self.dice.chance(20) {
             source.using = self.merged(&before, scope);
         }
         if join != "CROSS JOIN" && source.using.is_none() {
@@ -621,8 +613,7 @@ impl Generator {
     }
 
     fn window(&mut self, kind: Type, scope: &Scope, keys: &[Expr]) -> Option<Expr> {
-        let is_kept = |call: &&Call| !(kept_out::UNSIGNED_WINDOWS && call.is_unsigned());
-        let calls: Vec<&'static Call> = WINDOWS.iter().filter(|call| call.can_give(kind)).filter(is_kept).collect();
+        let calls: Vec<&'static Call> = WINDOWS.iter().filter(|call| call.can_give(kind)).collect();
         if calls.is_empty() {
             return None;
         }
@@ -659,6 +650,9 @@ impl Generator {
                 (order, if call.has_frame { *self.dice.pick(GROUP_FRAMES) } else { "" })
             }
         };
+        if call.needs_total_order || ROWS_FRAMES.contains(&frame) {
+            self.windows_by_place = self.windows_by_place.checked_sub(1)?;
+        }
         Some(Expr::Window { call, args, partition, order, frame })
     }
 
@@ -722,6 +716,11 @@ fn table_named(table: usize) -> Named {
         columns: columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect(),
         key: key(name).iter().map(|name| (*name).to_owned()).collect(),
     }
+}
+
+/// Whether a relation has no row twice.
+fn is_table(source: &Source) -> bool {
+    matches!(&source.relation, Relation::Named(name) if TABLES.iter().any(|(table, _)| table == name))
 }
 
 /// What a column is called.

@@ -2,8 +2,8 @@
 //! answers that nobody thought of.
 //!
 //! Invariant: every case follows from two numbers, its round (which makes the rows) and its place in it, and a failure
-//! shows both with the simplest statement that still fails. What is left out because we answer it wrongly, and what may
-//! be refused, is named with its reason: in `generator::kept_out`, in [`REFUSALS`], and by `#[ignore]`.
+//! shows both with the simplest statement that still fails. What may be refused is named with its reason in
+//! [`REFUSALS`]. No case fails for its time: who thinks too long is not waited for, and that is counted.
 //!
 //! `KALAMDB_SOAK` says how many cases each net tries (`make soak`), and `KALAMDB_NET=round:case` repeats one of one
 //! test: `KALAMDB_NET=1:17 cargo test -p kalamdb-engine --lib answers_are_those_of_sqlite`.
@@ -38,7 +38,7 @@ const FAILURES: usize = 3;
 /// Simpler statements that are tried for each failure.
 const MAX_TRIES: usize = 1_000;
 /// Of a hundred statements, so many may be refused: a net that is refused everything catches nothing.
-const MAX_REFUSED_PERCENT: usize = 20;
+const MAX_REFUSED_PERCENT: usize = 5;
 
 /// How the text of a refusal begins that should not be one.
 const REFUSED: &str = "it is refused: ";
@@ -54,14 +54,19 @@ const REFUSALS: &[(ErrorCode, &str)] = &[
     // IN and EXISTS in the answer or in CASE; subqueries that are tied to the query around by more than an equality.
     (ErrorCode::Unsupported, "Physical plan does not support logical expression"),
     (ErrorCode::Unsupported, "The planner cannot take a statement of this form"),
-    // Two aggregates with an ORDER BY each.
-    (ErrorCode::Unsupported, "Conflicting ordering requirements"),
+    // The subqueries of one value that DataFusion can make no join of.
+    (ErrorCode::Unsupported, "A subquery that makes one value may depend on the outer row by equalities"),
+    (ErrorCode::Unsupported, "A subquery that depends on the outer row cannot have that condition below"),
+    (ErrorCode::Unsupported, "A table has the same name inside of this IN"),
+    // A name that USING has merged, in a subquery; and USING after three tables.
+    (ErrorCode::Unsupported, "Within a subquery, a column that USING has merged"),
+    (ErrorCode::Unsupported, "Which table's column USING means here"),
     // `x IN ((SELECT …), 1)`: the parser takes the first parenthesis for that of `IN (SELECT …)`.
     (ErrorCode::SyntaxError, "The statement does not parse"),
-    // `CASE WHEN 'x' IN ('7') THEN CAST('x' AS BIGINT) END`: constants are computed before CASE says which are needed.
-    (ErrorCode::InvalidValue, "Cannot cast string"),
     // The same where each row is looked at: a CASE in ON, of which all branches are computed.
     (ErrorCode::InvalidValue, "A value of one of the rows cannot be read as the type"),
+    // A function whose arguments are constants by the time that it is computed, as JSON that the statement writes.
+    (ErrorCode::InvalidValue, "The statement cannot be computed for one of its rows"),
     // `SELECT (SELECT MAX('a') FROM … t WHERE t.x < outer.y)`: the optimizer loses a column on the way.
     (ErrorCode::UnknownColumn, "There is no column"),
 ];
@@ -90,6 +95,8 @@ enum Verdict {
     Same,
     /// By a sentence that we may refuse with.
     Refused(String),
+    /// Nobody waited for it: on another machine it may be answered, so it says nothing.
+    Skipped,
     Wrong(String),
     /// `SQLite` does not take it: a fault of the net, or of a statement that was simplified to nonsense.
     Senseless(String),
@@ -98,6 +105,9 @@ enum Verdict {
 impl Verdict {
     /// What an error of ours means.
     fn of(error: &Error) -> Self {
+        if matches!(error.code, ErrorCode::QueryTimeout | ErrorCode::QueryTooLarge | ErrorCode::ResourceExhausted) {
+            return Self::Skipped;
+        }
         let may = |(code, start): &(ErrorCode, &str)| error.code == *code && error.message.starts_with(start);
         if REFUSALS.iter().any(may) {
             return Self::Refused(error.message.clone());
@@ -111,7 +121,7 @@ impl Verdict {
             Self::Wrong(text) if text.starts_with(REFUSED) => Some(text),
             Self::Wrong(_) => Some("unlike"),
             Self::Senseless(text) => Some(text),
-            Self::Same | Self::Refused(_) => None,
+            Self::Same | Self::Skipped | Self::Refused(_) => None,
         }
     }
 }
@@ -151,7 +161,7 @@ async fn is_sqlites(ground: &Ground, tier: Tier, query: &Query) -> Verdict {
     let expected = match ground.judge.rows(&query.sql(Dialect::Sqlite), query.width()) {
         Ok(rows) => rows,
         Err(Refusal::Senseless(error)) => return Verdict::Senseless(error),
-        Err(Refusal::TooLong) => return Verdict::Same,
+        Err(Refusal::TooLong) => return Verdict::Skipped,
     };
     match ground.ask(tier, &query.sql(Dialect::Ours)).await {
         Ok(answer) => match difference(&cells(&answer), &expected, query.is_ordered(), answer.truncated) {
@@ -187,7 +197,9 @@ async fn simplest(net: Net, ground: &Ground, case: Case, verdict: Verdict) -> (C
 #[derive(Debug, Default)]
 struct Tally {
     cases: usize,
-    refused: BTreeMap<String, usize>,
+    skipped: usize,
+    /// How often with each sentence, and the first statement that was.
+    refused: BTreeMap<String, (usize, String)>,
     failures: Vec<String>,
     /// The kinds of the failures, so that one sentence does not hide the next.
     kinds: BTreeMap<String, usize>,
@@ -211,7 +223,11 @@ impl Tally {
             self.cases += 1;
             match net.check(&ground, &case).await {
                 Verdict::Same => {}
-                Verdict::Refused(sentence) => *self.refused.entry(sentence).or_default() += 1,
+                Verdict::Skipped => self.skipped += 1,
+                Verdict::Refused(sentence) => {
+                    let first = || (0, format!("KALAMDB_NET={round}:{number} {}", case.query.sql(Dialect::Ours)));
+                    self.refused.entry(sentence).or_insert_with(first).0 += 1;
+                }
                 verdict => {
                     let kind = verdict.kind().unwrap_or_default().to_owned();
                     let seen = self.kinds.entry(kind).or_default();
@@ -237,7 +253,7 @@ fn report(net: Net, round: u64, number: u64, case: &Case, verdict: &Verdict) -> 
     let (ours, sqlite) = (case.query.sql(Dialect::Ours), case.query.sql(Dialect::Sqlite));
     let told = match verdict {
         Verdict::Wrong(told) | Verdict::Senseless(told) | Verdict::Refused(told) => told,
-        Verdict::Same => "",
+        Verdict::Same | Verdict::Skipped => "",
     };
     let sqlite = if matches!(net, Net::Sqlite) { format!("\nSQLite: {sqlite}") } else { String::new() };
     format!("KALAMDB_NET={round}:{number} ({net:?}, rows {:?}, way {})\n{ours}{sqlite}\n{told}", case.tier, case.way)
@@ -265,14 +281,15 @@ fn cast(net: Net, cases: u64) {
         runtime.block_on(tally.run(net, round, std::iter::once(number)));
     } else {
         for (round, cases) in rounds(cases) {
+            println!("{net:?}: KALAMDB_NET={round}:0 to {round}:{}", cases - 1);
             runtime.block_on(tally.run(net, round, 0..cases));
             if tally.is_full() {
                 break;
             }
         }
     }
-    let refused: usize = tally.refused.values().sum();
-    println!("{net:?}: {} cases, {refused} refused: {:#?}", tally.cases, tally.refused);
+    let refused: usize = tally.refused.values().map(|(count, _)| count).sum();
+    println!("{net:?}: {} cases, {} skipped, {refused} refused: {:#?}", tally.cases, tally.skipped, tally.refused);
     assert!(tally.failures.is_empty(), "\n{}\n\n{:#?}", tally.failures.join("\n\n"), tally.kinds);
     let percent = 100 * refused / tally.cases;
     assert!(percent <= MAX_REFUSED_PERCENT, "{percent} % of the statements are refused: {:#?}", tally.refused);
@@ -280,19 +297,17 @@ fn cast(net: Net, cases: u64) {
 
 #[test]
 fn answers_are_those_of_sqlite() {
-    cast(Net::Sqlite, 1_000);
+    cast(Net::Sqlite, 1_500);
 }
 
 #[test]
-#[ignore = "it finds more than is mended; make soak runs it"]
 fn a_query_is_the_union_of_its_three_parts() {
     cast(Net::Parts, 1_000);
 }
 
 #[test]
-#[ignore = "it finds more than is mended; make soak runs it"]
 fn where_keeps_the_rows_that_have_the_condition() {
-    cast(Net::Truth, 1_000);
+    cast(Net::Truth, 1_500);
 }
 
 #[test]

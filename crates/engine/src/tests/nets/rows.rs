@@ -93,7 +93,7 @@ impl Ground {
     /// The rows of a round, everywhere.
     pub(super) async fn new(round: u64) -> Self {
         let mut dice = Dice::of(round, u64::MAX);
-        let rows = *dice.pick(&[5, 12, 12, 30, 30, 90]);
+        let rows = *dice.pick(&[5, 12, 12, 30, 30, 40]);
         let mut worlds = Vec::new();
         let mut files = Vec::new();
         for tier in TIERS {
