@@ -16,12 +16,15 @@ mod upstream;
 mod workers;
 mod write;
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 pub use error::{Error, Result};
 use futures::Stream;
-use kalamdb_protocol::{QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
+use kalamdb_protocol::{ErrorCode, QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
 use kalamdb_store::Store;
 pub use live::{LiveFrame, LiveSession};
 pub use settings::{ConsolidationSettings, LiveSettings, QuerySettings, Settings};
@@ -90,6 +93,8 @@ pub struct RowStream {
     pub truncated: Option<bool>,
     /// The bytes; a late error comes as a last error record.
     pub body: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+    /// The code of a late error, once it has come.
+    pub late: Arc<OnceLock<ErrorCode>>,
 }
 
 /// The result of a compaction on request.

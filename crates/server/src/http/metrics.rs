@@ -47,7 +47,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(DURATION, "Time from a request's head to its answer's head, by route.");
     describe_gauge!(CONNECTIONS, "Connections open now.");
     describe_gauge!(LIVE_CONNECTIONS, "Of them, those that see live rows: WebSockets and event streams.");
-    describe_counter!(ERRORS, "Requests not answered with a success, by error code.");
+    describe_counter!(
+        ERRORS,
+        "Requests not answered with a success, and answers that broke off after their head, by error code."
+    );
     describe_counter!(STATEMENTS, "SQL statements that ran, reads and writes.");
     describe_counter!(SENT, "Messages stored, a group's once.");
     describe_gauge!(UPTIME, "Seconds since the start.");
@@ -71,6 +74,11 @@ pub fn count_request(route: &str, method: &Method, status: u16, duration: Durati
     if let Some(code) = code {
         counter!(ERRORS, "code" => code.as_str()).increment(1);
     }
+}
+
+/// Counts an error after an answer's head: its last record, or the end that the format has no record for.
+pub fn count_late_error(code: ErrorCode) {
+    counter!(ERRORS, "code" => code.as_str()).increment(1);
 }
 
 /// Counts a read.

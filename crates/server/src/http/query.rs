@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt as _;
 use kalamdb_engine::{Caller, Outcome, RowStream};
 use kalamdb_protocol::{QueryRequest, QueryResponse, WriteResponse};
 use utoipa::ToSchema;
@@ -106,8 +107,10 @@ pub async fn query(
 }
 
 fn stream(rows: RowStream) -> Response {
-    let mut response =
-        ([(CONTENT_TYPE, accept::media_type(rows.format))], Body::from_stream(rows.body)).into_response();
+    // The answer's head says 200 by then, and so does the log.
+    let count_late = move |_: &_| rows.late.get().copied().into_iter().for_each(metrics::count_late_error);
+    let body = Body::from_stream(rows.body.inspect(count_late));
+    let mut response = ([(CONTENT_TYPE, accept::media_type(rows.format))], body).into_response();
     if let Some(truncated) = rows.truncated {
         let value = HeaderValue::from_static(if truncated { "true" } else { "false" });
         response.headers_mut().insert(TRUNCATED, value);

@@ -28,6 +28,10 @@ use self::{
 };
 use crate::media;
 
+/// Statements of one user that run at the same time, for each thread: what computes shares the cores with the statements
+/// of others, and more of one user's would only make those wait.
+const STATEMENTS_PER_THREAD: usize = 2;
+
 /// The file that is read when no other is named and this one is there.
 const DEFAULT_FILE: &str = "config.toml";
 
@@ -257,6 +261,7 @@ impl Settings {
     pub fn engine(&self) -> kalamdb_engine::Settings {
         let query = &self.query;
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if query.threads == 0 { cores() } else { query.threads };
         kalamdb_engine::Settings {
             query: kalamdb_engine::QuerySettings {
                 timeout: Duration::from_secs(query.timeout_seconds),
@@ -268,8 +273,11 @@ impl Settings {
                 max_statement_bytes: query.max_statement_bytes,
                 max_response_bytes: query.max_response_mb * MIB,
                 max_concurrent: query.max_concurrent,
-                max_concurrent_per_user: query.max_concurrent_per_user.min(query.max_concurrent),
-                threads: if query.threads == 0 { cores() } else { query.threads },
+                max_concurrent_per_user: query
+                    .max_concurrent_per_user
+                    .min(query.max_concurrent)
+                    .min(STATEMENTS_PER_THREAD * threads),
+                threads,
             },
             consolidation: kalamdb_engine::ConsolidationSettings {
                 interval: Duration::from_secs(self.consolidation.interval_seconds),

@@ -193,7 +193,7 @@ settings! {
         max_response_mb: usize = number(32, 1, 1_024);
         /// Queries that run at the same time; more wait.
         max_concurrent: usize = number(32, 1, 1_024);
-        /// Of them, one user's.
+        /// Of them, one user's; and at most two for each of `threads`, so that nobody else waits long for a core.
         max_concurrent_per_user: usize = number(8, 1, 1_024);
         /// Threads that plan and run queries; 0 takes as many as the machine has cores.
         threads: usize = number(0, 0, 256);

@@ -327,6 +327,33 @@ fn work_that_outgrows_its_bytes_ends() {
     });
 }
 
+/// Reading a decimal goes deeper for each 38 digits, and took the stack of the thread with it.
+#[test]
+fn a_number_as_long_as_a_text_does_not_take_the_stack() {
+    let server = server();
+    let mallory = server.client("mallory");
+    for sql in [
+        "SELECT TRY_CAST(repeat('1', 16000000) AS DECIMAL(38, 3))",
+        "SELECT CAST('0.' || repeat('1', 16000000) AS DECIMAL(38, 3))",
+        "SELECT repeat('1', 16000000) > CAST(1.5 AS DECIMAL(38, 3))",
+        "SELECT CAST([repeat('1', 16000000)] AS DECIMAL(38, 3)[])",
+        "SELECT count(TRY_CAST(repeat('1', 15000000) || v AS DECIMAL(38, 3))) FROM UNNEST(range(3)) AS n(v)",
+        "SELECT v FROM UNNEST(range(3)) AS n(v) UNION SELECT TRY_CAST(repeat('1', 16000000) AS DECIMAL(38, 3))",
+    ] {
+        is_survived(&mallory, sql);
+    }
+    assert_eq!(mallory.number("SELECT CAST(CAST('0012.00' AS DECIMAL(38, 3)) AS BIGINT)"), 12);
+}
+
+/// A sort counts each row once, and not all of the list that it was a part of.
+#[test]
+fn a_sort_over_an_unnest_holds_its_rows() {
+    let server = server();
+    let sql =
+        "SELECT max(x) FROM (SELECT row_number() OVER (ORDER BY v DESC) AS x FROM UNNEST(range(200000)) AS n(v)) AS q";
+    assert_eq!(server.client("user_john").number(sql), 200_000);
+}
+
 /// As many as one user may run at the same time, each of another kind.
 #[test]
 fn one_user_s_endless_statements_leave_the_others_their_threads() {

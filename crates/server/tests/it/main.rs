@@ -12,6 +12,7 @@ mod crash;
 mod documents;
 mod formats;
 mod founding;
+mod full_disk;
 mod harness;
 mod import;
 mod limits;

@@ -570,6 +570,22 @@ fn metrics_are_prometheus_text() {
     assert!(text.lines().all(|line| line.starts_with('#') || line.is_empty() || line.contains(' ')), "{text}");
 }
 
+/// The head has said 200 long before, so that only the count says what came of it.
+#[test]
+fn an_answer_that_breaks_off_is_counted_by_its_code() {
+    let server = Server::start();
+    let admin = server.admin();
+    let sql = "SELECT repeat('x', 1000), 10 / (v - 5000) FROM UNNEST(range(6000)) AS n(v)";
+    for (answered, format) in ["text/csv", "application/x-ndjson"].into_iter().enumerate() {
+        let answer = formatted(&admin, format, sql);
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().len() > 1 << 20, "its head was out");
+        let line = format!(r#"kalamdb_errors_total{{code="invalid_value"}} {}"#, answered + 1);
+        let text = get(&admin, "/metrics").text();
+        assert!(text.lines().any(|has| has == line), "no {line} in:\n{text}");
+    }
+}
+
 #[test]
 fn browsers_of_the_named_origins_are_let_in() {
     let server = Server::with(&[("server.cors_origins", "https://app.example")]);

@@ -4,7 +4,11 @@
 //! statement holds to the last part. Each part is charged to the statement's memory until it is sent. An answer that
 //! `query.max_rows` cut says so: in its head, or, once that is out, at its end.
 
-use std::{io, pin::Pin};
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use datafusion::arrow::{array::RecordBatch, error::ArrowError};
@@ -48,7 +52,11 @@ pub(super) async fn start(rows: Rows, format: Format) -> Result<RowStream> {
     let out = Outgoing { charge, beginning: Some((head, Vec::new())), parts };
     let task = ticket.spawn(produce(batches, format, limits.rows, out));
     match first.await {
-        Ok(Head { truncated, bytes }) => Ok(RowStream { format, truncated, body: body(bytes, rest, task, format) }),
+        Ok(Head { truncated, bytes }) => {
+            let late = Arc::default();
+            let body = body(bytes, rest, task, format, Arc::clone(&late));
+            Ok(RowStream { format, truncated, body, late })
+        }
         // The task ended before it had a beginning, and says why.
         Err(_) => Err(task.end().await.err().unwrap_or_else(unexplained)),
     }
@@ -156,23 +164,26 @@ fn body(
     rest: mpsc::Receiver<Bytes>,
     task: Running<()>,
     format: Format,
+    late: Arc<OnceLock<ErrorCode>>,
 ) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> {
-    Box::pin(stream::unfold(Body::Head(head, rest, task), move |body| async move {
+    let parts = stream::unfold((Body::Head(head, rest, task), late), move |(body, late)| async move {
         let (mut rest, task) = match body {
-            Body::Head(bytes, rest, task) => return Some((Ok(bytes), Body::Parts(rest, task))),
+            Body::Head(bytes, rest, task) => return Some((Ok(bytes), (Body::Parts(rest, task), late))),
             Body::Parts(rest, task) => (rest, task),
             Body::Done => return None,
         };
         if let Some(bytes) = rest.recv().await {
-            return Some((Ok(bytes), Body::Parts(rest, task)));
+            return Some((Ok(bytes), (Body::Parts(rest, task), late)));
         }
         let error = task.end().await.err()?;
+        late.get_or_init(|| error.code);
         let record = match error_record(format, &error) {
             Some(record) => Ok(record.into()),
             None => Err(io::Error::other(error.message)),
         };
-        Some((record, Body::Done))
-    }))
+        Some((record, (Body::Done, late)))
+    });
+    Box::pin(parts)
 }
 
 fn unexplained() -> Error {

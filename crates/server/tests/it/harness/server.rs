@@ -28,6 +28,8 @@ pub struct Server {
     process: Option<Child>,
     address: Arc<RwLock<String>>,
     tokens: Mutex<HashMap<(String, bool), String>>,
+    /// The size of a file system of its own.
+    disk_mib: Option<usize>,
 }
 
 impl Server {
@@ -43,16 +45,44 @@ impl Server {
 
     /// The same, over a base path that somebody fills first.
     pub fn over(settings: &[(&str, &str)], fill: impl FnOnce(&Path)) -> Self {
-        let mut server = Self {
+        let mut server = Self::stopped(settings);
+        fill(server.folder.path());
+        server.spawn();
+        server
+    }
+
+    fn stopped(settings: &[(&str, &str)]) -> Self {
+        Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             process: None,
             address: Arc::default(),
             tokens: Mutex::default(),
-        };
-        fill(server.folder.path());
+            disk_mib: None,
+        }
+    }
+
+    /// A server whose base path is a file system of its own with room for so many MiB, gone with the process; `None` where
+    /// nobody may mount one. It needs a secret among its settings, since the folder is seen by the process alone.
+    pub fn on_disk_of(mib: usize, settings: &[(&str, &str)]) -> Option<Self> {
+        let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+        if !probe.is_ok_and(|probe| probe.status.success()) {
+            return None;
+        }
+        let mut server = Self::stopped(settings);
+        std::fs::create_dir(server.data()).expect("the folder to mount on");
+        server.disk_mib = Some(mib);
         server.spawn();
-        server
+        Some(server)
+    }
+
+    /// The base path of [`Server::on_disk_of`], as it is seen from outside.
+    pub fn disk(&self) -> PathBuf {
+        let data = self.data();
+        Path::new("/proc")
+            .join(self.pid().to_string())
+            .join("root")
+            .join(data.strip_prefix("/").expect("an absolute path"))
     }
 
     /// Starts the process again, on the same folder; clients follow it to its new address.
@@ -65,9 +95,12 @@ impl Server {
     pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "the server is running already");
         let log = File::options().create(true).append(true).open(self.log()).expect("the server's log");
-        let mut child = self
-            .command(&["serve"])
-            .args(["--data", self.data().to_str().expect("a UTF-8 path")])
+        let mut command = self.command(&["serve"]);
+        command.args(["--data", self.data().to_str().expect("a UTF-8 path")]);
+        if let Some(mib) = self.disk_mib {
+            command = self.on_a_disk(&command, mib);
+        }
+        let mut child = command
             .env("KALAMDB_SERVER__PORT", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -152,6 +185,21 @@ impl Server {
     /// The process's id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the server is running").id()
+    }
+
+    /// The command within a file system that is mounted for it; it stays the same process.
+    fn on_a_disk(&self, command: &Command, mib: usize) -> Command {
+        let mount = r#"mount -t tmpfs -o size="$1"m tmpfs "$2" && shift 2 && exec "$@""#;
+        let mut mounted = Command::new("unshare");
+        mounted.args(["-rm", "sh", "-c", mount, "sh", &mib.to_string()]).arg(self.data());
+        mounted.arg(command.get_program()).args(command.get_args()).current_dir(self.folder.path());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => mounted.env(name, value),
+                None => mounted.env_remove(name),
+            };
+        }
+        mounted
     }
 
     /// A call of the binary with this server's settings, in a folder that has no config file.
