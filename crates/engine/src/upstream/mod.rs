@@ -15,6 +15,7 @@
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
 //! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`group_keys`] |
 //! | – | ROLLUP of a computed key forgets it when it is simplified | [`group_keys`] |
+//! | – | MIN of a column takes rows away from MAX of what is computed | [`settle`] |
 //! | – | an item of IN (…) that is computed from the row is computed once | [`lists`] |
 //! | – | several `string_agg` with an order each are refused | [`joined_texts`] |
 //! | – | a subquery that depends on the row stands in WHERE and in plain columns only | [`subquery_places`] |
@@ -38,6 +39,9 @@ pub(crate) use self::{fetch::DetachFetch, same_names::SameNames};
 pub(crate) fn settle(options: &mut OptimizerOptions) {
     // A limit that an aggregate keeps when its input is found to be sorted; it is fixed by apache/datafusion#25349.
     options.enable_distinct_aggregation_soft_limit = false;
+    // `SELECT MIN(timestamp), MAX(length(content))` reads no rows that are no new MIN of the column, and the MAX of what is
+    // computed misses them.
+    options.enable_aggregate_dynamic_filter_pushdown = false;
     // Moves `metadata->>'k'` below a limit and forgets a column on the way.
     options.enable_leaf_expression_pushdown = false;
 }
