@@ -13,14 +13,18 @@ use datafusion::{
     optimizer::utils::NamePreserver,
 };
 
+use super::copies::Copies;
+
 /// Writes such lists out.
 pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut copies = Copies::new();
     plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
             let name = names.save(&expr);
             let written = expr.transform_up(|expr| match expr {
                 Expr::InList(list) if !list.expr.is_volatile() && list.list.iter().any(is_computed) => {
+                    copies.pay_expr(&list.expr, list.list.len())?;
                     Ok(Transformed::yes(written_out(list)))
                 }
                 other => Ok(Transformed::no(other)),

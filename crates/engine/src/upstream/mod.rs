@@ -20,6 +20,7 @@
 //! | – | several `string_agg` with an order each are refused | [`joined_texts`] |
 //! | – | a subquery that depends on the row stands in WHERE and in plain columns only | [`subquery_places`] |
 
+mod copies;
 mod fences;
 mod fetch;
 mod group_keys;

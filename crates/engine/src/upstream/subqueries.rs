@@ -27,14 +27,12 @@ use datafusion::{
 };
 use kalamdb_protocol::ErrorCode;
 
-use crate::{Error, functions::TooLarge};
-
-/// Nodes of subqueries that may be written down once more. NOT IN within NOT IN is three times as much at each level.
-const MAX_COPIED_NODES: usize = 5_000;
+use super::copies::Copies;
+use crate::Error;
 
 /// Rewrites every IN and EXISTS of the plan that needs it.
 pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut rewriter = Rewriter { left: MAX_COPIED_NODES, names: 0 };
+    let mut rewriter = Rewriter { copies: Copies::new(), names: 0 };
     plan.transform_up_with_subqueries(|node| rewriter.node(node)).data()
 }
 
@@ -50,8 +48,8 @@ struct ExprPlace<'a> {
 }
 
 struct Rewriter {
-    /// The rest of [`MAX_COPIED_NODES`].
-    left: usize,
+    /// NOT IN within NOT IN is three times as much at each level.
+    copies: Copies,
     /// Names given so far.
     names: usize,
 }
@@ -187,7 +185,8 @@ impl Rewriter {
 
     /// Whether the value is among the rows.
     fn found(&mut self, set: &Set, place: ExprPlace) -> Result<Expr> {
-        self.copy(set)?;
+        self.copies.pay_plan(&set.rows)?;
+        self.copies.pay_expr(&set.value, 1)?;
         set.check_outside(place)?;
         let outside = outer(set.value.clone(), place.schema)?;
         exists(set.named()?.filter(set.column().eq(outside))?.build()?, place)
@@ -197,11 +196,12 @@ impl Rewriter {
     fn unknown(&mut self, set: &Set, place: ExprPlace) -> Result<Option<Expr>> {
         let mut unknown = Vec::new();
         if set.with_null {
-            self.copy(set)?;
+            self.copies.pay_plan(&set.rows)?;
             unknown.push(exists(set.named()?.filter(set.column().is_null())?.build()?, place)?);
         }
         if set.of_null {
-            self.copy(set)?;
+            self.copies.pay_plan(&set.rows)?;
+            self.copies.pay_expr(&set.value, 1)?;
             unknown.push(set.value.clone().is_null().and(exists(set.rows.clone(), place)?));
         }
         if !unknown.is_empty() && (set.value.is_volatile() || is_volatile(&set.rows)?) {
@@ -211,16 +211,6 @@ impl Rewriter {
             ));
         }
         Ok(unknown.into_iter().reduce(Expr::or))
-    }
-
-    fn copy(&mut self, set: &Set) -> Result<()> {
-        let mut nodes = 0;
-        set.rows.apply_with_subqueries(|_| {
-            nodes += 1;
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        self.left = self.left.checked_sub(nodes).ok_or(TooLarge::Expressions)?;
-        Ok(())
     }
 }
 

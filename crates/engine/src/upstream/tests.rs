@@ -264,6 +264,17 @@ async fn copies_are_bounded() {
     }
     let error = answer(&sql, true).await.unwrap_err();
     assert!(functions::TooLarge::of(&error).is_some(), "{error}");
+    // Few rows to copy, and long expressions in them or beside them.
+    let many = |one: &str| (0..900).map(|number| format!("{one}{number}")).collect::<Vec<_>>().join(", ");
+    let list = format!("SELECT 1 FROM t WHERE coalesce({0}) IN ({0})", many("id + "));
+    let mut rows = "SELECT v FROM t".to_owned();
+    for _ in 0..5 {
+        rows = format!("SELECT coalesce({}) FROM t WHERE v NOT IN ({rows})", many("v || 'x' || "));
+    }
+    for sql in [list, rows] {
+        let error = answer(&sql, true).await.unwrap_err();
+        assert!(functions::TooLarge::of(&error).is_some(), "{error}");
+    }
 }
 
 #[tokio::test]
