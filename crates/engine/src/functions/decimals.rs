@@ -170,8 +170,8 @@ fn shortened(texts: &ArrayRef) -> Result<ArrayRef> {
 /// Bytes of the longest text in lists, structs and maps, or more.
 fn longest_within(values: &ArrayRef) -> usize {
     let text = |values: &ArrayRef| {
-        let views = cast(values, &DataType::Utf8View).ok();
-        views.and_then(|views| views.as_string_view().lengths().max()).map_or(0, |length| length as usize)
+        let views = cast(values, &DataType::Utf8View);
+        views.map_or(usize::MAX, |views| views.as_string_view().lengths().max().unwrap_or(0) as usize)
     };
     match values.data_type() {
         DataType::List(_) => longest_within(values.as_list::<i32>().values()),

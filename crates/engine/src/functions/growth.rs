@@ -208,10 +208,10 @@ impl Argument {
     /// The steps for each byte by the pattern of a row. Those of a batch are few, or the same for all.
     fn effort(&self, row: usize) -> u64 {
         let effort = self.effort.get_or_init(|| {
-            let patterns = cast(&self.array, &DataType::Utf8View).ok();
-            let patterns = patterns.as_ref().map(AsArray::as_string_view);
+            // A pattern that cannot be looked at may be any work.
+            let Ok(patterns) = cast(&self.array, &DataType::Utf8View) else { return vec![u64::MAX] };
             let mut known = HashMap::new();
-            let each = patterns.into_iter().flatten().map(|pattern| {
+            let each = patterns.as_string_view().iter().map(|pattern| {
                 let pattern = pattern.unwrap_or_default();
                 *known.entry(pattern).or_insert_with(|| effort(pattern))
             });

@@ -54,7 +54,7 @@ fn count(rows: usize, args: &[ColumnarValue], work: &Work) -> Result<ArrayRef> {
     let mut search = Search::new(work);
     let counted = (0..rows).map(|row| {
         let start = match &starts {
-            Some(starts) => starts.as_primitive::<Int64Type>().iter().nth(row).flatten(),
+            Some(starts) => starts.is_valid(row).then(|| starts.as_primitive::<Int64Type>().value(row)),
             None => Some(1),
         };
         let flags = match &flags {
