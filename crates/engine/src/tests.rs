@@ -146,10 +146,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_settings(query_settings())
+    }
+
+    fn with_settings(query: QuerySettings) -> Self {
         let folder = TempDir::new().unwrap();
         let clock = Arc::new(Shifted::default());
         let store = open_store(folder.path(), Arc::clone(&clock));
-        let engine = Engine::start(store.clone(), quiet_settings()).unwrap();
+        let engine = Engine::start(store.clone(), Settings { query, ..quiet_settings() }).unwrap();
         Self { engine, store, clock, folder }
     }
 

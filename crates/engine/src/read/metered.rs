@@ -3,7 +3,7 @@
 //!
 //! Invariant: below each of them stands an operator that asks the statement's memory for that first, and changes no row.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -11,8 +11,8 @@ use datafusion::{
         datatypes::{ArrowNativeType, DataType},
     },
     common::{
-        ScalarValue, internal_err,
-        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+        ScalarValue,
+        tree_node::{Transformed, TransformedResult, TreeNode},
     },
     config::ConfigOptions,
     error::Result,
@@ -27,8 +27,7 @@ use datafusion::{
     },
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-        execution_plan::CardinalityEffect,
+        ExecutionPlan,
         stream::RecordBatchStreamAdapter,
         unnest::{ListUnnest, UnnestExec},
         windows::{BoundedWindowAggExec, WindowAggExec},
@@ -36,6 +35,7 @@ use datafusion::{
 };
 use futures::StreamExt;
 
+use super::through::{Pass, above};
 use crate::functions::{MAX_FRAME_ROWS, logical_bytes};
 
 /// Bytes that an UNNEST may make of a batch without a closer look.
@@ -50,7 +50,7 @@ impl PhysicalOptimizerRule for MeterOperators {
         plan.transform_up(|node| {
             let Some(is_for) = Use::of(&node) else { return Ok(Transformed::no(node)) };
             let inputs = node.children().into_iter().cloned();
-            let inputs = inputs.map(|input| Arc::new(Metered { input, is_for: is_for.clone() }) as _).collect();
+            let inputs = inputs.map(|input| above(input, is_for.clone())).collect();
             #[expect(deprecated, reason = "its replacement wants to be told what this finds out for itself")]
             Ok(Transformed::yes(node.with_new_children(inputs)?))
         })
@@ -153,69 +153,23 @@ impl Use {
     }
 }
 
-/// An operator that hands its input's rows on, and counts the memory that the operator above will need for them.
-#[derive(Debug, Clone)]
-struct Metered {
-    input: Arc<dyn ExecutionPlan>,
-    is_for: Use,
-}
+impl Pass for Use {
+    const NAME: &'static str = "MeteredExec";
 
-impl DisplayAs for Metered {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.is_for {
-            Use::Window(_) => "MeteredExec: memory of the window",
-            Use::Unnest(_) => "MeteredExec: memory of UNNEST",
+    fn detail(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Window(_) => "memory of the window",
+            Self::Unnest(_) => "memory of UNNEST",
         })
     }
-}
 
-impl ExecutionPlan for Metered {
-    fn name(&self) -> &'static str {
-        "MeteredExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if let (Some(input), true) = (children.pop(), children.is_empty()) {
-            Ok(Arc::new(Self { input, is_for: self.is_for.clone() }))
-        } else {
-            internal_err!("MeteredExec has one input")
-        }
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        CardinalityEffect::Equal
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, Arc::clone(&context))?;
+    fn pass(&self, batches: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
         let held = MemoryConsumer::new("rows of a window or UNNEST").register(context.memory_pool());
-        let mut meter = Meter { is_for: self.is_for.clone(), read: Read::default(), held };
+        let mut meter = Meter { is_for: self.clone(), read: Read::default(), held };
+        let schema = batches.schema();
         // A window keeps this stream until it has answered, and with it what is held.
-        let batches = input.map(move |batch| batch.and_then(|batch| meter.pass(batch)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), batches)))
+        let batches = batches.map(move |batch| batch.and_then(|batch| meter.pass(batch)));
+        Box::pin(RecordBatchStreamAdapter::new(schema, batches))
     }
 }
 

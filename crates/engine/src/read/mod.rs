@@ -18,6 +18,7 @@ mod stops;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod through;
 mod window_arguments;
 
 /// The address under which DataFusion finds the segments: no statement can spell it.

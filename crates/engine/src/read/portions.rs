@@ -6,7 +6,7 @@
 //! 125 GiB in which each value is there once, until something compares, hashes or copies it; and a part of an UNNEST that
 //! kept the whole list would count as that list wherever memory is asked for.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -14,16 +14,13 @@ use datafusion::{
         compute::take,
         datatypes::DataType,
     },
-    common::{internal_err, tree_node::TreeNodeRecursion},
     config::ConfigOptions,
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_expr::PhysicalExpr,
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+        ExecutionPlan,
         coalesce_partitions::CoalescePartitionsExec,
-        execution_plan::CardinalityEffect,
         joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec},
         limit::{GlobalLimitExec, LocalLimitExec},
         projection::ProjectionExec,
@@ -35,7 +32,10 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::stops::StopSign;
+use super::{
+    stops::StopSign,
+    through::{Pass, above},
+};
 use crate::functions::logical_bytes;
 
 /// Bytes of a batch: some hundredths of a second for whatever is done to each of them.
@@ -81,7 +81,7 @@ fn portioned(plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, bo
         #[expect(deprecated, reason = "its replacement wants to be told what this finds out for itself")]
         plan.with_new_children(inputs)?
     };
-    Ok((if passes_on { plan } else { Arc::new(Portioned { input: plan }) }, true))
+    Ok((if passes_on { plan } else { above(plan, Portions) }, true))
 }
 
 fn is_repeating(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -104,62 +104,16 @@ fn passes_on(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || plan.is::<CoalescePartitionsExec>()
 }
 
-/// The operator of this module.
-#[derive(Debug)]
-struct Portioned {
-    input: Arc<dyn ExecutionPlan>,
-}
+/// The operator's work.
+#[derive(Debug, Clone)]
+struct Portions;
 
-impl DisplayAs for Portioned {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PortionedExec")
-    }
-}
+impl Pass for Portions {
+    const NAME: &'static str = "PortionedExec";
 
-impl ExecutionPlan for Portioned {
-    fn name(&self) -> &'static str {
-        "PortionedExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if let (Some(input), true) = (children.pop(), children.is_empty()) {
-            Ok(Arc::new(Self { input }))
-        } else {
-            internal_err!("PortionedExec has one input")
-        }
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        CardinalityEffect::Equal
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, Arc::clone(&context))?;
-        let sign = StopSign::within(context.session_config().options()).cloned();
-        let batches = input
+    fn pass(&self, batches: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
+        let (schema, sign) = (batches.schema(), StopSign::within(context.session_config().options()).cloned());
+        let batches = batches
             .map_ok(move |batch| {
                 let (sign, parts) = (sign.clone(), parts(&batch, PORTION_BYTES));
                 stream::iter(parts).map(move |(start, rows)| {
@@ -168,7 +122,7 @@ impl ExecutionPlan for Portioned {
                 })
             })
             .try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), batches)))
+        Box::pin(RecordBatchStreamAdapter::new(schema, batches))
     }
 }
 
@@ -188,7 +142,7 @@ fn parts(batch: &RecordBatch, most: usize) -> Vec<(usize, usize)> {
 }
 
 /// The batch without what it only keeps alive.
-fn own(batch: &RecordBatch) -> Result<RecordBatch> {
+pub(super) fn own(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(own_column).collect::<Result<Vec<_>>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &rows)?)

@@ -138,3 +138,29 @@ proptest! {
         assert!(taken >= 4 * 3 * 3 * 4, "{taken}");
     }
 }
+
+/// Long rows are held only as far as the answer has their columns, however many are read, and within the memory.
+#[tokio::test]
+async fn a_page_of_long_rows_is_held_by_its_columns() {
+    for tier in TIERS {
+        let row = format!("('c', '{}')", "x".repeat(90_000));
+        let insert = format!("INSERT INTO messages (conversationId, content) VALUES {}", vec![row; 10].join(", "));
+        let settings = QuerySettings { max_statement_bytes: 1 << 20, ..query_settings() };
+        let world = World::with_settings(settings);
+        for batch in 0..90 {
+            if tier == Tier::Cold && batch == 60 || tier == Tier::Mixed && batch == 30 {
+                world.consolidate().await;
+            }
+            world.run("anna", &insert).await;
+        }
+        if tier == Tier::Cold {
+            world.consolidate().await;
+        }
+        let page = |columns: &str| {
+            format!("SELECT {columns} FROM messages WHERE conversationId = 'c' ORDER BY msgId DESC LIMIT 1000")
+        };
+        assert_eq!(world.rows("anna", &page("msgId, from")).await.len(), 900);
+        assert_eq!(world.code("anna", &page("content")).await, ErrorCode::QueryTooLarge, "{tier:?}");
+        assert_eq!(world.rows("anna", &page("content").replace("1000", "20")).await.len(), 20);
+    }
+}

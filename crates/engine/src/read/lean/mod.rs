@@ -9,7 +9,7 @@
 mod directory;
 mod form;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -17,6 +17,7 @@ use datafusion::{
         compute::interleave,
         datatypes::{Field, Int64Type, Schema, SchemaRef},
     },
+    common::internal_err,
     error::{DataFusionError, Result},
     execution::{
         SendableRecordBatchStream,
@@ -35,19 +36,18 @@ use self::form::{Page, Wanted};
 use super::{
     catalog::{Dependency, Names},
     planner::View,
+    portions::own,
     tables::{message_column, schema_of, store_error},
 };
 use crate::sql;
 
-/// Rows that are decoded at a time, so that the statement's memory is asked before long ones are all there.
+/// Rows that are read at a time, so that the statement's memory is asked before long ones are all there.
 const BATCH_ROWS: usize = 64;
-/// Bytes of a hot row besides its texts.
-const ROW_BYTES: usize = size_of::<HotMessage>() + 64;
 
-/// A file that is not what was written.
-fn corrupt(what: &str) -> DataFusionError {
+/// A file that is not what was written: to the client its storage fails.
+fn corrupt(what: &'static str) -> DataFusionError {
     tracing::error!(what, "a segment cannot be read");
-    DataFusionError::External(Box::new(std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned())))
+    DataFusionError::IoError(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 impl View {
@@ -70,50 +70,28 @@ impl View {
                 })
         };
         let cold: Vec<Segment> = segments.iter().filter(is_there).cloned().collect();
-        let hot = hot(self.snapshot(), &owner, &page.wanted)?;
-        if page.wanted.conversation.is_none() && hot.is_empty() && !cold.is_empty() {
-            // A segment is not sorted by id alone: finding one takes the bloom filters that the planner's way reads.
-            return Ok(None);
-        }
-        self.depends_on(Dependency::Owner(owner));
         let table = schema_of(TableId::Messages.table().columns, false, []);
         let named = page.columns.iter().map(|(index, name)| table.field(*index).clone().with_name(name));
         let schema = Arc::new(Schema::new(named.collect::<Vec<Field>>()));
         let pool: Arc<dyn MemoryPool> = self.memory();
-        let read = Reading {
+        let mut reading = Reading {
             columns: page.columns.iter().map(|(index, _)| table.field(*index).name().clone()).collect(),
             table,
             schema: Arc::clone(&schema),
             wanted: page.wanted,
             directories: self.directories().clone(),
             held: MemoryConsumer::new("a page of messages").register(&pool),
+            found: Found::default(),
         };
-        let rows = stream::once(async move { read.rows(hot, cold).await });
+        reading.read_hot(self.snapshot(), &owner)?;
+        if reading.wanted.conversation.is_none() && reading.found.order.is_empty() && !cold.is_empty() {
+            // A segment is not sorted by id alone: finding one takes the bloom filters that the planner's way reads.
+            return Ok(None);
+        }
+        self.depends_on(Dependency::Owner(owner));
+        let rows = stream::once(async move { reading.rows(cold).await });
         Ok(Some(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
     }
-}
-
-/// The hot rows, in order, as many as are wanted at most.
-fn hot(snapshot: &Snapshot, owner: &UserId, wanted: &Wanted) -> Result<Vec<HotMessage>> {
-    let mut rows = Vec::new();
-    let Some(conversation) = &wanted.conversation else {
-        let found = snapshot.hot_message(owner, wanted.first).map_err(store_error)?;
-        rows.extend(found.filter(|row| wanted.kinds.contains(&row.message.conversation.kind)));
-        return Ok(rows);
-    };
-    for kind in &wanted.kinds {
-        let range = MessageRange {
-            conversation: Some(ConversationKey { id: conversation.clone(), kind: *kind }),
-            min_msg_id: (wanted.first > MsgId::MIN).then_some(wanted.first),
-            max_msg_id: (wanted.last < MsgId::MAX).then_some(wanted.last),
-            newest_first: wanted.newest_first,
-        };
-        let of_kind = snapshot.messages(owner, &range).map_err(store_error)?.take(wanted.rows);
-        rows.extend(of_kind.collect::<kalamdb_store::Result<Vec<_>>>().map_err(store_error)?);
-    }
-    rows.sort_by_key(|row| wanted.rank(row.message.msg_id));
-    rows.truncate(wanted.rows);
-    Ok(rows)
 }
 
 impl Wanted {
@@ -143,47 +121,81 @@ struct Reading {
     wanted: Wanted,
     directories: Directories,
     held: MemoryReservation,
+    found: Found,
 }
 
-/// The rows found so far, in batches; [`Found::order`] says which of them are in the answer.
+/// The rows found so far.
 #[derive(Default)]
 struct Found {
-    /// The answer's columns of each batch.
-    batches: Vec<Vec<ArrayRef>>,
-    /// Message id, batch and row, the best first.
+    /// The answer's columns of the rows, in parts.
+    parts: Vec<Vec<ArrayRef>>,
+    /// The rows of the answer as far as it is known: message id, part and row in it, the best first.
     order: Vec<(MsgId, usize, usize)>,
 }
 
 impl Reading {
-    async fn rows(mut self, hot: Vec<HotMessage>, mut cold: Vec<Segment>) -> Result<RecordBatch> {
-        let mut found = Found::default();
-        let texts = |row: &HotMessage| row.message.content.len() + row.message.metadata.as_ref().map_or(0, String::len);
-        self.held.try_grow(hot.iter().map(|row| ROW_BYTES + 2 * texts(row)).sum())?;
-        if !hot.is_empty() {
-            let column = |name: &String| message_column(name, hot.iter().map(|row| &row.message));
-            let columns = self.columns.iter().map(|name| column(name).ok_or_else(|| corrupt("no such column")));
-            found.order.extend(hot.iter().enumerate().map(|(at, row)| (row.message.msg_id, 0, at)));
-            found.batches.push(columns.collect::<Result<_>>()?);
+    /// Adds the hot rows, as many as are wanted at most.
+    fn read_hot(&mut self, snapshot: &Snapshot, owner: &UserId) -> Result<()> {
+        let Some(conversation) = self.wanted.conversation.clone() else {
+            let found = snapshot.hot_message(owner, self.wanted.first).map_err(store_error)?;
+            let found = found.filter(|row| self.wanted.kinds.contains(&row.message.conversation.kind));
+            return found.map_or(Ok(()), |row| self.add_hot(&[row]));
+        };
+        for kind in self.wanted.kinds.clone() {
+            let range = MessageRange {
+                conversation: Some(ConversationKey { id: conversation.clone(), kind }),
+                min_msg_id: (self.wanted.first > MsgId::MIN).then_some(self.wanted.first),
+                max_msg_id: (self.wanted.last < MsgId::MAX).then_some(self.wanted.last),
+                newest_first: self.wanted.newest_first,
+            };
+            let mut rows = snapshot.messages(owner, &range).map_err(store_error)?.take(self.wanted.rows);
+            loop {
+                let some = rows.by_ref().take(BATCH_ROWS).collect::<kalamdb_store::Result<Vec<_>>>();
+                let some = some.map_err(store_error)?;
+                if some.is_empty() {
+                    break;
+                }
+                self.add_hot(&some)?;
+            }
         }
+        self.found.order.sort_by_key(|(id, ..)| self.wanted.rank(*id));
+        self.found.order.truncate(self.wanted.rows);
+        Ok(())
+    }
+
+    fn add_hot(&mut self, rows: &[HotMessage]) -> Result<()> {
+        let column = |name: &String| message_column(name, rows.iter().map(|row| &row.message));
+        let columns: Option<Vec<ArrayRef>> = self.columns.iter().map(column).collect();
+        let Some(columns) = columns else { return internal_err!("a message lacks a column of its table") };
+        self.held.try_grow(columns.iter().map(Array::get_array_memory_size).sum())?;
+        let part = self.found.parts.len();
+        self.found.order.extend(rows.iter().enumerate().map(|(at, row)| (row.message.msg_id, part, at)));
+        self.found.parts.push(columns);
+        Ok(())
+    }
+
+    async fn rows(mut self, mut cold: Vec<Segment>) -> Result<RecordBatch> {
         // The best ids first, so that the rest need not be opened.
         cold.sort_by_key(|segment| self.wanted.best_rank(segment));
         for segment in cold {
-            if !self.wants(&found, self.wanted.best_rank(&segment)) {
+            if self.worst().is_some_and(|worst| worst <= self.wanted.best_rank(&segment)) {
                 break;
             }
-            self.read_segment(&segment, &mut found).await?;
+            self.read_segment(&segment).await?;
+            self.settle()?;
         }
-        found.take(&self.schema)
+        self.batch()
     }
 
-    /// Whether a row of this rank would still be in the answer.
-    fn wants(&self, found: &Found, rank: MsgId) -> bool {
-        let worst = found.order.last().map(|(id, ..)| self.wanted.rank(*id));
-        found.order.len() < self.wanted.rows || worst.is_some_and(|worst| rank < worst)
+    /// The rank of the last row of a page that is full.
+    fn worst(&self) -> Option<MsgId> {
+        let Found { order, .. } = &self.found;
+        let (id, ..) = order.last().filter(|_| order.len() >= self.wanted.rows)?;
+        Some(self.wanted.rank(*id))
     }
 
-    /// Adds a segment's rows that belong into the answer.
-    async fn read_segment(&mut self, segment: &Segment, found: &mut Found) -> Result<()> {
+    /// Adds a segment's rows that may belong into the answer.
+    async fn read_segment(&mut self, segment: &Segment) -> Result<()> {
         let directory = self.directories.get(segment).await?;
         let names = self.columns.iter().map(String::as_str).chain(["msgId"]);
         let mask = ProjectionMask::columns(directory.metadata.parquet_schema(), names);
@@ -200,41 +212,77 @@ impl Reading {
             while left > 0 && !rows.is_empty() {
                 let mut next = rows.split_off(rows.len().saturating_sub(left.max(BATCH_ROWS)));
                 next.sort_unstable();
-                let selection = selection(&next, segment.rows);
-                let reader = self.directories.reader(segment)?;
-                let mut batches =
-                    ParquetRecordBatchStreamBuilder::new_with_metadata(reader, directory.metadata.clone())
-                        .with_projection(mask.clone())
-                        .with_row_selection(selection)
-                        .with_batch_size(BATCH_ROWS)
-                        .build()?;
+                let mut batches = ParquetRecordBatchStreamBuilder::new_with_metadata(
+                    self.directories.reader(segment)?,
+                    directory.metadata.clone(),
+                )
+                .with_projection(mask.clone())
+                .with_row_selection(selection(&next, segment.rows))
+                .with_batch_size(BATCH_ROWS)
+                .build()?;
                 while let Some(batch) = batches.try_next().await? {
-                    left = left.saturating_sub(self.add(&batch, found)?);
+                    left = left.saturating_sub(self.add_cold(&batch)?);
                 }
             }
         }
-        found.order.sort_by_key(|(id, ..)| self.wanted.rank(*id));
-        found.order.truncate(self.wanted.rows);
         Ok(())
     }
 
-    /// Adds a batch of a segment; how many of its rows are wanted.
-    fn add(&mut self, batch: &RecordBatch, found: &mut Found) -> Result<usize> {
+    /// Adds a batch of a segment; how many of its rows have an id that is wanted.
+    fn add_cold(&mut self, batch: &RecordBatch) -> Result<usize> {
+        // A text keeps the whole page alive that it was read from.
+        let batch = own(batch)?;
         self.held.try_grow(batch.get_array_memory_size())?;
         let ids = batch.column_by_name("msgId").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
         let ids = ids.ok_or_else(|| corrupt("a segment has no ids"))?;
-        let before = found.order.len();
-        let at = found.batches.len();
+        let part = self.found.parts.len();
         let wanted = ids.values().iter().enumerate().filter(|(_, id)| self.wanted.has(**id));
-        found.order.extend(wanted.map(|(row, id)| (*id, at, row)));
+        let before = self.found.order.len();
+        self.found.order.extend(wanted.map(|(row, id)| (*id, part, row)));
         // A file that is older than a column lacks it: it is NULL in all its rows.
         let column = |name: &String| match (batch.column_by_name(name), self.table.field_with_name(name)) {
             (Some(column), _) => Ok(Arc::clone(column)),
             (None, Ok(field)) if field.is_nullable() => Ok(new_null_array(field.data_type(), batch.num_rows())),
             (None, _) => Err(corrupt("a segment lacks a column")),
         };
-        found.batches.push(self.columns.iter().map(column).collect::<Result<_>>()?);
-        Ok(found.order.len() - before)
+        self.found.parts.push(self.columns.iter().map(column).collect::<Result<_>>()?);
+        Ok(self.found.order.len() - before)
+    }
+
+    /// Keeps the best of the rows alone, as one part: however many segments have some, no more than a page is held.
+    fn settle(&mut self) -> Result<()> {
+        let order = &mut self.found.order;
+        order.sort_by_key(|(id, ..)| self.wanted.rank(*id));
+        order.truncate(self.wanted.rows);
+        let batch = own(&self.batch()?)?;
+        self.held.try_resize(batch.get_array_memory_size())?;
+        self.found.parts = vec![batch.columns().to_vec()];
+        for (row, place) in self.found.order.iter_mut().enumerate() {
+            (place.1, place.2) = (0, row);
+        }
+        Ok(())
+    }
+
+    /// The rows in their order.
+    fn batch(&self) -> Result<RecordBatch> {
+        let Found { parts, order } = &self.found;
+        let places: Vec<(usize, usize)> = order.iter().map(|(_, part, row)| (*part, *row)).collect();
+        let is_all = |part: &[ArrayRef]| {
+            part.first().is_some_and(|column| column.len() == places.len())
+                && places.iter().enumerate().all(|(at, place)| *place == (0, at))
+        };
+        let columns = match parts.as_slice() {
+            [] => self.schema.fields().iter().map(|field| new_null_array(field.data_type(), 0)).collect(),
+            [part] if is_all(part) => part.clone(),
+            parts => {
+                let column = |index: usize| {
+                    let values: Vec<&dyn Array> = parts.iter().map(|part| part[index].as_ref()).collect();
+                    interleave(&values, &places)
+                };
+                (0..self.columns.len()).map(column).collect::<std::result::Result<_, _>>()?
+            }
+        };
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
@@ -243,25 +291,4 @@ fn selection(rows: &[u32], all: u32) -> RowSelection {
     let runs = rows.chunk_by(|a, b| a + 1 == *b);
     let ranges = runs.map(|run| run[0] as usize..run[run.len() - 1] as usize + 1);
     RowSelection::from_consecutive_ranges(ranges, all as usize)
-}
-
-impl Found {
-    fn take(self, schema: &SchemaRef) -> Result<RecordBatch> {
-        let Self { batches, order } = self;
-        let places: Vec<(usize, usize)> = order.iter().map(|(_, batch, row)| (*batch, *row)).collect();
-        let whole = |columns: &[ArrayRef]| {
-            columns.first().is_some_and(|column| column.len() == places.len())
-                && places.iter().enumerate().all(|(at, place)| *place == (0, at))
-        };
-        if let [columns] = batches.as_slice()
-            && whole(columns)
-        {
-            return Ok(RecordBatch::try_new(Arc::clone(schema), columns.clone())?);
-        }
-        let gathered = schema.fields().iter().enumerate().map(|(index, field)| {
-            let parts: Vec<&dyn Array> = batches.iter().map(|columns| columns[index].as_ref()).collect();
-            if parts.is_empty() { Ok(new_null_array(field.data_type(), 0)) } else { interleave(&parts, &places) }
-        });
-        Ok(RecordBatch::try_new(Arc::clone(schema), gathered.collect::<Result<_, _>>()?)?)
-    }
 }
