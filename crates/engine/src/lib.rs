@@ -33,8 +33,8 @@ use tokio::sync::watch;
 use crate::{
     background::{Background, Whose},
     live::Hub,
-    read::{Reader, Rows},
-    sql::Statement,
+    read::{Reader, Rows, View},
+    sql::{Shape, Statement},
     workers::{Stage, Threads, Ticket, Workers, ended_early},
     write::{NamedRequest, Write},
 };
@@ -149,8 +149,10 @@ impl Engine {
     ) -> Result<Outcome> {
         let ticket = self.0.workers.admit(&caller.user).await?;
         let (inner, caller, place) = (Arc::clone(&self.0), caller.clone(), ticket.clone());
-        // One task to the last byte of a JSON document: each hand-over between threads costs more than a small read.
-        ticket.run(async move { inner.execute(&caller, &request, idempotency_key, format, &place).await }).await
+        // One task to the last byte of a JSON document: each hand-over between threads costs more than a small read. On
+        // the heap, because the future is moved a dozen times on its way there.
+        let run = async move { inner.execute(&caller, &request, idempotency_key, format, &place).await };
+        ticket.run(Box::pin(run)).await
     }
 
     /// Sends one message; a repeated `idempotency_key` gets the first answer.
@@ -227,7 +229,8 @@ impl Engine {
 async fn answer(rows: Rows, format: Option<Format>) -> Result<Outcome> {
     Ok(match format {
         None => Outcome::Json(rows.into_json().await?),
-        Some(format) => Outcome::Stream(rows.into_stream(format).await?),
+        // A stream's beginning holds much; a short document's future need not be as large.
+        Some(format) => Outcome::Stream(Box::pin(rows.into_stream(format)).await?),
     })
 }
 
@@ -237,6 +240,10 @@ fn whose(owner: Option<&UserId>) -> Whose {
 }
 
 impl Inner {
+    fn view(&self, caller: &Caller, ticket: &Ticket) -> View {
+        self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()))
+    }
+
     async fn execute(
         &self,
         caller: &Caller,
@@ -248,10 +255,21 @@ impl Inner {
         if let Some(rows) = self.reader.cached(caller, request, ticket) {
             return answer(rows, format).await;
         }
+        let shape = Shape::of(&request.sql);
+        if let Some(shape) = &shape
+            && let Some(template) = self.reader.template(shape)
+        {
+            let view = self.view(caller, ticket);
+            if let Some(rows) = view.rows_again(&template, shape, request, ticket)? {
+                return answer(rows, format).await;
+            }
+        }
         let write = match sql::parse(caller, request, self.max_statement_bytes)? {
             Statement::Read(read) => {
-                let view = self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()));
-                let rows = view.rows(&read, request, ticket).await?;
+                if let Some(shape) = shape {
+                    self.reader.learn(shape);
+                }
+                let rows = self.view(caller, ticket).rows(&read, request, ticket).await?;
                 Box::pin(write::record_read(&self.store, caller, &read.foreign)).await?;
                 return answer(rows, format).await;
             }

@@ -187,6 +187,17 @@ pub(crate) fn hot_ends(read: &impl Read, owner: &UserId, of: &ConversationKey) -
     Ok(at[0].zip(at[1]))
 }
 
+/// The number of an owner's hot messages in a conversation.
+pub(crate) fn hot_count(read: &impl Read, owner: &UserId, of: &ConversationKey) -> Result<u64> {
+    let prefix = keys::conversation(owner, of);
+    let mut count = 0;
+    read.scan(Family::Messages, &prefix, &keys::after_prefix(&prefix), false, &mut |_, _| {
+        count += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(count)
+}
+
 /// The number of hot messages after `after` that are from somebody else than the owner.
 pub(crate) fn hot_unread(read: &impl Read, owner: &UserId, of: &ConversationKey, after: MsgId) -> Result<u64> {
     let from = keys::message(owner, of, after.saturating_add(1));

@@ -92,6 +92,11 @@ impl Snapshot {
         Ok(MessageCursor { entries, range: range.clone() })
     }
 
+    /// The number of the owner's hot messages in a conversation.
+    pub fn hot_messages(&self, owner: &UserId, conversation: &ConversationKey) -> Result<u64> {
+        rows::hot_count(&self.database, owner, conversation)
+    }
+
     /// A hot message, by its id.
     pub fn hot_message(&self, owner: &UserId, msg_id: MsgId) -> Result<Option<HotMessage>> {
         rows::hot_message(&self.database, owner, msg_id)

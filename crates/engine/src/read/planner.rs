@@ -48,7 +48,7 @@ use super::{
     cache::{Cache, Key, versions},
     catalog::{Dependency, Names, check_functions},
     errors::{client_error, rowless_error},
-    lean::Directories,
+    lean::{Directories, Templates},
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
     output::{Held, Limits, Rows},
@@ -59,7 +59,7 @@ use super::{
 use crate::{
     Caller, Error, QuerySettings, Result,
     functions::{self, Work},
-    sql::{self, Read, shown},
+    sql::{self, Read, Shape, Template, shown},
     upstream,
     workers::{Stage, Ticket},
 };
@@ -89,6 +89,7 @@ struct Shared {
     cache: Option<Cache>,
     segments: Segments,
     directories: Directories,
+    templates: Templates,
 }
 
 /// The segments of the owners that were read last, by the commit that changed them last.
@@ -129,15 +130,26 @@ impl Reader {
             cache: settings.enable_cache.then(|| Cache::new(settings.cache_bytes)),
             segments: Moka::builder().max_capacity(SEGMENT_LISTS_BYTES).weigher(list_bytes).build(),
             directories: Directories::new(objects),
+            templates: Templates::new(),
         })))
     }
 
     /// The answer from memory, if the same was asked before and still has the same answer.
     pub fn cached(&self, caller: &Caller, request: &QueryRequest, ticket: &Ticket) -> Option<Rows> {
-        let key = Key::new(caller, request)?;
-        let answer = self.0.cache.as_ref()?.get(&key, &self.0.store)?;
+        let cache = self.0.cache.as_ref()?;
+        let answer = cache.get(&Key::new(caller, request)?, &self.0.store)?;
         let held = Held::of_cache(self.0.memory.share(&caller.user, self.0.memory_share_bytes));
         Some(Rows::cached(&answer, ticket.clone(), self.0.limits, held))
+    }
+
+    /// The statement of this shape, if it was parsed before and needs no planner.
+    pub fn template(&self, shape: &Shape) -> Option<Arc<Template>> {
+        self.0.templates.get(shape)
+    }
+
+    /// Keeps the statement of a shape that was parsed as a read.
+    pub fn learn(&self, shape: Shape) {
+        self.0.templates.learn(shape);
     }
 
     /// A statement of the caller's over the snapshot.
@@ -292,15 +304,43 @@ impl View {
         let lean = self.lean(&read.statement).map_err(|error| self.error(&error))?;
         let (stream, same_again) = match lean {
             Some(stream) => (stream, true),
-            None => self.planned(&read.statement).await?,
+            // Planning holds much; a short read's future need not be as large.
+            None => Box::pin(self.planned(&read.statement)).await?,
         };
         // A read of somebody else's schema is recorded there each time, so no answer to it is good for a second.
-        let keeps = same_again && read.foreign.is_empty();
+        self.kept(stream, same_again && read.foreign.is_empty(), request, ticket)
+    }
+
+    /// Starts a read whose statement was parsed before; `None`: with these values it is to be parsed by itself.
+    ///
+    /// # Errors
+    /// What the snapshot runs into.
+    pub fn rows_again(
+        &self,
+        template: &Template,
+        shape: &Shape,
+        request: &QueryRequest,
+        ticket: &Ticket,
+    ) -> Result<Option<Rows>> {
+        let lean = self.lean_again(template, shape, request.params.as_ref()).map_err(|error| self.error(&error))?;
+        lean.map(|stream| self.kept(stream, true, request, ticket)).transpose()
+    }
+
+    /// The rows of an answer, which is kept if it `keeps` as long as no row changes.
+    fn kept(
+        &self,
+        stream: SendableRecordBatchStream,
+        keeps: bool,
+        request: &QueryRequest,
+        ticket: &Ticket,
+    ) -> Result<Rows> {
         let cache = self.reader.0.cache.as_ref().filter(|_| keeps);
-        // The dependencies are complete now: planning names the tables.
-        let dependencies = self.dependencies.lock().clone();
-        let keep = match cache.zip(Key::new(&self.caller, request)) {
-            Some((cache, key)) => versions(&self.snapshot, dependencies)?.map(|versions| cache.keep(key, versions)),
+        let keep = match cache.and_then(|cache| Some((cache, Key::new(&self.caller, request)?))) {
+            Some((cache, key)) => {
+                // The dependencies are complete now: planning names the tables.
+                let dependencies = self.dependencies.lock().clone();
+                versions(&self.snapshot, dependencies)?.map(|versions| cache.keep(key, versions))
+            }
             None => None,
         };
         let held = Held::new(Arc::clone(&self.memory), self.snapshot.clone(), self.reads_rows());

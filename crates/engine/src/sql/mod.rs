@@ -1,7 +1,7 @@
 //! The way from the text of a statement to one that is parsed, limited, bound and scoped.
 //!
 //! Invariant: what leaves here names no table but the caller's own, `system` and other users' for an admin; holds
-//! no placeholder; and is no deeper or longer than the planner can take.
+//! no placeholder, unless it is a template; and is no deeper or longer than the planner can take.
 
 mod casts;
 mod classify;
@@ -17,15 +17,24 @@ mod params;
 mod position;
 mod qualify;
 mod scope;
+mod shape;
 mod syntax;
 mod tokens;
 mod values;
 
 use datafusion::sql::sqlparser::ast;
-use kalamdb_protocol::{QueryRequest, Table, UserId};
+use kalamdb_protocol::{Params, QueryRequest, Table, UserId};
 
-pub(crate) use self::{names::suggestions, outputs::shown};
+use self::shape::Used;
+pub(crate) use self::{
+    names::suggestions,
+    outputs::shown,
+    shape::{Shape, Values},
+};
 use crate::{Caller, Result};
+
+/// The user in whose place everybody stands in a [`Template`].
+pub(crate) const NOBODY: &str = "nobody";
 
 /// A statement that may be run.
 #[derive(Debug, Clone)]
@@ -48,6 +57,21 @@ pub(crate) struct Read {
     pub statement: ast::Statement,
     /// The tables of other users that it reads: none when only its plan is explained.
     pub foreign: Vec<Foreign>,
+}
+
+/// A read that is parsed once for many requests: its values are placeholders still, and its tables are [`NOBODY`]'s, in
+/// the place of whoever asks.
+pub(crate) struct Template {
+    /// The statement, as in [`Read`].
+    pub statement: ast::Statement,
+    used: Used,
+}
+
+impl Template {
+    /// Whether a request gives the parameters that it uses, and no others.
+    pub fn takes(&self, params: Option<&Params>) -> bool {
+        self.used.is_given(params)
+    }
 }
 
 /// The owners whose rows a table reference means.
@@ -128,11 +152,28 @@ pub(crate) struct Delete {
 /// `payload_too_large`, `query_too_large`.
 pub(crate) fn parse(caller: &Caller, request: &QueryRequest, max_statement_bytes: usize) -> Result<Statement> {
     limits::check_bytes(&request.sql, max_statement_bytes)?;
-    let mut tokens = tokens::read(&request.sql)?;
+    read(&request.sql, caller, |statement| params::bind(statement, request.params.as_ref()))
+}
+
+/// Parses the shape of a read, for all users who may send such a statement about their own tables; `None` where a
+/// statement of this shape has to be parsed by itself.
+pub(crate) fn template(shape: &Shape) -> Option<Template> {
+    // A schema that is named must be a user's: who names this one does not mean a table of their own.
+    if shape.text.contains(NOBODY) {
+        return None;
+    }
+    let nobody = Caller { user: UserId::new(NOBODY).ok()?, admin: false };
+    let Ok(Statement::Read(Read { statement, .. })) = read(&shape.text, &nobody, |_| Ok(())) else { return None };
+    let used = Used::by(&statement);
+    Some(Template { statement, used })
+}
+
+fn read(sql: &str, caller: &Caller, bind: impl FnOnce(&mut ast::Statement) -> Result<()>) -> Result<Statement> {
+    let mut tokens = tokens::read(sql)?;
     let spellings = tokens::rewrite(&mut tokens);
     limits::check_shape(&tokens)?;
     let mut statement = syntax::parse(tokens)?;
-    params::bind(&mut statement, request.params.as_ref())?;
+    bind(&mut statement)?;
     values::settle(&mut statement)?;
     merged::settle(&mut statement)?;
     casts::settle(&mut statement);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use datafusion::{
     arrow::{
         array::AsArray,
-        datatypes::{DataType, Field, Schema},
+        datatypes::{DataType, Field, Int64Type, Schema},
     },
     error::Result,
     object_store::{ObjectStore, ObjectStoreExt, path::Path},
@@ -36,6 +36,8 @@ use super::corrupt;
 
 /// Memory of all directories: those of about a thousand segments.
 const CACHE_BYTES: u64 = 32 << 20;
+/// Memory of all lists of message ids: those of four million messages.
+const IDS_BYTES: u64 = 32 << 20;
 /// Bytes of a conversation besides its id, about.
 const ENTRY_BYTES: usize = 64;
 /// The first read of a file fetches this much of its end: the footer and the page index of a segment.
@@ -45,6 +47,7 @@ const FOOTER_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub(in crate::read) struct Directories {
     entries: Moka<String, Arc<Directory>>,
+    ids: Moka<String, Arc<Ids>>,
     store: Arc<dyn ObjectStore>,
 }
 
@@ -56,6 +59,31 @@ pub(super) struct Directory {
     conversations: Vec<(ConversationKey, u32)>,
     pages: Vec<IdPage>,
     rows: u32,
+}
+
+/// The message ids of one segment, by row.
+pub(super) struct Ids(Box<[MsgId]>);
+
+impl Ids {
+    async fn load(reader: SegmentFile, metadata: &ArrowReaderMetadata, rows: u32) -> Result<Self> {
+        let mask = ProjectionMask::columns(metadata.parquet_schema(), ["msgId"]);
+        let mut batches = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata.clone())
+            .with_projection(mask)
+            .build()?;
+        let mut ids = Vec::with_capacity(rows as usize);
+        while let Some(batch) = batches.try_next().await? {
+            let column = batch.column_by_name("msgId").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
+            ids.extend_from_slice(column.ok_or_else(|| corrupt("a segment has no ids"))?.values());
+        }
+        if ids.len() == rows as usize { Ok(Self(ids.into())) } else { Err(corrupt("a segment has other rows")) }
+    }
+
+    /// The rows of a message id, deleted ones too.
+    pub fn rows_of(&self, id: MsgId) -> impl Iterator<Item = u32> {
+        // There are as many as a segment says it has rows, in 32 bits.
+        let rows = self.0.iter().enumerate().filter(move |(_, other)| **other == id);
+        rows.filter_map(|(row, _)| u32::try_from(row).ok())
+    }
 }
 
 /// The rows of one page of the column `msgId`, and the bounds of their ids.
@@ -70,7 +98,23 @@ impl Directories {
         let weigh = |path: &String, directory: &Arc<Directory>| {
             u32::try_from(path.len() + directory.memory_bytes()).unwrap_or(u32::MAX)
         };
-        Self { entries: Moka::builder().max_capacity(CACHE_BYTES).weigher(weigh).build(), store }
+        let weigh_ids =
+            |path: &String, ids: &Arc<Ids>| u32::try_from(path.len() + size_of_val(&*ids.0)).unwrap_or(u32::MAX);
+        Self {
+            entries: Moka::builder().max_capacity(CACHE_BYTES).weigher(weigh).build(),
+            ids: Moka::builder().max_capacity(IDS_BYTES).weigher(weigh_ids).build(),
+            store,
+        }
+    }
+
+    /// The message ids of a segment, read when they are not there.
+    pub(super) async fn ids(&self, segment: &Segment, directory: &Directory) -> Result<Arc<Ids>> {
+        if let Some(ids) = self.ids.get(&segment.path) {
+            return Ok(ids);
+        }
+        let ids = Arc::new(Ids::load(self.reader(segment)?, &directory.metadata, segment.rows).await?);
+        self.ids.insert(segment.path.clone(), Arc::clone(&ids));
+        Ok(ids)
     }
 
     /// A segment's directory, made when it is not there: then the columns of the conversation are read once.
@@ -130,6 +174,12 @@ impl Directory {
         let pages = id_pages(metadata.metadata(), rows).unwrap_or_else(|| vec![IdPage::of_all(rows)]);
         let conversations = conversations(reader, &metadata).await?;
         Ok(Self { metadata, conversations, pages, rows })
+    }
+
+    /// The type of the conversation that a row belongs to.
+    pub fn kind_of(&self, row: u32) -> Option<ConversationType> {
+        let after = self.conversations.partition_point(|(_, first)| *first <= row);
+        self.conversations.get(after.checked_sub(1)?).map(|(key, _)| key.kind)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -1,30 +1,38 @@
-//! The statements that the short way takes, and the page that each asks for.
+//! The questions that are read the short way.
 //!
-//! Invariant: every part of a statement is looked at, and one that is not known here leaves the statement to the planner:
-//! nothing is overlooked. Names have the spelling that they are known by, as scoping leaves them.
+//! Invariant: a question says all that its statement says; a statement that says anything more is not one.
 
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, LimitClause, ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select,
-    SelectFlavor, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value, ValueWithSpan,
-};
-use kalamdb_protocol::{Column, ConversationId, ConversationType, MsgId, TableId};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Statement};
+use kalamdb_protocol::{ConversationId, ConversationType, MsgId, TableId};
+
+use super::clauses::{Named, Plain, count_of_rows, number, text};
+use crate::sql::Values;
 
 /// Rows of a page. With more, planning is a small part of the work.
 const MAX_ROWS: usize = 1_000;
 
-/// A page of messages: `SELECT content FROM messages WHERE conversationId = 'c' AND msgId < 7 ORDER BY msgId DESC LIMIT 50`,
-/// or one message: `SELECT content FROM messages WHERE msgId = 7`.
+/// A statement that needs no planner.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Page {
+pub(super) struct Question {
     /// The schema, as the statement names it after scoping.
     pub schema: String,
-    /// The columns of the answer, as indexes of the table's, and what they are called there.
-    pub columns: Vec<(usize, String)>,
-    /// The selection of rows.
-    pub wanted: Wanted,
+    /// The rows that are asked for.
+    pub asked: Asked,
 }
 
-/// A selection of the table's rows, and their order.
+/// The rows that a question asks for. Columns of an answer are indexes of the table's, and what they are called there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// `SELECT content FROM messages WHERE conversationId = 'c' AND msgId < 7 ORDER BY msgId DESC LIMIT 50`, or one
+    /// message: `SELECT content FROM messages WHERE msgId = 7`.
+    Page { columns: Vec<(usize, String)>, wanted: Wanted },
+    /// `SELECT COUNT(*) AS name FROM messages WHERE conversationId = 'c'`
+    Count { name: String, conversation: ConversationId, kinds: Vec<ConversationType> },
+    /// `SELECT conversationId FROM conversations ORDER BY lastMsgId DESC LIMIT 20`
+    Listing { table: TableId, columns: Vec<(usize, String)>, listed: Listed },
+}
+
+/// A selection of the rows of `messages`, and their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// The conversation; `None` only where one message is asked for.
@@ -41,227 +49,133 @@ pub(super) struct Wanted {
     pub rows: usize,
 }
 
-impl Page {
-    /// The page that a statement asks for; `None` when it asks for anything else.
-    pub fn of(statement: &Statement) -> Option<Self> {
-        let Statement::Query(query) = statement else { return None };
-        let (select, order, limit) = plain_query(query)?;
-        let (projection, from, selection) = plain_select(select)?;
-        let (schema, table) = messages(from)?;
-        let mut wanted = Wanted {
-            conversation: None,
-            kinds: ConversationType::ALL.to_vec(),
-            first: MsgId::MIN,
-            last: MsgId::MAX,
-            newest_first: false,
-            rows: 1,
+/// A selection of the rows of `conversations` or `conversationUsers`, and their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The conversation; `None`: all.
+    pub conversation: Option<ConversationId>,
+    /// The types that a conversation may have, in the order of the keys.
+    pub kinds: Vec<ConversationType>,
+    /// The columns that the rows are ordered by, each with whether the highest comes first and whether NULL does.
+    pub order: Vec<(usize, bool, bool)>,
+    /// The number of rows.
+    pub rows: Option<usize>,
+}
+
+impl Question {
+    /// The question that a statement is; `None` when it needs the planner.
+    pub fn of(statement: &Statement, values: Values) -> Option<Self> {
+        let plain = Plain::of(statement)?;
+        let asked = match plain.table.table.id {
+            TableId::Messages => page(&plain, values).or_else(|| count(&plain, values)),
+            TableId::Conversations | TableId::ConversationUsers => listing(&plain, values),
+            _ => None,
         };
-        wanted.restrict(selection?, table)?;
-        let columns = columns(projection, table)?;
-        let one = wanted.first == wanted.last;
-        match (order, limit) {
-            (None, None) if one => {}
-            (order, limit) => {
-                wanted.newest_first = match order {
-                    Some(order) => descending(order, table, &columns)?,
-                    None if one => false,
-                    None => return None,
-                };
-                wanted.rows = match limit {
-                    Some(limit) => rows(limit)?,
-                    None if one => 1,
-                    None => return None,
-                };
-            }
-        }
-        (one || wanted.conversation.is_some()).then(|| Self { schema: schema.to_owned(), columns, wanted })
+        asked.map(|asked| Self { schema: plain.schema.to_owned(), asked })
     }
 }
 
-/// A query that is a SELECT with at most ORDER BY and LIMIT behind it.
-fn plain_query(query: &Query) -> Option<(&Select, Option<&OrderBy>, Option<&LimitClause>)> {
-    let Query {
-        with: None,
-        body,
-        order_by,
-        limit_clause,
-        fetch: None,
-        locks,
-        for_clause: None,
-        settings: None,
-        format_clause: None,
-        pipe_operators,
-    } = query
-    else {
-        return None;
+fn page(plain: &Plain, values: Values) -> Option<Asked> {
+    let mut wanted = Wanted {
+        conversation: None,
+        kinds: ConversationType::ALL.to_vec(),
+        first: MsgId::MIN,
+        last: MsgId::MAX,
+        newest_first: false,
+        rows: 1,
     };
-    let SetExpr::Select(select) = body.as_ref() else { return None };
-    (locks.is_empty() && pipe_operators.is_empty()).then_some((select, order_by.as_ref(), limit_clause.as_ref()))
-}
-
-/// A SELECT of columns of one table with at most a WHERE.
-fn plain_select(select: &Select) -> Option<(&[SelectItem], &TableFactor, Option<&Expr>)> {
-    let Select {
-        select_token: _,
-        optimizer_hints,
-        distinct: None,
-        select_modifiers: None,
-        top: None,
-        top_before_distinct: _,
-        projection,
-        exclude: None,
-        into: None,
-        from,
-        lateral_views,
-        prewhere: None,
-        selection,
-        connect_by,
-        group_by: GroupByExpr::Expressions(keys, modifiers),
-        cluster_by,
-        distribute_by,
-        sort_by,
-        having: None,
-        named_window,
-        qualify: None,
-        window_before_qualify: _,
-        value_table_mode: None,
-        flavor: SelectFlavor::Standard,
-    } = select
-    else {
-        return None;
-    };
-    let [TableWithJoins { relation, joins }] = from.as_slice() else { return None };
-    let plain = optimizer_hints.is_empty()
-        && lateral_views.is_empty()
-        && connect_by.is_empty()
-        && keys.is_empty()
-        && modifiers.is_empty()
-        && cluster_by.is_empty()
-        && distribute_by.is_empty()
-        && sort_by.is_empty()
-        && named_window.is_empty()
-        && joins.is_empty();
-    plain.then_some((projection, relation, selection.as_ref()))
-}
-
-/// The schema of `"schema"."messages"`, and the name that its columns may stand behind.
-fn messages(from: &TableFactor) -> Option<(&str, &str)> {
-    let TableFactor::Table {
-        name: ObjectName(name),
-        alias,
-        args: None,
-        with_hints,
-        version: None,
-        with_ordinality: false,
-        partitions,
-        json_path: None,
-        sample: None,
-        index_hints,
-    } = from
-    else {
-        return None;
-    };
-    let [ObjectNamePart::Identifier(schema), ObjectNamePart::Identifier(table)] = name.as_slice() else { return None };
-    let plain = with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty();
-    if !plain || table.value != TableId::Messages.table().name {
-        return None;
-    }
-    let known_as = match alias {
-        None => &table.value,
-        Some(TableAlias { explicit: _, name, columns, at: None }) if columns.is_empty() => &name.value,
-        Some(_) => return None,
-    };
-    Some((&schema.value, known_as))
-}
-
-/// The table's column that an expression is.
-fn column(expr: &Expr, table: &str) -> Option<(usize, &'static Column)> {
-    let name = match expr {
-        Expr::Identifier(name) => name,
-        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-            [of, name] if of.value == table => name,
+    wanted.restrict(plain.condition?, plain.table, values)?;
+    let columns = plain.table.columns(plain.projection)?;
+    let one = wanted.first == wanted.last;
+    wanted.newest_first = match plain.order {
+        [] if one => false,
+        [by] => match plain.table.order(by, &columns)? {
+            (by, descending, _) if plain.table.table.columns[by].name == "msgId" => descending,
             _ => return None,
         },
         _ => return None,
     };
-    TableId::Messages.table().columns.iter().enumerate().find(|(_, column)| column.name == name.value)
-}
-
-/// The columns of the answer and their names.
-fn columns(projection: &[SelectItem], table: &str) -> Option<Vec<(usize, String)>> {
-    if let [SelectItem::Wildcard(options)] = projection {
-        let all = TableId::Messages.table().columns.iter().enumerate();
-        let plain = options.opt_ilike.is_none()
-            && options.opt_exclude.is_none()
-            && options.opt_except.is_none()
-            && options.opt_replace.is_none()
-            && options.opt_rename.is_none()
-            && options.opt_alias.is_none();
-        return plain.then(|| all.map(|(index, column)| (index, column.name.to_owned())).collect());
+    match plain.limit {
+        Some(limit) => wanted.rows = rows(limit, values).filter(|rows| *rows <= MAX_ROWS)?,
+        None if one => {}
+        None => return None,
     }
-    let columns = projection.iter().map(|item| match item {
-        SelectItem::UnnamedExpr(expr) => column(expr, table).map(|(index, column)| (index, column.name.to_owned())),
-        SelectItem::ExprWithAlias { expr, alias } if is_a_word(&alias.value) => {
-            column(expr, table).map(|(index, _)| (index, alias.value.clone()))
-        }
-        _ => None,
-    });
-    columns.collect()
+    (one || wanted.conversation.is_some()).then_some(Asked::Page { columns, wanted })
 }
 
-/// A name that is nothing else: columns that are told apart for the planner have others.
-fn is_a_word(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// Whether `ORDER BY msgId` is from the highest on; `None` where it is another order, or a name of the answer stands for
-/// another column there.
-fn descending(order: &OrderBy, table: &str, columns: &[(usize, String)]) -> Option<bool> {
-    let OrderBy { kind: OrderByKind::Expressions(exprs), interpolate: None } = order else { return None };
-    let [first] = exprs.as_slice() else { return None };
-    let (by, key) = column(&first.expr, table).filter(|(_, column)| column.name == "msgId")?;
-    let shadowed = columns.iter().any(|(index, name)| name.eq_ignore_ascii_case(key.name) && *index != by);
-    if shadowed || first.with_fill.is_some() || first.options.nulls_first.is_some() {
+fn count(plain: &Plain, values: Values) -> Option<Asked> {
+    let name = count_of_rows(plain.projection)?;
+    if !plain.order.is_empty() || plain.limit.is_some() {
         return None;
     }
-    Some(first.options.asc == Some(false))
+    let (conversation, kinds) = of_conversation(plain, values)?;
+    Some(Asked::Count { name, conversation: conversation?, kinds })
+}
+
+fn listing(plain: &Plain, values: Values) -> Option<Asked> {
+    let columns = plain.table.columns(plain.projection)?;
+    let order = plain.order.iter().map(|by| plain.table.order(by, &columns)).collect::<Option<_>>()?;
+    let rows = match plain.limit {
+        Some(limit) => Some(rows(limit, values)?),
+        None => None,
+    };
+    let (conversation, kinds) = of_conversation(plain, values)?;
+    let table = plain.table.table.id;
+    Some(Asked::Listing { table, columns, listed: Listed { conversation, kinds, order, rows } })
+}
+
+/// The conversation that a condition names, if there is one, and the types that it leaves.
+fn of_conversation(plain: &Plain, values: Values) -> Option<(Option<ConversationId>, Vec<ConversationType>)> {
+    let (mut conversation, mut kinds) = (None, ConversationType::ALL.to_vec());
+    if let Some(condition) = plain.condition {
+        restrict(condition, &mut |left, op, right| match (plain.table.column(left)?.1.name, op) {
+            ("conversationId", BinaryOperator::Eq) => same(&mut conversation, text(right, values)?),
+            ("conversationType", BinaryOperator::Eq) => of_kind(&mut kinds, text(right, values)?),
+            _ => None,
+        })?;
+    }
+    Some((conversation, kinds))
+}
+
+/// Takes in a condition: comparisons, all of which hold.
+fn restrict(condition: &Expr, comparison: &mut impl FnMut(&Expr, &BinaryOperator, &Expr) -> Option<()>) -> Option<()> {
+    match condition {
+        Expr::Nested(inner) => restrict(inner, comparison),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            restrict(left, comparison)?;
+            restrict(right, comparison)
+        }
+        Expr::BinaryOp { left, op, right } => comparison(left, op, right),
+        _ => None,
+    }
+}
+
+/// The conversation is this one; `None` where it is another already.
+fn same(conversation: &mut Option<ConversationId>, id: &str) -> Option<()> {
+    let id = ConversationId::new(id).ok()?;
+    (*conversation.get_or_insert_with(|| id.clone()) == id).then_some(())
+}
+
+fn of_kind(kinds: &mut Vec<ConversationType>, kind: &str) -> Option<()> {
+    let kind = ConversationType::parse(kind)?;
+    kinds.retain(|wanted| *wanted == kind);
+    Some(())
 }
 
 /// The number of a LIMIT.
-fn rows(limit: &LimitClause) -> Option<usize> {
-    let LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by } = limit else { return None };
-    let rows = usize::try_from(number(limit)?).ok()?;
-    (limit_by.is_empty() && (1..=MAX_ROWS).contains(&rows)).then_some(rows)
+fn rows(limit: &Expr, values: Values) -> Option<usize> {
+    usize::try_from(number(limit, values)?).ok().filter(|rows| *rows > 0)
 }
 
 impl Wanted {
     /// Takes in a condition: comparisons of the key's columns with values, all of which hold.
-    fn restrict(&mut self, condition: &Expr, table: &str) -> Option<()> {
-        let (left, op, right) = match condition {
-            Expr::Nested(inner) => return self.restrict(inner, table),
-            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                self.restrict(left, table)?;
-                return self.restrict(right, table);
-            }
-            Expr::BinaryOp { left, op, right } => (left, op, right),
-            _ => return None,
-        };
-        match (column(left, table)?.1.name, op) {
-            ("conversationId", BinaryOperator::Eq) => {
-                let id = ConversationId::new(text(right)?).ok()?;
-                match self.conversation.replace(id) {
-                    Some(before) if self.conversation != Some(before.clone()) => None,
-                    _ => Some(()),
-                }
-            }
-            ("conversationType", BinaryOperator::Eq) => {
-                let kind = ConversationType::parse(text(right)?)?;
-                self.kinds.retain(|wanted| *wanted == kind);
-                Some(())
-            }
-            ("msgId", op) => self.restrict_id(op, number(right)?),
+    fn restrict(&mut self, condition: &Expr, table: Named, values: Values) -> Option<()> {
+        restrict(condition, &mut |left, op, right| match (table.column(left)?.1.name, op) {
+            ("conversationId", BinaryOperator::Eq) => same(&mut self.conversation, text(right, values)?),
+            ("conversationType", BinaryOperator::Eq) => of_kind(&mut self.kinds, text(right, values)?),
+            ("msgId", op) => self.restrict_id(op, number(right, values)?),
             _ => None,
-        }
+        })
     }
 
     fn restrict_id(&mut self, op: &BinaryOperator, id: MsgId) -> Option<()> {
@@ -278,33 +192,28 @@ impl Wanted {
     }
 }
 
-/// The value of a whole number that is not negative.
-fn number(expr: &Expr) -> Option<MsgId> {
-    match expr {
-        Expr::Value(ValueWithSpan { value: Value::Number(digits, false), .. }) => digits.parse().ok(),
-        _ => None,
-    }
-}
-
-/// The value of a text.
-fn text(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => Some(text),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser};
 
     use super::*;
 
-    fn page(rest: &str) -> Option<Page> {
-        let sql = format!("SELECT {rest}").replace("FROM messages", r#"FROM "ann"."messages" AS "messages""#);
-        let sql = sql.replace("msgId", r#""msgId""#).replace("conversationId", r#""conversationId""#);
-        let sql = sql.replace("conversationType", r#""conversationType""#);
-        Page::of(&Parser::parse_sql(&GenericDialect {}, &sql).unwrap_or_else(|error| panic!("{sql}: {error}"))[0])
+    fn asked(rest: &str) -> Option<Asked> {
+        let mut sql = format!("SELECT {rest}");
+        for table in ["messages", "conversations", "conversationUsers"] {
+            sql = sql.replace(&format!("FROM {table}"), &format!(r#"FROM "ann"."{table}" AS "{table}""#));
+        }
+        let statement = Parser::parse_sql(&GenericDialect {}, &sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let question = Question::of(&statement[0], Values::None)?;
+        assert_eq!(question.schema, "ann");
+        Some(question.asked)
+    }
+
+    fn page(rest: &str) -> (Vec<(usize, String)>, Wanted) {
+        match asked(rest) {
+            Some(Asked::Page { columns, wanted }) => (columns, wanted),
+            other => panic!("{rest}: {other:?}"),
+        }
     }
 
     fn wanted(conversation: Option<&str>, ids: (MsgId, MsgId), newest_first: bool, rows: usize) -> Wanted {
@@ -337,11 +246,28 @@ mod tests {
                 wanted(Some("c"), (7, 7), false, 5),
             ),
         ] {
-            let page = page(sql).unwrap_or_else(|| panic!("not taken: {sql}"));
-            assert_eq!((page.schema.as_str(), page.wanted), ("ann", expected), "{sql}");
+            assert_eq!(page(sql).1, expected, "{sql}");
         }
-        let page = page("content, msgId AS id FROM messages WHERE msgId = 7").unwrap();
-        assert_eq!(page.columns, [(5, "content".to_owned()), (0, "id".to_owned())]);
+        let (columns, _) = page("content, msgId AS id FROM messages WHERE msgId = 7");
+        assert_eq!(columns, [(5, "content".to_owned()), (0, "id".to_owned())]);
+    }
+
+    #[test]
+    fn counts_and_lists_are_taken() {
+        let conversation = ConversationId::new("c").unwrap();
+        let kinds = ConversationType::ALL.to_vec();
+        let count = Asked::Count { name: "n".to_owned(), conversation: conversation.clone(), kinds: kinds.clone() };
+        assert_eq!(asked("count(*) AS n FROM messages WHERE conversationId = 'c'"), Some(count));
+        let listed = Listed { conversation: None, kinds, order: vec![(4, true, true)], rows: Some(20) };
+        let (table, columns) = (TableId::Conversations, vec![(0, "conversationId".to_owned())]);
+        let listing = Asked::Listing { table, columns, listed };
+        assert_eq!(asked("conversationId FROM conversations ORDER BY lastMsgId DESC LIMIT 20"), Some(listing));
+        let rest = "role FROM conversationUsers WHERE conversationId = 'c' ORDER BY created, userId DESC NULLS LAST";
+        let kinds = ConversationType::ALL.to_vec();
+        let order = vec![(3, false, false), (0, true, false)];
+        let listed = Listed { conversation: Some(conversation), kinds, order, rows: None };
+        let (table, columns) = (TableId::ConversationUsers, vec![(2, "role".to_owned())]);
+        assert_eq!(asked(rest), Some(Asked::Listing { table, columns, listed }));
     }
 
     #[test]
@@ -354,7 +280,6 @@ mod tests {
             "content FROM messages WHERE conversationId = 'c' ORDER BY msgId LIMIT 0",
             "content FROM messages WHERE conversationId = 'c' ORDER BY msgId LIMIT 1001",
             "content FROM messages WHERE conversationId = 'c' ORDER BY msgId LIMIT 5 OFFSET 1",
-            "content FROM messages WHERE conversationId = 'c' ORDER BY msgId NULLS FIRST LIMIT 5",
             "content FROM messages WHERE conversationId = 'c' ORDER BY msgId, content LIMIT 5",
             "content FROM messages WHERE conversationId = 'c' ORDER BY timestamp LIMIT 5",
             "content AS msgId FROM messages WHERE conversationId = 'c' ORDER BY msgId LIMIT 5",
@@ -372,13 +297,28 @@ mod tests {
             "content, * FROM messages WHERE msgId = 7",
             "* EXCLUDE (content) FROM messages WHERE msgId = 7",
             "count(*) FROM messages WHERE msgId = 7",
+            "count(*) FROM messages",
+            "count(content) FROM messages WHERE conversationId = 'c'",
+            "count(DISTINCT content) FROM messages WHERE conversationId = 'c'",
+            "count(*) FILTER (WHERE msgId > 7) FROM messages WHERE conversationId = 'c'",
+            "count(*) OVER () FROM messages WHERE conversationId = 'c'",
+            "count(*), 1 FROM messages WHERE conversationId = 'c'",
+            "count(*) FROM messages WHERE conversationId = 'c' LIMIT 1",
+            "count(*) FROM conversations WHERE conversationId = 'c'",
+            "created FROM conversations WHERE created > 7",
+            "created AS lastMsgId FROM conversations ORDER BY lastMsgId",
+            "created FROM conversations ORDER BY 1",
+            "role FROM conversationUsers WHERE conversationType = 'group'",
+            "role FROM conversationUsers WHERE conversationId = 'c' OR role = 'owner'",
+            "role FROM conversationUsers LIMIT 5 OFFSET 5",
+            "action FROM auditLog",
             "content FROM messages WHERE msgId = 7 GROUP BY content",
             "content FROM messages, messages WHERE msgId = 7",
             "content FROM \"ann\".\"conversations\" WHERE msgId = 7",
             "nothing FROM messages WHERE msgId = 7",
             "1 UNION SELECT content FROM messages WHERE msgId = 7",
         ] {
-            assert_eq!(page(sql), None, "{sql}");
+            assert_eq!(asked(sql), None, "{sql}");
         }
     }
 }
