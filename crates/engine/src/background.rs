@@ -36,7 +36,8 @@ pub(crate) const END_WITHIN: Duration = Duration::from_secs(30);
 /// it off for ever.
 const FIRST_COMPACTION: Duration = Duration::from_mins(10);
 
-/// The interval at which the loop looks at the age of the change log.
+/// The interval at which the loop looks at the age of the change log, and lets rows go that are in segments: a flush for
+/// each consolidation of a busy server would make many small files of what goes by itself.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 /// The interval at which the loop looks for what has expired: by then it is invisible, and only to be removed.
@@ -66,7 +67,7 @@ enum Task {
     CompactNext,
     /// Remove what nothing refers to any more, and what has expired.
     Sweep,
-    /// Let old entries of the change log go.
+    /// Let old entries of the change log go, and what the database still holds of rows that are in segments.
     Forget,
     /// End the loop.
     Stop,
@@ -151,6 +152,7 @@ impl Background {
             Task::Sweep => self.sweep().await?,
             Task::Forget => {
                 self.store.forget(i64::try_from(self.replay.as_micros()).unwrap_or(i64::MAX))?;
+                self.store.flush_moved().await?;
             }
             Task::Stop => {}
         }
@@ -259,6 +261,10 @@ pub(crate) async fn consolidate_all(store: &Store, whose: Whose) -> Result<Conso
             }
             Err(error) => drop(failed.get_or_insert(error)),
         }
+    }
+    // The messages are where they shall be; what is left of them elsewhere can go a minute later, too.
+    if let Err(error) = store.flush_moved().await {
+        tracing::warn!(%error, "the database still holds traces of messages that are in files now");
     }
     failed.map_or(Ok(report), Err)
 }

@@ -3,7 +3,10 @@
 //! Invariant: name the file (synced), write it (synced), adopt it by one commit; at any moment between, a crash
 //! leaves either the hot rows and no file, or the segment and no hot rows.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use kalamdb_protocol::{Micros, UserId};
@@ -29,6 +32,9 @@ const MAX_ROWS: usize = 50_000;
 /// Bytes of a segment, every column counted: it is built in memory.
 const MAX_BYTES: usize = 64 << 20;
 
+/// Rows that must have moved before the database is asked to let go of them: fewer lie in less than a mebibyte.
+const MOVED_ROWS: u64 = 1_000;
+
 const _: () = assert!(MAX_ROWS as u64 <= compact::MAX_ROWS, "a compaction takes what a consolidation wrote");
 
 impl Store {
@@ -52,7 +58,25 @@ impl Store {
         let done = Consolidated { messages: u64::from(record.rows), bytes: record.bytes };
         let publish = PublishSegment { owner: owner.clone(), number, segment: record, rows };
         self.put_and_publish(path, bytes, publish).await?;
+        self.inner.moved.fetch_add(done.messages, Ordering::Relaxed);
         Ok(Some(done))
+    }
+
+    /// Has the database let go of rows that are in segments now: of the log and the memory that hold them still, and
+    /// then, by itself, of the marks in its files that they are gone. To be called when consolidations are done, and not
+    /// after each: every call writes a file for each family that has changed.
+    ///
+    /// # Errors
+    /// When the disk fails; then the rows' traces stay until the next call.
+    pub async fn flush_moved(&self) -> Result<()> {
+        let moved = self.inner.moved.load(Ordering::Relaxed);
+        if moved < MOVED_ROWS {
+            return Ok(());
+        }
+        let database = Arc::clone(&self.inner.database);
+        blocking(move || database.flush()).await?;
+        self.inner.moved.fetch_sub(moved, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes a segment's file and adopts it; where that fails the file goes, and its name.

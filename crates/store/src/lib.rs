@@ -126,6 +126,8 @@ struct Inner {
     /// The time when old audit rows were last looked for.
     audit_trimmed: AtomicI64,
     consolidating: [tokio::sync::Mutex<()>; CONSOLIDATIONS],
+    /// Rows that consolidations have moved to segments, and of which the database still holds traces.
+    moved: AtomicU64,
     sweeping: tokio::sync::Mutex<()>,
     /// The last result of [`Store::ready`], and its time.
     probed: tokio::sync::Mutex<Option<(Instant, Result<()>)>>,
@@ -204,6 +206,7 @@ impl Store {
             feed: parking_lot::Mutex::new(Some(feed)),
             audit_trimmed: AtomicI64::new(0),
             consolidating: Default::default(),
+            moved: AtomicU64::new(0),
             sweeping: tokio::sync::Mutex::default(),
             probed: tokio::sync::Mutex::default(),
         };

@@ -13,6 +13,7 @@ mod overlay;
 mod replay;
 mod rules;
 mod segments;
+mod space;
 mod trash;
 
 use std::{

@@ -1,0 +1,56 @@
+//! The disk that the database takes beside the messages.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use super::{Fixture, ai, id, message};
+use crate::{Change, keys::Family};
+
+/// Bytes that the disk gives for a folder's files whose name ends so.
+fn disk_bytes(folder: &Path, ending: &str) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(file) if file.is_dir() => disk_bytes(&entry.path(), ending),
+            Ok(file) if entry.file_name().to_string_lossy().ends_with(ending) => file.blocks() * 512,
+            // Of another name, or RocksDB has just removed it.
+            _ => 0,
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_small() {
+    let fixture = Fixture::new();
+    fixture.send("ann", &ai("c"), "hello").await.unwrap();
+    let bytes = disk_bytes(fixture.folder.path(), "");
+    assert!(bytes < 1 << 20, "{bytes}");
+}
+
+#[tokio::test]
+async fn rows_that_have_moved_leave_nothing_in_the_database_but_the_change_log() {
+    let fixture = Fixture::new();
+    let rocksdb = fixture.folder.path().join(".kalamdb/rocksdb");
+    let text = "a text of some length, so that the log of a thousand of them is not to be overlooked ".repeat(4);
+    let send = |messages| fixture.commit("ann", vec![Change::Send(message("ann", &ai("c"), &text)); messages]);
+    send(999).await.unwrap();
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    let log = disk_bytes(&rocksdb, ".log");
+    assert!(log > 400_000, "{log}");
+    // Few rows are not worth the files that it takes.
+    fixture.store.flush_moved().await.unwrap();
+    assert_eq!(disk_bytes(&rocksdb, ".log"), log);
+
+    send(1).await.unwrap();
+    fixture.store.consolidate(&id("ann")).await.unwrap().unwrap();
+    fixture.send("ann", &ai("c"), "still hot").await.unwrap();
+    let before = fixture.messages("ann");
+    assert_eq!(before.len(), 1_001);
+    fixture.store.flush_moved().await.unwrap();
+    // Marks that an older snapshot may need go with the end of the next one.
+    assert_eq!(fixture.messages("ann"), before);
+    let messages = fixture.store.inner.database.settled_bytes(Family::Messages);
+    assert!(messages < 4_000, "one message, and no marks of a thousand others: {messages}");
+    let log = disk_bytes(&rocksdb, ".log");
+    assert!(log < 50_000, "{log}");
+    assert_eq!(fixture.reopen().messages("ann"), before);
+}
