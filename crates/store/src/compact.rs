@@ -187,7 +187,7 @@ fn merge(files: Vec<(Input, Bytes)>, path: String, now: Micros) -> Result<Merged
         inputs.push(CompactedSegment { number: input.segment.number, moved_to });
         gone.push(input.gone);
     }
-    let mut writer = SegmentWriter::new()?;
+    let mut writer = SegmentWriter::new();
     loop {
         // A handful of inputs: looking at each is as quick as anything cleverer.
         let first = readers

@@ -158,7 +158,7 @@ fn turn_of(owner: &UserId) -> usize {
 }
 
 fn write(snapshot: &Snapshot, owner: &UserId, path: String, now: Micros) -> Result<Option<WrittenSegment>> {
-    let mut writer = SegmentWriter::new()?;
+    let mut writer = SegmentWriter::new();
     for row in snapshot.messages(owner, &MessageRange::default())? {
         writer.push(row?)?;
         if writer.len() >= MAX_ROWS || writer.size() >= MAX_BYTES || writer.decoded() >= MAX_DECODED_BYTES {

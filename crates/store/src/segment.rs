@@ -20,6 +20,7 @@ use parquet::{
     arrow::{
         ArrowWriter,
         arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        arrow_writer::ArrowWriterOptions,
         async_reader::MetadataFetch,
     },
     basic::{Compression, ZstdLevel},
@@ -83,30 +84,47 @@ pub fn segment_schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-fn properties() -> Result<WriterProperties> {
+fn properties(rows: usize) -> Result<WriterProperties> {
     let sorted_by = [1, 2, 0].map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
-    Ok(WriterProperties::builder()
+    let properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).map_err(|error| unwritable(&error))?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(WRITE_BATCH_ROWS)
-        .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns(Some(sorted_by.to_vec()))
-        .set_column_bloom_filter_enabled(ColumnPath::from("msgId"), true)
-        .set_column_bloom_filter_enabled(ColumnPath::from("conversationId"), true)
         .set_column_dictionary_enabled(ColumnPath::from("msgId"), false)
         .set_column_dictionary_enabled(ColumnPath::from("timestamp"), false)
         .set_column_dictionary_enabled(ColumnPath::from("content"), false)
         // Texts are long and never compared by order: their statistics would only fill the footer.
         .set_column_statistics_enabled(ColumnPath::from("content"), EnabledStatistics::None)
-        .set_column_statistics_enabled(ColumnPath::from("metadata"), EnabledStatistics::None)
-        .build())
+        .set_column_statistics_enabled(ColumnPath::from("metadata"), EnabledStatistics::None);
+    let properties = if rows <= PAGE_ROWS {
+        // Where there is one page, nothing is to be skipped: what says where to look would be most of the file.
+        properties
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .set_dictionary_enabled(false)
+    } else {
+        properties
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_column_bloom_filter_enabled(ColumnPath::from("msgId"), true)
+            .set_column_bloom_filter_enabled(ColumnPath::from("conversationId"), true)
+    };
+    Ok(properties.build())
+}
+
+/// The writer of a file that has so many rows, or more.
+fn writer(rows: usize) -> Result<ArrowWriter<Vec<u8>>> {
+    // Arrow's own schema in the footer says nothing that Parquet's does not say of these columns.
+    let options = ArrowWriterOptions::new().with_properties(properties(rows)?).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(Vec::new(), segment_schema(), options).map_err(|error| unwritable(&error))
 }
 
 /// A batch of messages on its way into a file.
 pub(crate) struct SegmentWriter {
-    writer: ArrowWriter<Vec<u8>>,
+    /// Made for the first rows that it is handed: a file with few rows is laid out in another way.
+    writer: Option<ArrowWriter<Vec<u8>>>,
     /// Rows on their way to it.
     pending: Columns,
     /// Bytes that it holds of those it has.
@@ -132,10 +150,9 @@ pub(crate) struct WrittenSegment {
 
 impl SegmentWriter {
     /// An empty file.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            writer: ArrowWriter::try_new(Vec::new(), segment_schema(), Some(properties()?))
-                .map_err(|error| unwritable(&error))?,
+    pub(crate) fn new() -> Self {
+        Self {
+            writer: None,
             pending: Columns::default(),
             written: 0,
             len: 0,
@@ -144,7 +161,7 @@ impl SegmentWriter {
             conversations: None,
             msg_ids: (MsgId::MAX, MsgId::MIN),
             timestamps: (Micros::MAX, Micros::MIN),
-        })
+        }
     }
 
     /// Adds the next message in key order.
@@ -165,15 +182,18 @@ impl SegmentWriter {
         };
         self.len += 1;
         if self.pending.bytes >= PENDING_BYTES || self.pending.rows >= ROW_GROUP_ROWS {
-            self.flush()?;
+            self.flush(ROW_GROUP_ROWS)?;
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Hands the rows that wait to the Parquet writer, of a file that will have so many, or more.
+    fn flush(&mut self, rows: usize) -> Result<()> {
         let batch = self.pending.finish()?;
-        self.writer.write(&batch).map_err(|error| unwritable(&error))?;
-        self.written = self.writer.bytes_written() + self.writer.memory_size();
+        let mut writer = self.writer.take().map_or_else(|| writer(rows), Ok)?;
+        writer.write(&batch).map_err(|error| unwritable(&error))?;
+        self.written = writer.bytes_written() + writer.memory_size();
+        self.writer = Some(writer);
         Ok(())
     }
 
@@ -194,11 +214,10 @@ impl SegmentWriter {
 
     /// The file; `None` when there is no row in it.
     pub(crate) fn finish(mut self, path: String, created: Micros) -> Result<Option<WrittenSegment>> {
-        self.flush()?;
-        let decoded = KeyValue::new(DECODED_BYTES.to_owned(), self.decoded.to_string());
-        self.writer.append_key_value_metadata(decoded);
-        let bytes = Bytes::from(self.writer.into_inner().map_err(|error| unwritable(&error))?);
-        let Some(conversations) = self.conversations else { return Ok(None) };
+        self.flush(self.len)?;
+        let (Some(mut writer), Some(conversations)) = (self.writer, self.conversations) else { return Ok(None) };
+        writer.append_key_value_metadata(KeyValue::new(DECODED_BYTES.to_owned(), self.decoded.to_string()));
+        let bytes = Bytes::from(writer.into_inner().map_err(|error| unwritable(&error))?);
         let record = SegmentRecord {
             path,
             rows: u32::try_from(self.len).map_err(|_| Error::fault("a segment has more rows than positions"))?,
@@ -404,7 +423,7 @@ mod tests {
     #[test]
     fn every_column_counts_and_no_more_than_a_bound_waits() {
         const MIB: usize = 1 << 20;
-        let mut writer = SegmentWriter::new().unwrap();
+        let mut writer = SegmentWriter::new();
         for (msg_id, before) in (0..40).zip(0_u64..) {
             writer.push_message(message(msg_id, String::new(), Some("m".repeat(MIB)))).unwrap();
             assert!(writer.pending.bytes < PENDING_BYTES + MIB + 1_000, "{}", writer.pending.bytes);
@@ -419,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_file_says_how_large_its_rows_become() {
-        let mut writer = SegmentWriter::new().unwrap();
+        let mut writer = SegmentWriter::new();
         for msg_id in 0..1_000 {
             writer.push_message(message(msg_id, "x".repeat(1_000), Some("y".repeat(1_000)))).unwrap();
         }

@@ -7,14 +7,17 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use kalamdb_protocol::{ColumnType, TableId};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
+    file::metadata::{PageIndexPolicy, ParquetMetaDataReader},
+};
 
 use super::{Fixture, ai, edit, file_rows, group, id, message};
 use crate::{
     Actor, Change, ColdSummary, ErrorKind, Expect, Message, Place, Proposal, Step, Store,
     database::Read,
     keys::Family,
-    segment::{SegmentWriter, messages, segment_schema},
+    segment::{DECODED_BYTES, SegmentWriter, messages, segment_schema},
 };
 
 #[tokio::test]
@@ -75,6 +78,32 @@ fn a_file_has_the_columns_of_the_table_messages() {
     assert_eq!(*segment_schema(), Schema::new(columns.collect::<Vec<_>>()));
 }
 
+#[tokio::test]
+async fn a_file_of_one_page_has_nothing_that_says_where_to_look() {
+    let fixture = Fixture::new();
+    let texts = |count: usize| (0..count).map(|number| format!("message number {number}")).collect::<Vec<_>>();
+    let (few, many) = (texts(17), texts(600));
+    for (user, texts) in [("ann", &few), ("bob", &many)] {
+        fixture.send_cold(user, &ai("c"), &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        assert_eq!(fixture.messages(user).into_values().collect::<Vec<_>>(), *texts);
+    }
+    let file = |user| {
+        let segment = fixture.store.snapshot().segments(&id(user)).unwrap().remove(0);
+        let bytes = std::fs::read(fixture.folder.path().join(segment.path)).unwrap();
+        let file = ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Optional)
+            .parse_and_finish(&bytes::Bytes::from(bytes))
+            .unwrap();
+        let keys = file.file_metadata().key_value_metadata().into_iter().flatten().map(|entry| entry.key.clone());
+        assert_eq!(keys.collect::<Vec<_>>(), [DECODED_BYTES], "of {user}");
+        (segment.bytes, file.row_group(0).column(0).bloom_filter_offset().is_some(), file.offset_index().is_some())
+    };
+    let (bytes, bloom, index) = file("ann");
+    assert!(bytes < 1_700 && !bloom && !index, "{bytes} {bloom} {index}");
+    let (_, bloom, index) = file("bob");
+    assert!(bloom && index, "{bloom} {index}");
+}
+
 #[test]
 fn what_is_written_is_read_from_the_column_of_its_name() {
     let message = Message {
@@ -86,7 +115,7 @@ fn what_is_written_is_read_from_the_column_of_its_name() {
         content_ref: Some("shared/conversations/g/media-1.png".to_owned()),
         metadata: Some("{}".to_owned()),
     };
-    let mut writer = SegmentWriter::new().unwrap();
+    let mut writer = SegmentWriter::new();
     writer.push_message(message.clone()).unwrap();
     let written = writer.finish("ann/batch-20251013-001.parquet".to_owned(), 0).unwrap().unwrap();
     let rows = ParquetRecordBatchReaderBuilder::try_new(written.bytes).unwrap().build().unwrap();
