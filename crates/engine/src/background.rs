@@ -36,6 +36,11 @@ pub(crate) const END_WITHIN: Duration = Duration::from_secs(30);
 /// it off for ever.
 const FIRST_COMPACTION: Duration = Duration::from_mins(10);
 
+/// An owner with fewer messages than this has no file of their own, however old they are. Most users of a server have a
+/// few: a file for each of them takes a folder, two blocks of the disk and six syncs every day, and a row in the database
+/// all the same. Their bytes are bounded with them, because a large text lies in a file.
+const LONG_TAIL_ROWS: u64 = 100;
+
 /// The interval at which the loop looks at the age of the change log, and lets rows go that are in segments: a flush for
 /// each consolidation of a busy server would make many small files of what goes by itself.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
@@ -179,8 +184,10 @@ impl Background {
     async fn consolidate_due(&mut self) -> Result<()> {
         let max_age = i64::try_from(self.settings.max_hot_age.as_micros()).unwrap_or(i64::MAX);
         let (old, enough) = (self.store.now().saturating_sub(max_age), self.settings.min_batch_rows.max(1));
-        let wanted =
-            move |state: &OwnerState| state.hot_messages >= enough || state.hot_since.is_some_and(|since| since <= old);
+        let wanted = move |state: &OwnerState| {
+            let is_old = state.hot_since.is_some_and(|since| since <= old);
+            state.hot_messages >= if is_old { enough.min(LONG_TAIL_ROWS) } else { enough }
+        };
         let owners = self.consolidation.take(&self.store, CONSOLIDATIONS, |_, _, state| Ok(wanted(state)))?;
         self.consolidate(owners, wanted).await;
         Ok(())

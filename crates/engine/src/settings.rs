@@ -53,7 +53,7 @@ pub struct ConsolidationSettings {
     pub interval: Duration,
     /// With fewer than this the interval leaves them hot: tiny files are worse than hot rows.
     pub min_batch_rows: u64,
-    /// Unless the oldest has been hot for this long.
+    /// Unless the oldest has been hot for this long, and there are at least a hundred.
     pub max_hot_age: Duration,
 }
 

@@ -14,12 +14,16 @@ const MIN_BATCH_ROWS: u64 = 10;
 const NONE: [u32; 0] = [];
 
 fn background(folder: &Path) -> Background {
-    let store = open_store_with(folder, Arc::new(Shifted::default()), |rules| rules.crowded_at = CROWDED_AT);
+    background_at(folder, Arc::default(), MIN_BATCH_ROWS)
+}
+
+fn background_at(folder: &Path, clock: Arc<Shifted>, min_batch_rows: u64) -> Background {
+    let store = open_store_with(folder, clock, |rules| rules.crowded_at = CROWDED_AT);
     let settings = Settings {
         query: query_settings(),
         consolidation: ConsolidationSettings {
             interval: Duration::from_hours(1),
-            min_batch_rows: MIN_BATCH_ROWS,
+            min_batch_rows,
             max_hot_age: Duration::from_hours(1),
         },
         compaction_interval: Duration::from_hours(24),
@@ -107,6 +111,24 @@ async fn an_owner_whose_consolidation_fails_holds_up_nobody_and_waits() {
     consolidate_due(&mut background).await;
     assert_eq!(segments(&store, "ann"), [30]);
     assert_eq!(std::fs::read_dir(store.spool()).unwrap().count(), 0, "nothing is left of what failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_long_tail_gets_no_files_however_old_it_is() {
+    let (folder, clock) = (TempDir::new().unwrap(), Arc::new(Shifted::default()));
+    let mut background = background_at(folder.path(), Arc::clone(&clock), 1_000);
+    let store = background.store.clone();
+    for (name, messages) in [("ann", LONG_TAIL_ROWS - 1), ("bob", LONG_TAIL_ROWS)] {
+        send(&store, name, messages).await;
+    }
+    consolidate_due(&mut background).await;
+    assert_eq!((segments(&store, "ann"), segments(&store, "bob")), (vec![], vec![]), "too few for their age");
+    clock.advance(2 * 3_600 * 1_000_000);
+    consolidate_due(&mut background).await;
+    assert_eq!((segments(&store, "ann"), segments(&store, "bob")), (vec![], vec![100]));
+    send(&store, "ann", 1).await;
+    consolidate_due(&mut background).await;
+    assert_eq!(segments(&store, "ann"), [100]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

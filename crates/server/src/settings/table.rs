@@ -169,7 +169,7 @@ settings! {
         /// With fewer than this the interval leaves them where they are, because tiny files slow
         /// reading down.
         min_batch_rows: u64 = number(1_000, 1, 1_000_000);
-        /// Unless the oldest of them is this old, in seconds.
+        /// Unless the oldest of them is this old, in seconds, and they are a hundred at the least.
         max_hot_age_seconds: u64 = number(86_400, 1, 31_536_000);
     }
 
