@@ -15,7 +15,7 @@ DESTDIR ?=
 # What it puts there. Another program than the one that it builds: `make install BINARY=…`.
 BINARY ?=
 
-.PHONY: run test soak bench fmt lint clean-data install uninstall tools duckdb build
+.PHONY: run test soak bench fmt lint clean-data install uninstall tools peers duckdb build
 
 # Starts the server on 127.0.0.1:8080 with its data in ./data, loads the sample, prints what to try. The server's own
 # arguments: `make run ARGS="--port 8081"`.
@@ -34,11 +34,12 @@ soak:
 	@scripts/tools.sh tests
 	KALAMDB_SOAK=$(SOAK) cargo test --workspace --lib tests::nets -- --nocapture
 
-# Figures as ratios to what this machine can do, in data/bench.json. `make bench ARGS=--quick` only tries it out.
-# Thousands of connections need as many files as the system allows.
-bench: build duckdb
+# Figures of KalamDB beside others', in data/bench.json and data/performance.md, in about twelve minutes on a quiet machine.
+# `ARGS=--quick` only tries it out, `ARGS="--only sends,last50"` does some of it, `ARGS=--full` far more of it. The page in the
+# project is made by `ARGS="--page docs/performance.md"`. Thousands of connections need as many files as the system allows.
+bench: build peers
 	@mkdir -p data
-	ulimit -n "$$(ulimit -Hn)"; $(BUILT)/kalamdb-bench --dir data --out data/bench.json $(ARGS)
+	ulimit -n "$$(ulimit -Hn)"; $(BUILT)/kalamdb-bench --dir data --out data/bench.json --page data/performance.md $(ARGS)
 
 fmt:
 	cargo fmt --all
@@ -72,6 +73,10 @@ build: tools
 
 tools:
 	@scripts/tools.sh
+
+# What `make bench` compares with.
+peers: tools
+	@scripts/peers.sh $(KALAMDB_PYTHON)
 
 duckdb: tools
 	@scripts/duckdb.sh $(KALAMDB_PYTHON)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks that Rust is new enough, and installs what else this machine lacks. For the build: a C++ compiler and libclang for
 # RocksDB; for `run`: curl, to paste the sample's lines with; for `python`: the Python that DuckDB is put into; for
-# `tests`: Chromium, which opens docs/live.html, and Node, which runs the programs of docs/quickstart.md. Does nothing,
-# quickly, when all of it is there.
+# `tests`: Chromium, which opens docs/live.html, and Node, which runs the programs of docs/quickstart.md; for `bench`: a load
+# generator, and what KalamDB is compared with. Does nothing, quickly, when all of it is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,6 +33,8 @@ has_libclang() {
 
 has() { command -v "$1" >/dev/null; }
 has_chromium() { has chromium || has chromium-browser || has google-chrome || has google-chrome-stable; }
+# Debian keeps its programs out of the PATH.
+has_postgresql() { has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 has_venv() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 missing=()
@@ -50,6 +52,11 @@ for purpose in "$@"; do
     case $purpose in
         run) need curl has curl ;;
         python) need python3-venv has_venv ;;
+        bench)
+            need wrk has wrk
+            need redis-server has redis-server
+            need postgresql has_postgresql
+            ;;
         tests)
             need curl has curl
             need chromium has_chromium

@@ -1,10 +1,11 @@
-//! Made-up histories in the format of `kalamdb import`, and what is to be known of real ones.
+//! Made-up users, conversations and histories (in the format of `kalamdb import`), and what is to be known of real ones.
 //!
-//! Invariant: the same call makes the same file, so that two runs measure the same.
+//! Invariant: the same call makes the same file, so that two runs measure the same, and every peer has the same rows.
 
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -25,22 +26,49 @@ const WORDS: [&str; 48] = [
     "know", "found", "large", "small", "two", "three", "again", "later",
 ];
 
-/// A made-up AI history of one user.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct History<'a> {
-    /// The owner's id.
-    pub owner: &'a str,
-    /// The number of conversations, named [`conversation_id`].
-    pub conversations: u64,
+/// Made-up AI histories of some users.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    /// The owners: the users of these numbers.
+    pub owners: Range<u64>,
+    /// The conversations of each: those of these numbers, so that a history can be written in parts.
+    pub conversations: Range<u64>,
     /// The number of messages in each.
     pub messages_each: u64,
     /// Over how many days.
     pub days: u64,
 }
 
+/// A message of a made-up history.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// Whose it is.
+    pub owner: String,
+    /// Its conversation.
+    pub conversation: String,
+    /// Its place in the conversation.
+    pub turn: u64,
+    /// Who wrote it: the owner, or `ai`.
+    pub sender: String,
+    /// When, in seconds.
+    pub seconds: u64,
+    /// What.
+    pub text: String,
+}
+
+/// The id of a user: of a form that every peer takes, as are all ids here.
+pub(crate) fn user_id(number: u64) -> String {
+    format!("user{number:011}")
+}
+
 /// The id of a made-up conversation.
 pub(crate) fn conversation_id(number: u64) -> String {
-    format!("conv_{number:06}")
+    format!("conv{number:011}")
+}
+
+/// The id of the room of so many users, the first ones.
+pub(crate) fn room_id(members: u64) -> String {
+    format!("room{members:011}")
 }
 
 /// A number that looks random and is the same for the same seed (`SplitMix64`).
@@ -62,29 +90,46 @@ pub(crate) fn sentence(seed: u64) -> String {
     picked.collect::<Vec<_>>().join(" ")
 }
 
-impl History<'_> {
+impl History {
     /// The number of messages in all.
     pub(crate) fn messages(&self) -> u64 {
-        self.conversations * self.messages_each
+        self.owners.clone().count() as u64 * self.conversations.clone().count() as u64 * self.messages_each
+    }
+
+    /// All of them, owner by owner, conversation by conversation.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Message> + '_ {
+        let total = self.messages().max(1);
+        let start = END_SECONDS - self.days * SECONDS_PER_DAY;
+        let places = self.owners.clone().flat_map(move |owner| {
+            let conversations = self.conversations.clone();
+            conversations.flat_map(move |number| (0..self.messages_each).map(move |turn| (owner, number, turn)))
+        });
+        places.zip(0..).map(move |((owner, conversation, turn), number)| {
+            let owner = user_id(owner);
+            Message {
+                sender: if turn % 2 == 0 { owner.clone() } else { "ai".to_owned() },
+                owner,
+                turn,
+                seconds: start + number * self.days * SECONDS_PER_DAY / total,
+                text: sentence(conversation << 32 | number),
+                conversation: conversation_id(conversation),
+            }
+        })
     }
 
     /// Writes it to a file; answers the file's bytes.
     pub(crate) fn write(&self, path: &Path) -> Result<u64, Failure> {
         let mut file = BufWriter::new(File::create(path)?);
-        let total = self.messages();
-        let start = END_SECONDS - self.days * SECONDS_PER_DAY;
-        for number in 0..total {
-            let (conversation, turn) = (number / self.messages_each, number % self.messages_each);
-            let by_user = turn % 2 == 0;
+        for message in self.each() {
             let line = json!({
-                "owner": self.owner,
-                "conversationId": conversation_id(conversation),
+                "owner": message.owner,
+                "conversationId": message.conversation,
                 "conversationType": "ai",
-                "from": if by_user { self.owner } else { "ai" },
-                "turn": turn,
-                "timestamp": start + number * self.days * SECONDS_PER_DAY / total,
-                "content": sentence(number),
-                "metadata": { "role": if by_user { "user" } else { "assistant" } },
+                "from": message.sender,
+                "turn": message.turn,
+                "timestamp": message.seconds,
+                "content": message.text,
+                "metadata": { "role": if message.sender == "ai" { "assistant" } else { "user" } },
             });
             writeln!(file, "{line}")?;
         }
@@ -164,21 +209,21 @@ mod tests {
     #[test]
     fn a_history_is_made_the_same_each_time() {
         let folder = tempfile::tempdir().unwrap();
-        let history = History { owner: "ann", conversations: 3, messages_each: 4, days: 10 };
+        let history = History { owners: 0..1, conversations: 0..3, messages_each: 4, days: 10 };
         let (one, two) = (folder.path().join("1"), folder.path().join("2"));
         assert_eq!(history.write(&one).unwrap(), history.write(&two).unwrap());
         let text = std::fs::read_to_string(&one).unwrap();
         assert_eq!(text, std::fs::read_to_string(&two).unwrap());
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 12);
-        assert_eq!((&lines[5]["conversationId"], &lines[5]["turn"]), (&json!("conv_000001"), &json!(1)));
+        assert_eq!((&lines[5]["conversationId"], &lines[5]["turn"]), (&json!("conv00000000001"), &json!(1)));
         assert!(lines[11]["timestamp"].as_u64().unwrap() < END_SECONDS);
     }
 
     #[test]
     fn plain_and_gzip_files_are_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let history = History { owner: "ann", conversations: 1, messages_each: 5, days: 1 };
+        let history = History { owners: 0..1, conversations: 0..1, messages_each: 5, days: 1 };
         let bytes = history.write(&folder.path().join("a.ndjson")).unwrap();
         let text = std::fs::read(folder.path().join("a.ndjson")).unwrap();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -1,29 +1,39 @@
-//! Measures KalamDB from outside, as ratios to what the same machine can do at all: `make bench`.
+//! Measures KalamDB from outside, beside others and beside what the same machine can do at all: `make bench`.
 //!
 //! Invariant: a client. It knows the program's command line and the HTTP contract, nothing of its insides; and
-//! every measurement has an end, in requests and in time.
+//! every measurement has an end, in requests or in time.
 
 mod data;
 mod http;
-mod live;
-mod neighbours;
-mod reads;
+mod jobs;
+mod load;
+mod machine;
+mod peers;
 mod report;
-mod sends;
-mod server;
-mod sizes;
-mod storage;
+mod tokens;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-use crate::{data::RealData, report::Report, server::Program};
+use crate::{
+    data::RealData,
+    jobs::Bench,
+    machine::said,
+    peers::{duckdb, installed, kalamdb::Program, pocketbase, postgres, thin},
+    report::Report,
+};
+
+/// The jobs, in their order.
+const JOBS: [&str; 11] =
+    ["rest", "sends", "groups", "last50", "small", "history", "users", "live", "neighbours", "sizes", "storage"];
 
 /// Measures a built `kalamdb`.
 #[derive(Debug, Parser)]
-#[command(name = "kalamdb-bench", version)]
+#[command(name = "kalamdb-bench", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Server>,
     /// The program to measure [default: the `kalamdb` beside this one]
     #[arg(long, env = "KALAMDB_BIN", value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -33,30 +43,92 @@ struct Arguments {
     /// Where the figures go
     #[arg(long, value_name = "FILE", default_value = "bench.json")]
     out: PathBuf,
+    /// Where the page goes that people read; of several the last one counts
+    #[arg(long, value_name = "FILE", overrides_with = "page")]
+    page: Option<PathBuf>,
     /// The folder of real conversations, for sizes; left out if it is not there
     #[arg(long, env = "KALAMDB_TEST_DATA", value_name = "DIR", default_value = "crates/server/tests/data")]
     test_data: PathBuf,
-    /// A Python that has DuckDB, to compare with
+    /// A Python that has DuckDB and PocketBase, to compare with
     #[arg(long, env = "KALAMDB_PYTHON", value_name = "FILE")]
     python: Option<String>,
-    /// A fiftieth of everything: to see that it works, not how fast it is
-    #[arg(long)]
+    /// Some of the jobs, by name
+    #[arg(long, value_name = "JOB,…", value_delimiter = ',', value_parser = JOBS)]
+    only: Vec<String>,
+    /// As little as possible of everything: to see that it works, not how fast it is
+    #[arg(long, conflicts_with = "full")]
     quick: bool,
+    /// Ten times the history and the users, and more and longer rounds: for when nobody else needs the machine
+    #[arg(long)]
+    full: bool,
+    /// How often the peers take turns
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: Option<u64>,
+    /// Seconds for each turn
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
 }
 
-/// The size of everything that is done.
-#[derive(Debug, Clone, Copy)]
-struct Scale(u64);
+/// What this program is besides.
+#[derive(Debug, Subcommand)]
+enum Server {
+    /// Serves PostgreSQL by HTTP, to be compared with; the measurement starts it itself
+    #[command(hide = true)]
+    Thin(thin::Arguments),
+}
 
-impl Scale {
-    /// The part of `number` that this scale means, at least 1.
-    fn of(self, number: u64) -> u64 {
-        (number / self.0).max(1)
+/// How much is done.
+#[derive(Debug)]
+struct Size {
+    /// How often the peers take turns.
+    rounds: u64,
+    /// For how long each.
+    seconds: u64,
+    /// Messages among which pages are asked for.
+    page_messages: u64,
+    /// The lengths of a history, one after the other.
+    history: Vec<u64>,
+    /// The numbers of users.
+    users: Vec<u64>,
+    /// Sends whose subscribers are waited for.
+    sends_live: u64,
+}
+
+impl Size {
+    /// As the arguments say.
+    fn of(arguments: &Arguments) -> Self {
+        let mut size = if arguments.quick {
+            Self {
+                rounds: 1,
+                seconds: 1,
+                page_messages: 12_000,
+                history: vec![1_000, 20_000],
+                users: vec![10, 100],
+                sends_live: 200,
+            }
+        } else {
+            Self {
+                rounds: 3,
+                seconds: 2,
+                page_messages: 100_000,
+                history: vec![10_000, 100_000, 1_000_000],
+                users: vec![10, 1_000, 10_000],
+                sends_live: 5_000,
+            }
+        };
+        if arguments.full {
+            (size.rounds, size.seconds) = (5, 5);
+            size.history.push(10_000_000);
+            size.users.push(100_000);
+        }
+        size.rounds = arguments.rounds.unwrap_or(size.rounds);
+        size.seconds = arguments.seconds.unwrap_or(size.seconds);
+        size
     }
 
     /// Whether it is only to see that it works.
-    fn is_quick(self) -> bool {
-        self.0 > 1
+    fn is_quick(&self) -> bool {
+        self.page_messages < 100_000
     }
 }
 
@@ -82,10 +154,13 @@ impl From<hyper::Error> for Failure {
     }
 }
 
-// One thread: a load generator that took both cores would measure itself.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Some(Server::Thin(arguments)) => thin::serve(arguments),
+        None => run(&arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(sentence)) => {
             eprintln!("kalamdb-bench: {sentence}");
@@ -94,8 +169,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let path = match arguments.binary {
+// One thread: what watches must not take the cores of what is watched.
+#[tokio::main(flavor = "current_thread")]
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let path = match arguments.binary.clone() {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("kalamdb"),
     };
@@ -103,27 +180,128 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         path.canonicalize().map_err(|_| Failure::new(format!("there is no {}; build it first", path.display())))?;
     std::fs::create_dir_all(&arguments.dir)?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&arguments.dir)?;
-    let program = Program { path, folder: folder.path().canonicalize()? };
-    let scale = Scale(if arguments.quick { 50 } else { 1 });
+    let bench = Bench {
+        program: Program { path, folder: folder.path().canonicalize()? },
+        size: Size::of(arguments),
+        pocketbase: pocketbase::program(arguments.python.as_deref()),
+        python: arguments.python.clone(),
+        only: arguments.only.clone(),
+    };
+    let started = std::time::Instant::now();
     let mut report = Report::default();
-    report.value("cores", std::thread::available_parallelism()?.get().into());
-    report.value("quick", arguments.quick.into());
-
-    sends::measure(&program, scale, &mut report).await?;
-    reads::measure_pages(&program, scale, &mut report).await?;
-    reads::measure_aggregates(&program, scale, arguments.python.as_deref(), &mut report).await?;
-    live::measure(&program, scale, &mut report).await?;
-    neighbours::measure(&program, scale, &mut report).await?;
-    match RealData::find(&arguments.test_data)? {
-        Some(data) => {
-            sizes::measure(&program, &data, &mut report).await?;
-            storage::measure(&program, &data, scale, &mut report).await?;
-        }
-        None => println!("no real conversations in {}: no sizes", arguments.test_data.display()),
-    }
-    println!("{}", report.table());
+    describe(&bench, &mut report);
+    measure(&bench, arguments, &mut report).await?;
+    report.about("the whole took", format!("{} minutes", started.elapsed().as_secs().div_ceil(60)));
+    println!("{}", report.terminal());
     report.write(&arguments.out)?;
     println!("The figures are in {}.", arguments.out.display());
+    if let Some(page) = &arguments.page {
+        std::fs::write(page, report.page())?;
+        println!("The page is {}.", page.display());
+    }
     folder.close()?;
     Ok(())
 }
+
+async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
+    if bench.wants(&["rest"]) {
+        jobs::rest::measure(bench, report)?;
+    }
+    if bench.wants(&["sends", "groups"]) {
+        jobs::sends::measure(bench, report).await?;
+    }
+    if bench.wants(&["last50", "small"]) {
+        jobs::reads::measure(bench, report).await?;
+    }
+    if bench.wants(&["history"]) {
+        jobs::history::measure(bench, report).await?;
+    }
+    if bench.wants(&["users"]) {
+        jobs::users::measure(bench, report).await?;
+    }
+    if bench.wants(&["live"]) {
+        jobs::live::measure(bench, report).await?;
+    }
+    if bench.wants(&["neighbours"]) {
+        jobs::neighbours::measure(bench, report).await?;
+    }
+    if !bench.wants(&["sizes", "storage"]) {
+        return Ok(());
+    }
+    let Some(data) = RealData::find(&arguments.test_data)? else {
+        println!("no real conversations in {}: no sizes", arguments.test_data.display());
+        return Ok(());
+    };
+    if bench.wants(&["sizes"]) {
+        jobs::sizes::measure(bench, &data, report).await?;
+    }
+    if bench.wants(&["storage"]) {
+        jobs::storage::measure(bench, &data, report).await?;
+    }
+    Ok(())
+}
+
+/// Says on which machine, when, with what and how.
+fn describe(bench: &Bench, report: &mut Report) {
+    let size = &bench.size;
+    report.about("date", said("date", &["--utc", "+%Y-%m-%d %H:%M UTC"]));
+    report.about("source", said("git", &["describe", "--always", "--dirty", "--exclude", "*"]));
+    report.about("program", said(&bench.program.path.to_string_lossy(), &["--version"]));
+    for (what, answer) in machine::description(&bench.program.folder) {
+        report.about(what, answer);
+    }
+    report.about("generator", said("dpkg-query", &["-W", "-f", "${Package} ${Version}", "wrk"]));
+    let missing = |peer: &str| format!("{peer} is not here, and left out");
+    let version = |peer: &str, program: Option<PathBuf>, argument: &str| {
+        program.map_or_else(|| missing(peer), |program| said(&program.to_string_lossy(), &[argument]))
+    };
+    let peers = [
+        postgres::version().unwrap_or_else(|| missing("PostgreSQL")),
+        version("PocketBase", bench.pocketbase.clone(), "--version"),
+        version("Redis", installed("redis-server"), "--version"),
+        bench.python.as_deref().and_then(duckdb::version).unwrap_or_else(|| missing("DuckDB")),
+    ];
+    report.about("beside", peers.join("; "));
+    report.about(
+        "size",
+        format!(
+            "{} rounds of {} s; pages of {} messages; a history of up to {}; up to {} users{}",
+            size.rounds,
+            size.seconds,
+            report::count(size.page_messages),
+            report::count(size.history.last().copied().unwrap_or_default()),
+            report::count(size.users.last().copied().unwrap_or_default()),
+            if size.is_quick() { "; this only shows that it works" } else { "" },
+        ),
+    );
+    if !bench.only.is_empty() {
+        report.about("only", bench.only.join(", "));
+    }
+    for sentences in METHOD {
+        report.method(sentences);
+    }
+}
+
+/// How it is measured.
+const METHOD: [&str; 7] = [
+    "Everything runs on one machine, by the loopback address. The load generator is `wrk` with one thread and as many \
+     connections as there are requests in flight, each of which asks again when it has its answer; so it shares the cores \
+     with the server. Before each turn one answer is looked at: it has the rows that were asked for. A refused request ends \
+     the run.",
+    "Peers take turns: a round is one turn of each, and the figure is the median of the rounds, beside the least and the \
+     most. The same random choices for everybody, others in each round. What wrk tells of times holds a correction for \
+     requests that a slow answer kept from being sent.",
+    "Processor time is that of the server with all its processes (`/proc/PID/stat`), for each request: it does not depend on \
+     who shares the cores. Background work that falls into a turn counts. Memory is `Pss`, after the last turn.",
+    "KalamDB checks a token, and that the caller is a member. Its answer cache is off, and messages stay hot until they are \
+     asked to move, so that what is measured is known; everything else is its default. The program is the one that \
+     `make build` makes, assertions and overflow checks included.",
+    "PostgreSQL is Debian's, a cluster of its own with 512 MB of shared buffers, behind an HTTP server that does as little as \
+     one can: it checks the token, asks one prepared statement that checks the membership, by 32 connections over a local \
+     socket, and answers JSON. It stores one row for a message, and neither the last message of a conversation nor a log of \
+     changes, which KalamDB writes in the same commit. `pgbench` asks the same statements with neither HTTP nor tokens.",
+    "PocketBase is its package of Python, with relations and rules as in its manual; it does not sync its commits. Redis is \
+     Debian's, with its append-only file and its own generator: a stream for each room, nobody checked, all in memory: the \
+     line for what memory can do. DuckDB reads the very Parquet files that KalamDB wrote.",
+    "TrailBase is not among them: to build it takes longer than everything here.",
+];

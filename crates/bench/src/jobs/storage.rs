@@ -11,12 +11,13 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::Bench;
 use crate::{
-    Failure, Scale,
+    Failure,
     data::{RealData, lines},
-    reads::consolidate,
+    machine::files_below,
+    peers::kalamdb::Program,
     report::{Report, mebibytes},
-    server::{Program, files_below},
 };
 
 /// Participants of each group.
@@ -37,23 +38,18 @@ struct Groups {
 }
 
 /// Measures groups of each size, with the same messages.
-pub(crate) async fn measure(
-    program: &Program,
-    data: &RealData,
-    scale: Scale,
-    report: &mut Report,
-) -> Result<(), Failure> {
-    let groups = Groups::read(data, usize::try_from(scale.of(1_000).max(300)).unwrap_or(usize::MAX))?;
+pub(crate) async fn measure(bench: &Bench, data: &RealData, report: &mut Report) -> Result<(), Failure> {
+    let groups = Groups::read(data, if bench.size.is_quick() { 300 } else { 1_000 })?;
     if groups.messages.is_empty() {
         println!("no group conversations in the data: nothing to share");
         return Ok(());
     }
-    report.heading(&format!(
+    report.heading(format!(
         "Files of real group conversations, {} messages, one in {LARGE_EVERY} large",
         groups.messages.len()
     ));
     for participants in PARTICIPANTS {
-        measure_size(program, &groups, participants, report).await?;
+        measure_size(&bench.program, &groups, participants, report).await?;
     }
     Ok(())
 }
@@ -69,7 +65,7 @@ async fn measure_size(
     let large = groups.write(participants, &file)?;
     let server = program.start(&name, &[])?;
     server.import(&[file])?;
-    consolidate(&server).await?;
+    server.consolidate().await?;
     let (large_bytes, large_files) = files_below(server.data(), ".bin")?;
     let (parquet_bytes, _) = files_below(server.data(), ".parquet")?;
     server.stop()?;

@@ -1,7 +1,7 @@
 //! Live: how long after a send its subscriber has the row, and what a connection that only waits costs the server.
 //!
 //! Invariant: one writer sends, and waits for its subscribers, before it sends again: what is measured is a delay, not
-//! a throughput. Writer and subscribers are one thread, so a figure holds this program's own work too.
+//! a throughput. Writer and subscribers are one thread of this program, so a figure holds its own work too.
 
 use std::{
     fs,
@@ -18,13 +18,15 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
 };
 
+use super::Bench;
 use crate::{
-    Failure, Scale,
-    data::sentence,
-    http::{Call, Connection, Target, closed_loop, histogram, micros, once},
-    report::{Report, load_value, quantile_ms, whole},
-    sends::health,
-    server::{Program, Server, User},
+    Failure, Size,
+    data::{sentence, user_id},
+    http::{Call, Connection, Target, once},
+    load::Template,
+    peers::kalamdb::{Program, Server},
+    report::{Report, count, quantile_ms},
+    tokens::token,
 };
 
 /// Subscriptions that are open.
@@ -33,14 +35,14 @@ const OPEN: [usize; 3] = [100, 1_000, 10_000];
 /// The most that `--quick` opens.
 const QUICK_OPEN: usize = 1_000;
 
+/// The longest time that a histogram tells apart, in microseconds.
+const MAX_MICROS: u64 = 600_000_000;
+
 /// Connections of one user: a server's default allows 50.
 const PER_USER: usize = 50;
 
 /// Participants of the group: as many as a server's default allows.
 const GROUP: usize = 100;
-
-/// Sends that are measured at each number of subscriptions.
-const SENDS: u64 = 5_000;
 
 /// Connections that are opened at the same time.
 const OPENING: usize = 32;
@@ -65,10 +67,20 @@ struct Delays {
 }
 
 /// Measures one subscriber among many that wait, and a group.
-pub(crate) async fn measure(program: &Program, scale: Scale, report: &mut Report) -> Result<(), Failure> {
-    report.heading("Live: from a send to its subscriber, rocksdb.durability = \"os\"");
-    measure_waiting(program, scale, report).await?;
-    measure_group(program, scale, report).await
+pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    report.heading("Live: from a send to its subscriber, acknowledged: os");
+    measure_waiting(&bench.program, &bench.size, report).await?;
+    measure_group(&bench.program, &bench.size, report).await
+}
+
+/// An empty one.
+fn histogram() -> Result<Histogram<u64>, Failure> {
+    Histogram::new_with_bounds(1, MAX_MICROS, 3).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Whole microseconds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn start(program: &Program, name: &str) -> Result<Server, Failure> {
@@ -82,19 +94,21 @@ fn start(program: &Program, name: &str) -> Result<Server, Failure> {
 }
 
 fn users(server: &Server, number: usize) -> Result<Vec<Target>, Failure> {
-    (0..number).map(|number| server.target(&User { id: &format!("user_{number}"), admin: false })).collect()
+    (0..number as u64).map(|number| server.target(&user_id(number))).collect()
 }
 
-async fn measure_waiting(program: &Program, scale: Scale, report: &mut Report) -> Result<(), Failure> {
-    let steps = steps(scale)?;
+async fn measure_waiting(program: &Program, size: &Size, report: &mut Report) -> Result<(), Failure> {
+    let steps = steps(size)?;
     let server = start(program, "live")?;
     let users = users(&server, steps.last().unwrap_or(&1).div_ceil(PER_USER))?;
     let mut writer = Connection::open(&users[0]).await?;
     let mut subscriber = subscribe(&users[0], &conversation("busy", ConversationType::Ai)?).await?;
     // The first sends set things up, which is not a subscriber's delay.
     delays(&mut writer, &users[0], &mut subscriber, 100).await?;
-    let at_rest = server.resident_bytes()?;
+    let at_rest = server.memory_bytes();
     let mut waiting = JoinSet::new();
+    let health = Template::get("/api/v1/health");
+    let door = server.door(vec![(user_id(0), token(&user_id(0), false)?)]);
     for open in steps {
         let idle = conversation("idle", ConversationType::Ai)?;
         let more = waiting.len()..open.saturating_sub(1);
@@ -106,9 +120,10 @@ async fn measure_waiting(program: &Program, scale: Scale, report: &mut Report) -
             // A waiting subscriber answers the server's pings, as every client does.
             waiting.spawn(socket.for_each(async |_| {}));
         }
-        let held = server.resident_bytes()?.saturating_sub(at_rest) / open.max(1) as u64;
-        let noop = closed_loop(&users[..1], scale.bounds(5_000, 2), |_, _| health()).await?;
-        let delays = delays(&mut writer, &users[0], &mut subscriber, scale.of(SENDS).max(200)).await?;
+        let held = server.memory_bytes().saturating_sub(at_rest) / open.max(1) as u64;
+        // While it runs, this thread goes on with answering pings.
+        let noop = door.load(&health, 1, size.seconds, open as u64).await?;
+        let delays = delays(&mut writer, &users[0], &mut subscriber, size.sends_live).await?;
         if waiting.try_join_next().is_some() {
             return Err(Failure::new("a connection that waited was closed"));
         }
@@ -117,21 +132,23 @@ async fn measure_waiting(program: &Program, scale: Scale, report: &mut Report) -
             json!({
                 "fromSend": delays_value(&delays.from_send),
                 "fromAnswer": delays_value(&delays.from_answer),
-                "health": load_value(&noop),
+                "healthP50Ms": noop.p50_ms,
                 "bytesPerConnection": held,
             }),
         );
         report.figure(
-            format!("{} subscriptions open", whole_count(open)),
+            format!("{} subscriptions open", count(open as u64)),
             format!("p99 {:.2} ms", quantile_ms(&delays.from_send, 0.99)),
             format!(
                 "{}; after its answer {}; the health route p50 {:.2} ms; {} KiB a connection",
                 quantiles(&delays.from_send),
                 quantiles(&delays.from_answer),
-                quantile_ms(&noop.latency, 0.5),
-                whole_count(usize::try_from(held / 1_024).unwrap_or_default()),
+                noop.p50_ms.unwrap_or_default(),
+                count(held / 1_024),
             ),
         );
+        let p99 = quantile_ms(&delays.from_send, 0.99);
+        report.at_most(format!("commit to subscriber, p99, {} open", count(open as u64)), 10.0, "ms", Some(p99));
     }
     waiting.shutdown().await;
     server.stop()
@@ -163,7 +180,7 @@ async fn delays(
     Ok(delays)
 }
 
-async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> Result<(), Failure> {
+async fn measure_group(program: &Program, size: &Size, report: &mut Report) -> Result<(), Failure> {
     let server = start(program, "live-group")?;
     let users = users(&server, GROUP)?;
     make_group(&users[0]).await?;
@@ -178,7 +195,7 @@ async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> 
     }
     let mut writer = Connection::open(&users[0]).await?;
     let (mut each, mut last) = (histogram()?, histogram()?);
-    for number in 0..scale.of(SENDS / 5).max(50) {
+    for number in 0..(size.sends_live / 5).max(50) {
         let request = send("team", ConversationType::Group, number)?.request(&users[0])?;
         let started = Instant::now();
         let sent = async { writer.exchange(request).await.map(drop) };
@@ -201,17 +218,19 @@ async fn measure_group(program: &Program, scale: Scale, report: &mut Report) -> 
         format!("p99 {:.2} ms", quantile_ms(&each, 0.99)),
         format!("{}; to the last of them {}", quantiles(&each), quantiles(&last)),
     );
+    let p99 = Some(quantile_ms(&each, 0.99));
+    report.at_most(format!("commit to subscriber, p99, a group of {GROUP}"), 10.0, "ms", p99);
     participants.shutdown().await;
     server.stop()
 }
 
 async fn make_group(owner: &Target) -> Result<(), Failure> {
-    let others: Vec<String> = (1..GROUP).map(|number| format!("('team', 'user_{number}')")).collect();
+    let others: Vec<String> = (1..GROUP as u64).map(|number| format!("('team', '{}')", user_id(number))).collect();
     for sql in [
         "INSERT INTO conversations (conversationId, conversationType) VALUES ('team', 'group')".to_owned(),
         format!("INSERT INTO conversationUsers (conversationId, userId) VALUES {}", others.join(", ")),
     ] {
-        once(owner, &Call { path: "/api/v1/query", body: Some(json!({ "sql": sql })) }).await?;
+        once(owner, &Call::post("/api/v1/query", &json!({ "sql": sql }))).await?;
     }
     Ok(())
 }
@@ -227,7 +246,7 @@ fn valid(id: &str) -> Result<ConversationId, Failure> {
 fn send(conversation: &str, kind: ConversationType, number: u64) -> Result<Call, Failure> {
     let mut message = SendMessageRequest::new(valid(conversation)?, sentence(number));
     message.conversation_type = Some(kind);
-    Ok(Call { path: "/api/v1/messages", body: Some(json!(message)) })
+    Ok(Call::post("/api/v1/messages", &json!(message)))
 }
 
 /// A connection with that subscription, acknowledged.
@@ -262,18 +281,18 @@ async fn hear(socket: &mut Socket, kind: &str) -> Result<(), Failure> {
 }
 
 /// The numbers of subscriptions to open, step by step: fewer where the system does not allow as many files.
-fn steps(scale: Scale) -> Result<Vec<usize>, Failure> {
+fn steps(size: &Size) -> Result<Vec<usize>, Failure> {
     let mut steps = OPEN.to_vec();
-    steps.retain(|open| !scale.is_quick() || *open <= QUICK_OPEN);
+    steps.retain(|open| !size.is_quick() || *open <= QUICK_OPEN);
     let (wanted, files) = (steps.iter().copied().max().unwrap_or_default(), open_files_limit()?);
     // The server has the same limit, and gives half of it to connections.
     let allowed = (files / 2).saturating_sub(OTHER_FILES);
     if allowed < wanted {
         println!(
             "of {} connections only {} are possible: this process may open {} files; `ulimit -n {}` allows them all",
-            whole_count(wanted),
-            whole_count(allowed),
-            whole_count(files),
+            count(wanted as u64),
+            count(allowed as u64),
+            count(files as u64),
             2 * (wanted + OTHER_FILES),
         );
         for open in &mut steps {
@@ -304,9 +323,4 @@ fn delays_value(delays: &Histogram<u64>) -> Value {
 fn quantiles(delays: &Histogram<u64>) -> String {
     let [half, most, all] = [0.5, 0.99, 1.0].map(|quantile| quantile_ms(delays, quantile));
     format!("p50 {half:.2}, p99 {most:.2}, max {all:.2} ms")
-}
-
-#[allow(clippy::cast_precision_loss)] // Far below 2^53.
-fn whole_count(number: usize) -> String {
-    whole(number as f64)
 }

@@ -4,21 +4,22 @@
 
 use serde_json::json;
 
+use super::Bench;
 use crate::{
     Failure,
     data::RealData,
-    reads::consolidate,
+    machine::{disk_bytes, files_below},
+    peers::kalamdb::Server,
     report::{Report, mebibytes},
-    server::{Program, Server, files_below},
 };
 
 /// Measures real conversations as many users have them, and the same texts as the history of one.
-pub(crate) async fn measure(program: &Program, data: &RealData, report: &mut Report) -> Result<(), Failure> {
+pub(crate) async fn measure(bench: &Bench, data: &RealData, report: &mut Report) -> Result<(), Failure> {
     report.heading("Size on disk, of real conversations");
-    let server = program.start("sizes-many", &[])?;
+    let server = bench.program.start("sizes-many", &[])?;
     server.import(&data.files)?;
     report_size(report, "asImported", "many users, as imported", &server, data, data.json_bytes)?;
-    consolidate(&server).await?;
+    server.consolidate().await?;
     report_size(
         report,
         "consolidated",
@@ -29,11 +30,11 @@ pub(crate) async fn measure(program: &Program, data: &RealData, report: &mut Rep
     )?;
     server.stop()?;
 
-    let file = program.folder.join("one-history.ndjson");
+    let file = bench.program.folder.join("one-history.ndjson");
     let json_bytes = data.write_as_one_history("collector", &file)?;
-    let server = program.start("sizes-one", &[])?;
+    let server = bench.program.start("sizes-one", &[])?;
     server.import(&[file])?;
-    consolidate(&server).await?;
+    server.consolidate().await?;
     report_size(report, "oneHistory", "one user's long history, in files", &server, data, json_bytes)?;
     server.stop()
 }
@@ -47,7 +48,7 @@ fn report_size(
     data: &RealData,
     json_bytes: u64,
 ) -> Result<(), Failure> {
-    let (folder_bytes, _) = files_below(server.data(), "")?;
+    let folder_bytes = disk_bytes(server.data())?;
     let (parquet_bytes, files) = files_below(server.data(), ".parquet")?;
     let messages = data.messages as f64;
     report.value(
