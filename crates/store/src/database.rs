@@ -358,4 +358,27 @@ impl Entries {
             Some(item)
         })
     }
+
+    /// Makes something of the current entry and stays there; `None` at the end.
+    pub(crate) fn here<T>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> Result<T>) -> Result<Option<T>> {
+        self.cell.with_dependent_mut(|_, iterator| match iterator.item() {
+            Some((key, value)) => read(key, value).map(Some),
+            None => Ok(iterator.status().map(|()| None)?),
+        })
+    }
+
+    /// Moves to the first entry from `key` on.
+    pub(crate) fn seek(&mut self, key: &[u8]) {
+        self.cell.with_dependent_mut(|_, iterator| iterator.seek(key));
+    }
+
+    /// Moves to the last entry up to `key`, and that included.
+    pub(crate) fn seek_back_to(&mut self, key: &[u8]) {
+        self.cell.with_dependent_mut(|_, iterator| iterator.seek_for_prev(key));
+    }
+
+    /// Moves one entry forwards.
+    pub(crate) fn forward(&mut self) {
+        self.cell.with_dependent_mut(|_, iterator| iterator.next());
+    }
 }

@@ -162,7 +162,7 @@ fn push_number(key: &mut Vec<u8>, number: u64) {
 
 /// A message id as a number. Ids that are stored are positive; a reader may ask for others, which come before all of
 /// them.
-fn id_number(msg_id: MsgId) -> u64 {
+pub(crate) fn id_number(msg_id: MsgId) -> u64 {
     u64::try_from(msg_id).unwrap_or(0)
 }
 

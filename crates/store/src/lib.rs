@@ -25,6 +25,7 @@ mod keys;
 mod large;
 mod limits;
 mod model;
+mod newest;
 #[expect(clippy::disallowed_methods, reason = "the one place for files")]
 mod objects;
 mod overlay;

@@ -22,6 +22,7 @@ use crate::{
         AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, MessageRange, OwnerState,
         Participant, Segment, Seq, StoredFile, TrashedMessage,
     },
+    newest::Newest,
     records::{AuditRecord, ChangeRecord, ConversationRecord, FileRecord, Record, TrashRecord},
     rows,
 };
@@ -86,10 +87,20 @@ impl Snapshot {
             let end = keys::after_prefix(&prefix);
             (prefix, end)
         };
-        let backwards = range.newest_first && range.conversation.is_some();
-        let entries =
-            if from < to { Some(self.database.iterate(Family::Messages, &from, &to, backwards)?) } else { None };
-        Ok(MessageCursor { entries, range: range.clone() })
+        let of = range.conversation.as_ref().filter(|_| range.newest_first);
+        let walk = if from < to {
+            let entries = self.database.iterate(Family::Messages, &from, &to, of.is_some())?;
+            Some(match of {
+                Some(of) => {
+                    let first = keys::id_number(range.min_msg_id.unwrap_or(0));
+                    Walk::NewestFirst(Newest::new(entries, keys::conversation(owner, of), first))
+                }
+                None => Walk::InOrder(entries),
+            })
+        } else {
+            None
+        };
+        Ok(MessageCursor { walk, range: range.clone() })
     }
 
     /// The number of the owner's hot messages in a conversation.
@@ -383,8 +394,16 @@ impl Drop for Pin {
 
 /// Hot messages, read as they are asked for.
 pub struct MessageCursor {
-    entries: Option<Entries>,
+    walk: Option<Walk>,
     range: MessageRange,
+}
+
+/// The order in which messages are read.
+enum Walk {
+    /// By conversation, then by id.
+    InOrder(Entries),
+    /// Of one conversation, the highest id first.
+    NewestFirst(Newest<HotMessage>),
 }
 
 impl MessageCursor {
@@ -398,10 +417,14 @@ impl Iterator for MessageCursor {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let item = self.entries.as_mut()?.next(|key, value| {
+            let read = |key: &[u8], value: &[u8]| {
                 let (conversation, msg_id) = keys::parse_message(key)?;
                 rows::message(conversation, msg_id, value)
-            })?;
+            };
+            let item = match self.walk.as_mut()? {
+                Walk::InOrder(entries) => entries.next(read),
+                Walk::NewestFirst(newest) => newest.next(read),
+            }?;
             match item {
                 Ok(row) if !self.wanted(row.message.msg_id) => {}
                 item => return Some(item),

@@ -146,8 +146,8 @@ impl Names<'_> {
         }
     }
 
-    fn state(&self) -> &SessionState {
-        self.0.state()
+    fn functions(&self) -> &SessionState {
+        self.0.functions()
     }
 }
 
@@ -158,9 +158,9 @@ impl ContextProvider for Names<'_> {
 
     /// `FROM generate_series(1, 10)`.
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
-        let state = self.state();
-        let Some(function) = state.table_functions().get(name) else {
-            let known = state.table_functions().keys().map(String::as_str);
+        let (state, functions) = (self.0.state(), self.functions().table_functions());
+        let Some(function) = functions.get(name) else {
+            let known = functions.keys().map(String::as_str);
             return Err(ours(unknown_function(name, known)));
         };
         let context = SimplifyContext::builder()
@@ -178,11 +178,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        self.state().expr_planners()
+        self.functions().expr_planners()
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state().scalar_functions().get(name).cloned()
+        self.functions().scalar_functions().get(name).cloned()
     }
 
     /// Lambdas are refused before.
@@ -191,11 +191,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        self.state().aggregate_functions().get(name).cloned()
+        self.functions().aggregate_functions().get(name).cloned()
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        self.state().window_functions().get(name).cloned()
+        self.functions().window_functions().get(name).cloned()
     }
 
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
@@ -203,11 +203,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn options(&self) -> &ConfigOptions {
-        self.state().config_options()
+        self.0.state().config_options()
     }
 
     fn udf_names(&self) -> Vec<String> {
-        self.state().scalar_functions().keys().cloned().collect()
+        self.functions().scalar_functions().keys().cloned().collect()
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
@@ -215,11 +215,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn udaf_names(&self) -> Vec<String> {
-        self.state().aggregate_functions().keys().cloned().collect()
+        self.functions().aggregate_functions().keys().cloned().collect()
     }
 
     fn udwf_names(&self) -> Vec<String> {
-        self.state().window_functions().keys().cloned().collect()
+        self.functions().window_functions().keys().cloned().collect()
     }
 }
 

@@ -29,6 +29,7 @@ use datafusion::{
         object_store::ObjectStoreUrl,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
+    functions_aggregate::first_last::first_value_udaf,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
     physical_plan::{execute_stream, stream::RecordBatchStreamAdapter},
     prelude::SessionConfig,
@@ -82,7 +83,9 @@ pub(crate) struct Reader(Arc<Shared>);
 
 struct Shared {
     store: Store,
+    /// What each statement gets a copy of: without the functions, which are hundreds.
     state: SessionState,
+    functions: SessionState,
     memory: Arc<TotalMemory>,
     memory_share_bytes: usize,
     limits: Limits,
@@ -103,7 +106,7 @@ pub(crate) struct View {
     snapshot: Snapshot,
     /// By the store's clock.
     now: Micros,
-    /// Made when the statement is planned: it is large.
+    /// Made when the statement is planned.
     state: Arc<OnceLock<SessionState>>,
     memory: Arc<QueryMemory>,
     work: Arc<Work>,
@@ -120,10 +123,13 @@ impl Reader {
     /// A fault of ours only.
     pub fn new(store: Store, settings: &QuerySettings) -> Result<Self> {
         let objects = store.objects();
-        let state = base_state(&store, settings).map_err(|error| rowless_error(&error, None))?;
+        let fault = |error: DataFusionError| rowless_error(&error, None);
+        let state = base_state(&store, settings).map_err(fault)?;
+        let functions = all_functions(settings).map_err(fault)?;
         Ok(Self(Arc::new(Shared {
             store,
             state,
+            functions,
             memory: TotalMemory::new(settings.total_memory_bytes),
             memory_share_bytes: settings.max_memory_bytes,
             limits: Limits { rows: settings.max_rows, bytes: settings.max_response_bytes },
@@ -179,7 +185,7 @@ fn list_bytes(_: &(UserId, Seq), segments: &Arc<[Segment]>) -> u32 {
     u32::try_from(bytes.sum::<usize>() + size_of::<UserId>()).unwrap_or(u32::MAX)
 }
 
-/// Everything about DataFusion that does not depend on the statement.
+/// Everything about DataFusion that does not depend on the statement, but for the functions.
 fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionState> {
     let runtime = RuntimeEnvBuilder::new()
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
@@ -188,17 +194,25 @@ fn base_state(store: &Store, settings: &QuerySettings) -> PlanResult<SessionStat
     // No statement may reach the machine's files, whatever name it finds for them.
     runtime.deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())?;
     runtime.register_object_store(ObjectStoreUrl::parse(SEGMENTS_URL)?.as_ref(), store.objects());
-    let mut state = SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_config(config(settings))
         .with_runtime_env(Arc::new(runtime))
+        .with_analyzer_rules(analyzer_rules())
+        .with_optimizer_rules(logical_rules())
+        .with_physical_optimizer_rules(optimizer_rules());
+    // The one function that a rule looks up by its name.
+    Ok(builder.with_aggregate_functions(vec![first_value_udaf()]).build())
+}
+
+/// The functions that a statement may call, by name.
+fn all_functions(settings: &QuerySettings) -> PlanResult<SessionState> {
+    let mut state = SessionStateBuilder::new()
+        .with_config(config(settings))
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
-        .with_analyzer_rules(analyzer_rules())
-        .with_optimizer_rules(logical_rules())
-        .with_physical_optimizer_rules(optimizer_rules())
         .build();
     functions::register(&mut state)?;
     Ok(state)
@@ -257,7 +271,7 @@ impl View {
         if !matches!(statement, ast::Statement::Query(_) | ast::Statement::Explain { .. }) {
             return Err(Error::new(ErrorCode::Unsupported, "Only SELECT, VALUES and EXPLAIN read rows."));
         }
-        check_functions(statement, self.state())?;
+        check_functions(statement, self.functions())?;
         self.checked(|| {
             let options = ParserOptions::from(&self.state().config_options().sql_parser);
             let names = Names(self);
@@ -484,6 +498,11 @@ impl View {
             state.mark_start_execution();
             state
         })
+    }
+
+    /// The functions that a statement may call, by name.
+    pub(super) fn functions(&self) -> &SessionState {
+        &self.reader.0.functions
     }
 
     pub(super) fn memory(&self) -> Arc<QueryMemory> {

@@ -7,11 +7,15 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use kalamdb_engine::Caller;
 use kalamdb_protocol::{IdError, UserId};
+use moka::sync::Cache;
 pub use secret::{Error, Secret, check_configured};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
@@ -20,6 +24,11 @@ use crate::settings::JwtAlgorithm;
 
 /// The longest token that is looked at: longer ones are nothing but work.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Memory of the tokens that were verified: those of some ten thousand users.
+const CACHE_BYTES: u64 = 8 << 20;
+/// Bytes of a verified token besides its text, about.
+const VERIFIED_BYTES: usize = 256;
 
 /// The time by which the clock of whoever issues tokens may be ahead of ours. For the end of a token there is no such
 /// leeway: a token that says it is over is over.
@@ -109,6 +118,17 @@ struct MintedClaims<'a> {
 pub struct Verifier {
     key: DecodingKey,
     validation: Validation,
+    /// The tokens that were verified last: a client sends the same one with each request. What a token says and who
+    /// signed it never change, so an entry is never stale; its times are looked at each time.
+    verified: Cache<String, Arc<Verified>>,
+}
+
+/// A token that the server's secret has signed.
+struct Verified {
+    caller: Caller,
+    /// Seconds since the Unix epoch.
+    start: Option<u64>,
+    end: u64,
 }
 
 impl Verifier {
@@ -120,7 +140,9 @@ impl Verifier {
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        Self { key: DecodingKey::from_secret(secret.as_bytes()), validation }
+        let weigh = |token: &String, _: &Arc<Verified>| u32::try_from(token.len() + VERIFIED_BYTES).unwrap_or(u32::MAX);
+        let verified = Cache::builder().max_capacity(CACHE_BYTES).weigher(weigh).build();
+        Self { key: DecodingKey::from_secret(secret.as_bytes()), validation, verified }
     }
 
     /// The sender of the token, if it is valid at that time (seconds since the Unix epoch).
@@ -139,6 +161,24 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Denied::Malformed);
         }
+        let verified = match self.verified.get(token) {
+            Some(verified) => verified,
+            None => {
+                let verified = Arc::new(self.decode(token)?);
+                self.verified.insert(token.to_owned(), Arc::clone(&verified));
+                verified
+            }
+        };
+        if verified.end <= now {
+            return Err(Denied::Expired);
+        }
+        if verified.start.is_some_and(|start| start > now + NOT_BEFORE_LEEWAY_SECONDS) {
+            return Err(Denied::NotYet);
+        }
+        Ok((verified.caller.clone(), verified.end))
+    }
+
+    fn decode(&self, token: &str) -> Result<Verified, Denied> {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| match error.kind() {
                 ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => Denied::Algorithm,
@@ -147,14 +187,10 @@ impl Verifier {
             })?
             .claims;
         let end = seconds(&claims.exp.ok_or(Denied::Endless)?);
-        if end <= now {
-            return Err(Denied::Expired);
-        }
-        if claims.nbf.is_some_and(|start| seconds(&start) > now + NOT_BEFORE_LEEWAY_SECONDS) {
-            return Err(Denied::NotYet);
-        }
+        let start = claims.nbf.map(|start| seconds(&start));
         let user = UserId::new(&claims.user_id.or(claims.sub).ok_or(Denied::Nobody)?)?;
-        Ok((Caller { user, admin: claims.role.is_some_and(|role| role == "admin") }, end))
+        let admin = claims.role.is_some_and(|role| role == "admin");
+        Ok(Verified { caller: Caller { user, admin }, start, end })
     }
 }
 
