@@ -161,13 +161,12 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Denied::Malformed);
         }
-        let verified = match self.verified.get(token) {
-            Some(verified) => verified,
-            None => {
-                let verified = Arc::new(self.decode(token)?);
-                self.verified.insert(token.to_owned(), Arc::clone(&verified));
-                verified
-            }
+        let verified = if let Some(verified) = self.verified.get(token) {
+            verified
+        } else {
+            let verified = Arc::new(self.decode(token)?);
+            self.verified.insert(token.to_owned(), Arc::clone(&verified));
+            verified
         };
         if verified.end <= now {
             return Err(Denied::Expired);
