@@ -8,16 +8,17 @@ use std::{ops::Range, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::ArrayRef,
+        array::{ArrayRef, BooleanArray},
         compute::cast,
         datatypes::{DataType, Field, FieldRef},
     },
     common::{Result, ScalarValue},
     execution::FunctionRegistry,
     logical_expr::{
-        ColumnarValue, Documentation, Expr, LimitEffect, PartitionEvaluator, ReturnFieldArgs, ReversedUDWF,
-        ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, WindowUDF, WindowUDFImpl,
-        function::{ExpressionArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs},
+        Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Documentation, EmitTo, Expr, GroupsAccumulator,
+        LimitEffect, PartitionEvaluator, ReturnFieldArgs, ReversedUDWF, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+        Signature, WindowUDF, WindowUDFImpl,
+        function::{AccumulatorArgs, ExpressionArgs, PartitionEvaluatorArgs, StateFieldsArgs, WindowUDFFieldArgs},
     },
     physical_expr::PhysicalExpr,
 };
@@ -26,6 +27,8 @@ use datafusion::{
 const COUNTING: [&str; 5] = ["array_length", "array_ndims", "array_position", "cardinality", "json_length"];
 /// Window functions that number rows.
 const NUMBERING: [&str; 4] = ["row_number", "rank", "dense_rank", "ntile"];
+/// Aggregates that count rows or values.
+const AGGREGATES: [&str; 2] = ["approx_distinct", "regr_count"];
 
 /// Puts functions with a sign in the place of those without.
 pub(super) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
@@ -37,6 +40,10 @@ pub(super) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         let inner = registry.udwf(name)?;
         registry.register_udwf(Arc::new(WindowUDF::new_from_impl(Numbering(inner))))?;
     }
+    for name in AGGREGATES {
+        let inner = registry.udaf(name)?;
+        registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(Aggregate(inner))))?;
+    }
     Ok(())
 }
 
@@ -46,6 +53,10 @@ fn signed_type(kind: &DataType) -> DataType {
 
 fn signed_field(field: &Field) -> FieldRef {
     Arc::new(field.clone().with_data_type(signed_type(field.data_type())))
+}
+
+fn signed_value(value: &ScalarValue) -> Result<ScalarValue> {
+    value.cast_to(&signed_type(&value.data_type()))
 }
 
 fn signed_array(values: &ArrayRef) -> Result<ArrayRef> {
@@ -99,7 +110,7 @@ impl ScalarUDFImpl for Counting {
         })?;
         match self.0.invoke_with_args(ScalarFunctionArgs { return_field: inside, ..args })? {
             ColumnarValue::Array(values) => signed_array(&values).map(ColumnarValue::Array),
-            ColumnarValue::Scalar(value) => value.cast_to(&signed_type(&value.data_type())).map(ColumnarValue::Scalar),
+            ColumnarValue::Scalar(value) => signed_value(&value).map(ColumnarValue::Scalar),
         }
     }
 }
@@ -176,8 +187,7 @@ impl PartitionEvaluator for SignedEvaluator {
     }
 
     fn evaluate(&mut self, values: &[ArrayRef], range: &Range<usize>) -> Result<ScalarValue> {
-        let value = self.0.evaluate(values, range)?;
-        value.cast_to(&signed_type(&value.data_type()))
+        signed_value(&self.0.evaluate(values, range)?)
     }
 
     fn evaluate_all_with_rank(&self, rows: usize, ranks: &[Range<usize>]) -> Result<ArrayRef> {
@@ -194,5 +204,129 @@ impl PartitionEvaluator for SignedEvaluator {
 
     fn include_rank(&self) -> bool {
         self.0.include_rank()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Aggregate(Arc<AggregateUDF>);
+
+impl AggregateUDFImpl for Aggregate {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.0.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.0.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.0.return_type(types).map(|kind| signed_type(&kind))
+    }
+
+    fn is_nullable(&self) -> bool {
+        self.0.is_nullable()
+    }
+
+    fn default_value(&self, kind: &DataType) -> Result<ScalarValue> {
+        self.0.default_value(kind).and_then(|value| signed_value(&value))
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.0.coerce_types(types)
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.0.state_fields(args)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(SignedAccumulator(self.0.accumulator(args)?)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(SignedAccumulator(self.0.create_sliding_accumulator(args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        self.0.groups_accumulator_supported(args)
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(SignedGroups(self.0.create_groups_accumulator(args)?)))
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.0.documentation()
+    }
+}
+
+#[derive(Debug)]
+struct SignedAccumulator(Box<dyn Accumulator>);
+
+impl Accumulator for SignedAccumulator {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.0.update_batch(values)
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        self.0.evaluate().and_then(|value| signed_value(&value))
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.0.state()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.0.merge_batch(states)
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.0.retract_batch(values)
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.0.supports_retract_batch()
+    }
+}
+
+struct SignedGroups(Box<dyn GroupsAccumulator>);
+
+impl GroupsAccumulator for SignedGroups {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        groups: &[usize],
+        filter: Option<&BooleanArray>,
+        total: usize,
+    ) -> Result<()> {
+        self.0.update_batch(values, groups, filter, total)
+    }
+
+    fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
+        self.0.evaluate(emit_to).and_then(|values| signed_array(&values))
+    }
+
+    fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
+        self.0.state(emit_to)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
+        self.0.merge_batch(states, groups, total)
+    }
+
+    fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+        self.0.convert_to_state(values, filter)
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
     }
 }

@@ -774,6 +774,17 @@ async fn what_counts_has_a_sign() {
         .await,
         "-2 -1 -2 -1 -1 Int64 -1"
     );
+    let aggregates = "approx_distinct(msgId) - 9, -regr_count(msgId, msgId), arrow_typeof(approx_distinct(msgId))";
+    let of = |rest: &str| format!("SELECT {aggregates} FROM messages {rest}");
+    assert_eq!(one(&of("WHERE msgId < 3")).await, "-7 -2 Int64");
+    assert_eq!(one(&of("WHERE msgId < 0")).await, "-9 0 Int64");
+    assert_eq!(rows(&of("GROUP BY msgId > 2 ORDER BY msgId > 2")).await, ["-7 -2 Int64", "-7 -2 Int64"]);
+    let sliding =
+        "SELECT -regr_count(msgId, msgId) OVER (ORDER BY msgId ROWS 1 PRECEDING) FROM messages ORDER BY msgId";
+    assert_eq!(rows(sliding).await, ["-1", "-2", "-2", "-2"]);
+    let tied = "SELECT (SELECT approx_distinct(b.msgId) FROM messages b WHERE b.msgId = a.msgId + 3) - 9 FROM messages a \
+                ORDER BY a.msgId";
+    assert_eq!(rows(tied).await, ["-8", "-9", "-9", "-9"]);
 }
 
 #[tokio::test]

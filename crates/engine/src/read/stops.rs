@@ -22,7 +22,10 @@ use datafusion::{
     physical_plan::ExecutionPlan,
 };
 
-use crate::functions::{ShortNumerals, Work};
+use crate::{
+    functions::{ShortNumerals, Work},
+    upstream::UniqueOrders,
+};
 
 /// Nodes of a plan that are looked at between two looks at the clock.
 const NODES_BETWEEN_CHECKS: u32 = 64;
@@ -114,7 +117,8 @@ pub(super) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 
 /// DataFusion's optimizer.
 pub(super) fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    Optimizer::new().rules.into_iter().map(|rule| Arc::new(Stoppable(rule)) as _).collect()
+    let rules = Optimizer::new().rules.into_iter().chain([Arc::new(UniqueOrders) as _]);
+    rules.map(|rule| Arc::new(Stoppable(rule)) as _).collect()
 }
 
 /// These rules, each of which asks first.

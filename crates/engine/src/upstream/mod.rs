@@ -11,21 +11,33 @@
 //! | apache/datafusion#24927 | DISTINCT … ORDER BY … LIMIT loses rows | [`DetachFetch`] |
 //! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
+//! | – | ANY and ALL compare a column of the subquery with itself | [`subqueries`] |
+//! | apache/datafusion#25519 | a condition on the outer row is moved above a ROLLUP | [`subqueries`] |
+//! | – | what is constant below an outer join is taken for constant above | [`TakeBackClaims`] |
+//! | apache/datafusion#25052 | a hash join of two sorted sides is taken for sorted by both | [`TakeBackClaims`] |
+//! | apache/datafusion#24421 | GROUPING SETS over sorted rows lose rows | [`TakeBackClaims`] |
+//! | – | `(a, b) = (1, NULL)` is true or false | [`row_values`] |
+//! | – | an aggregate whose ORDER BY has a key twice panics | [`UniqueOrders`] |
+//! | – | LIKE has no ESCAPE but the backslash | [`escapes`] |
 //! | – | a condition on columns of one name goes to one side of a join | [`SameNames`] |
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
 //! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`group_keys`] |
 //! | – | ROLLUP of a computed key forgets it when it is simplified | [`group_keys`] |
-//! | – | MIN of a column takes rows away from MAX of what is computed | [`settle`] |
+//! | apache/datafusion#24816 | MIN of a column takes rows away from MAX of what is computed | [`settle`] |
 //! | – | an item of IN (…) that is computed from the row is computed once | [`lists`] |
 //! | – | several `string_agg` with an order each are refused | [`joined_texts`] |
 //! | – | a subquery that depends on the row stands in WHERE and in plain columns only | [`subquery_places`] |
 
+mod claims;
 mod copies;
+mod escapes;
 mod fences;
 mod fetch;
 mod group_keys;
 mod joined_texts;
 mod lists;
+mod orders;
+mod row_values;
 mod same_names;
 mod subqueries;
 mod subquery_places;
@@ -34,7 +46,7 @@ mod tests;
 
 use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan};
 
-pub(crate) use self::{fetch::DetachFetch, same_names::SameNames};
+pub(crate) use self::{claims::TakeBackClaims, fetch::DetachFetch, orders::UniqueOrders, same_names::SameNames};
 
 /// Turns off what is wrong and has a switch.
 pub(crate) fn settle(options: &mut OptimizerOptions) {
@@ -50,7 +62,7 @@ pub(crate) fn settle(options: &mut OptimizerOptions) {
 /// Rewrites what is wrong and has none, before [`crate::functions::prepare`] sees it: what is added here is bounded there,
 /// and names are still those of the statement.
 pub(crate) fn rewrite_first(plan: LogicalPlan) -> Result<LogicalPlan> {
-    lists::rewrite(joined_texts::rewrite(group_keys::rewrite(plan)?)?)
+    lists::rewrite(row_values::rewrite(escapes::rewrite(joined_texts::rewrite(group_keys::rewrite(plan)?)?)?)?)
 }
 
 /// The rest, after it.

@@ -1,7 +1,9 @@
-//! IN and EXISTS as SQL means them: with three values, and wherever an expression can stand.
+//! IN, EXISTS, ANY and ALL as SQL means them: with three values, and wherever an expression can stand.
 //!
 //! Invariant: `x IN (SELECT y …)` is NULL when it is not found and `x` is NULL (and there are rows) or some `y` is; what
 //! DataFusion would forget of that (apache/datafusion#25340, #25347) is spelt out as EXISTS, which has two values only.
+//! `x < ANY (SELECT y …)` is the same with another comparison (DataFusion takes `msgId > ALL (SELECT msgId …)` for a
+//! comparison of the inner `msgId` with itself), and `x < ALL (…)` is `NOT (x >= ANY (…))`.
 //! An EXISTS that no outer row decides becomes a scalar subquery, which runs once and may stand anywhere. What
 //! DataFusion would move out of a subquery through something that it changes (a LIMIT, a window) is refused.
 
@@ -17,8 +19,8 @@ use datafusion::{
     logical_expr::{
         BinaryExpr, Cast, ColumnarValue, Distinct, Expr, ExprSchemable, FetchType, Filter, JoinType, LogicalPlan,
         LogicalPlanBuilder, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-        SkipType, Subquery, Volatility,
-        expr::{Exists, InSubquery},
+        SkipType, Subquery, Volatility, binary_expr,
+        expr::{Exists, InSubquery, SetComparison, SetQuantifier},
         lit, not,
         utils::{conjunction, merge_schema, split_conjunction, split_conjunction_owned},
         when,
@@ -83,54 +85,57 @@ impl Rewriter {
                 let (left, right) = (self.condition(*left, place, false)?, self.condition(*right, place, false)?);
                 Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
             }
-            Expr::Not(inner) => match *inner {
-                Expr::InSubquery(found) => {
-                    let negated = !found.negated;
-                    self.condition(Expr::InSubquery(InSubquery { negated, ..found }), place, whole)
-                }
-                inner => self.value(not(inner), place),
+            Expr::Not(inner) => match Asked::of(*inner)? {
+                Ok(asked) => self.asked(Asked { negated: !asked.negated, ..asked }, place, whole),
+                Err(inner) => self.value(not(inner), place),
             },
-            Expr::InSubquery(InSubquery { expr, subquery, negated: true }) => {
-                let value = self.value(*expr, place)?;
-                let set = self.set(value, subquery, place);
-                if let Some(scalar) = set.one_row() {
-                    return Ok(set.value.not_eq(scalar));
-                }
-                if set.is_plain()? {
-                    return set.into_expr(true);
-                }
-                let found = self.found(&set, place)?;
-                Ok(match self.unknown(&set, place)? {
-                    Some(unknown) => not(found).and(not(unknown)),
-                    None => not(found),
-                })
-            }
-            Expr::InSubquery(InSubquery { expr, subquery, negated: false }) => {
-                let value = self.value(*expr, place)?;
-                let set = self.set(value, subquery, place);
-                if let Some(scalar) = set.one_row() {
-                    return Ok(set.value.eq(scalar));
-                }
-                check_pulled_up(&set.rows)?;
-                if !whole && !references(&set.rows)?.is_empty() {
-                    // As part of a condition, of which DataFusion would find the column twice.
-                    return self.found(&set, place);
-                }
-                // A semi-join, which forgets NULLs, as a condition does.
-                set.into_expr(false)
-            }
-            other => self.value(other, place),
+            expr => match Asked::of(expr)? {
+                Ok(asked) => self.asked(asked, place, whole),
+                Err(expr) => self.value(expr, place),
+            },
         }
+    }
+
+    /// The same of a value among rows.
+    fn asked(&mut self, asked: Asked, place: ExprPlace, whole: bool) -> Result<Expr> {
+        let Asked { value, operator, subquery, negated } = asked;
+        let value = self.value(value, place)?;
+        let set = self.set(value, operator, subquery, place);
+        if let Some(scalar) = set.one_row() {
+            let compared = set.compared(scalar);
+            return Ok(if negated { not(compared) } else { compared });
+        }
+        let is_equality = operator == Operator::Eq;
+        if negated {
+            if is_equality && set.is_plain()? {
+                return set.into_expr(true);
+            }
+            let found = self.found(&set, place)?;
+            return Ok(match self.unknown(&set, place)? {
+                Some(unknown) => not(found).and(not(unknown)),
+                None => not(found),
+            });
+        }
+        check_pulled_up(&set.rows)?;
+        if !is_equality || !whole && !references(&set.rows)?.is_empty() {
+            // As part of a condition, of which DataFusion would find the column twice.
+            return self.found(&set, place);
+        }
+        // A semi-join, which forgets NULLs, as a condition does.
+        set.into_expr(false)
     }
 
     /// An expression of which all three values matter.
     fn value(&mut self, expr: Expr, place: ExprPlace) -> Result<Expr> {
         expr.transform_up(|expr| match expr {
-            Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
-                let set = self.set(*expr, subquery, place);
-                let truth = self.truth(&set, place)?;
-                Ok(Transformed::yes(if negated { not(truth) } else { truth }))
-            }
+            expr @ (Expr::InSubquery(_) | Expr::SetComparison(_)) => match Asked::of(expr)? {
+                Ok(Asked { value, operator, subquery, negated }) => {
+                    let set = self.set(value, operator, subquery, place);
+                    let truth = self.truth(&set, place)?;
+                    Ok(Transformed::yes(if negated { not(truth) } else { truth }))
+                }
+                Err(other) => Ok(Transformed::no(other)),
+            },
             Expr::Exists(Exists { subquery, negated }) => {
                 let exists = exists(Arc::unwrap_or_clone(subquery.subquery), place)?;
                 Ok(Transformed::yes(if negated { not(exists) } else { exists }))
@@ -156,10 +161,10 @@ impl Rewriter {
         Ok(if has_none { ScalarUDF::new_from_impl(Optional::new()).call(vec![scalar]) } else { scalar })
     }
 
-    /// `value IN (rows)` in three values.
+    /// `value = ANY (rows)` in three values.
     fn truth(&mut self, set: &Set, place: ExprPlace) -> Result<Expr> {
         if let Some(scalar) = set.one_row() {
-            return Ok(set.value.clone().eq(scalar));
+            return Ok(set.compared(scalar));
         }
         let found = self.found(set, place)?;
         match self.unknown(set, place)? {
@@ -170,12 +175,13 @@ impl Rewriter {
         }
     }
 
-    fn set(&mut self, value: Expr, subquery: Subquery, place: ExprPlace) -> Set {
+    fn set(&mut self, value: Expr, operator: Operator, subquery: Subquery, place: ExprPlace) -> Set {
         let rows = without_distinct(Arc::unwrap_or_clone(subquery.subquery));
         let of_null = value.nullable(place.schema).unwrap_or(true);
         self.names += 1;
         Set {
             value,
+            operator,
             of_null,
             with_null: rows.schema().field(0).is_nullable(),
             name: format!("__in_{}", self.names),
@@ -189,7 +195,8 @@ impl Rewriter {
         self.copies.pay_expr(&set.value, 1)?;
         set.check_outside(place)?;
         let outside = outer(set.value.clone(), place.schema)?;
-        exists(set.named()?.filter(set.column().eq(outside))?.build()?, place)
+        let compared = binary_expr(outside, set.operator, set.column());
+        exists(set.named()?.filter(compared)?.build()?, place)
     }
 
     /// Whether nobody knows if a value that was not found is among the rows; `None` when it is always known.
@@ -214,9 +221,37 @@ impl Rewriter {
     }
 }
 
-/// `value IN (rows)`
+/// `value IN (rows)` or `value < ANY (rows)`, or NOT of it, as the statement has it.
+struct Asked {
+    value: Expr,
+    operator: Operator,
+    subquery: Subquery,
+    negated: bool,
+}
+
+impl Asked {
+    /// What an expression asks, or the expression, if it is none of these.
+    fn of(expr: Expr) -> Result<std::result::Result<Self, Expr>> {
+        Ok(Ok(match expr {
+            Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
+                Self { value: *expr, operator: Operator::Eq, subquery, negated }
+            }
+            Expr::SetComparison(SetComparison { expr, subquery, op, quantifier: SetQuantifier::Any }) => {
+                Self { value: *expr, operator: op, subquery, negated: false }
+            }
+            Expr::SetComparison(SetComparison { expr, subquery, op, quantifier: SetQuantifier::All }) => {
+                let operator = op.negate().ok_or_else(|| refused("Before ALL stands a comparison, such as < or =."))?;
+                Self { value: *expr, operator, subquery, negated: true }
+            }
+            other => return Ok(Err(other)),
+        }))
+    }
+}
+
+/// `value = ANY (rows)`
 struct Set {
     value: Expr,
+    operator: Operator,
     /// Whether the value may be NULL.
     of_null: bool,
     /// Whether a row may.
@@ -227,6 +262,11 @@ struct Set {
 }
 
 impl Set {
+    /// The value compared with another one.
+    fn compared(&self, other: Expr) -> Expr {
+        binary_expr(self.value.clone(), self.operator, other)
+    }
+
     fn column(&self) -> Expr {
         Expr::Column(Column::from_name(&self.name))
     }
@@ -490,7 +530,7 @@ fn check(rows: &LogicalPlan, aggregates: bool) -> Result<()> {
             if !references(input)?.is_empty() {
                 return Err(refused(
                     "A subquery that depends on the outer row cannot have that condition below a LIMIT, a window, an \
-                     outer join or an aggregate without GROUP BY; write it as a join, or with the condition outside.",
+                     outer join, an aggregate without GROUP BY or a ROLLUP; write it as a join, or with the condition outside.",
                 ));
             }
         }
@@ -532,6 +572,10 @@ fn changed(node: &LogicalPlan, aggregates: bool) -> Vec<&LogicalPlan> {
     match node {
         LogicalPlan::Limit(_) | LogicalPlan::Window(_) | LogicalPlan::Distinct(Distinct::On(_)) => node.inputs(),
         LogicalPlan::Aggregate(aggregate) if aggregates && aggregate.group_expr.is_empty() => node.inputs(),
+        // One of the sets may be all rows, and would be no more (apache/datafusion#25519).
+        LogicalPlan::Aggregate(aggregate) if matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]) => {
+            node.inputs()
+        }
         LogicalPlan::Join(join) => match join.join_type {
             JoinType::Inner => Vec::new(),
             JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => vec![&join.right],

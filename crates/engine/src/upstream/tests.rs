@@ -3,7 +3,7 @@
 //! Invariant: where a small table shows what is wrong upstream, the test fails when DataFusion answers right, so that what
 //! stands in front of it can go.
 
-use std::sync::Arc;
+use std::{fs::File, path::Path, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -13,9 +13,10 @@ use datafusion::{
     },
     datasource::MemTable,
     execution::SessionStateBuilder,
+    parquet::{arrow::ArrowWriter, file::properties::WriterProperties},
     physical_optimizer::optimizer::PhysicalOptimizer,
     physical_plan::collect,
-    prelude::{SessionConfig, SessionContext},
+    prelude::{ParquetReadOptions, SessionConfig, SessionContext},
 };
 use kalamdb_protocol::ErrorCode;
 
@@ -27,17 +28,17 @@ use crate::{Error, functions};
 fn session(ours: bool) -> SessionContext {
     let mut config = SessionConfig::new().with_target_partitions(2);
     config.options_mut().sql_parser.enable_ident_normalization = false;
+    config.options_mut().execution.parquet.pushdown_filters = true;
     let mut rules = PhysicalOptimizer::new().rules;
     if ours {
         settle(&mut config.options_mut().optimizer);
+        TakeBackClaims::insert(&mut rules);
         DetachFetch::insert(&mut rules);
         SameNames::insert(&mut rules);
     }
-    let state = SessionStateBuilder::new()
-        .with_default_features()
-        .with_config(config)
-        .with_physical_optimizer_rules(rules)
-        .build();
+    let builder =
+        SessionStateBuilder::new().with_default_features().with_config(config).with_physical_optimizer_rules(rules);
+    let state = if ours { builder.with_optimizer_rule(Arc::new(UniqueOrders)).build() } else { builder.build() };
     let session = SessionContext::new_with_state(state);
     functions::register(&mut *session.state_ref().write()).unwrap();
     let schema = Arc::new(Schema::new(vec![
@@ -60,7 +61,10 @@ fn session(ours: bool) -> SessionContext {
 }
 
 async fn answer(sql: &str, ours: bool) -> Result<Vec<String>> {
-    let session = session(ours);
+    answer_of(&session(ours), sql, ours).await
+}
+
+async fn answer_of(session: &SessionContext, sql: &str, ours: bool) -> Result<Vec<String>> {
     let state = session.state();
     let mut plan = state.create_logical_plan(sql).await?;
     if ours {
@@ -385,6 +389,151 @@ async fn a_value_of_no_rows_is_null() {
     right(
         "SELECT id, (SELECT max(u.id) FROM t u WHERE u.k = t.v) IS NULL AS m FROM t ORDER BY id LIMIT 1",
         &["1 true"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_constant_below_an_outer_join_is_not_above() {
+    mended(
+        "SELECT a.n, b.id FROM (SELECT 7 AS n, id FROM t WHERE id < 3) a FULL JOIN t b ON a.id > b.id \
+         ORDER BY a.n DESC, b.id",
+        &["NULL 2", "NULL 3", "NULL 4", "7 1", "7 NULL"],
+    )
+    .await;
+    right(
+        "SELECT b.v, a.id FROM t a LEFT JOIN t b ON a.id = b.id AND b.v = 'x' ORDER BY b.v DESC, a.id",
+        &["NULL 2", "NULL 3", "x 1", "x 4"],
+    )
+    .await;
+    right(
+        "SELECT b.v, a.id FROM (SELECT * FROM t WHERE v = 'x') b RIGHT JOIN t a ON a.id = b.id ORDER BY b.v DESC, a.id \
+         LIMIT 3",
+        &["NULL 2", "NULL 3", "x 1"],
+    )
+    .await;
+    right(
+        "SELECT b.n, count(*) AS c FROM t a LEFT JOIN (SELECT 7 AS n, id FROM t WHERE id > 2) b ON a.id = b.id GROUP BY b.n \
+         ORDER BY b.n",
+        &["7 2", "NULL 2"],
+    )
+    .await;
+}
+
+/// apache/datafusion#25052.
+#[tokio::test]
+async fn a_join_of_two_sorted_sides_is_sorted_by_one() {
+    mended(
+        "SELECT b.k, a.id FROM (SELECT id, k FROM t ORDER BY id LIMIT 2) a \
+         JOIN (SELECT k FROM t ORDER BY k LIMIT 4) b ON a.k = b.k ORDER BY b.k, a.id",
+        &["a 1", "a 1", "a 2", "a 2"],
+    )
+    .await;
+    right(
+        "SELECT b.k, a.id FROM (SELECT id, k FROM t ORDER BY id LIMIT 2) a \
+         JOIN (SELECT k FROM t ORDER BY k LIMIT 4) b ON a.k = b.k ORDER BY b.k, a.id LIMIT 2",
+        &["a 1", "a 1"],
+    )
+    .await;
+}
+
+/// apache/datafusion#24421.
+#[tokio::test]
+async fn grouping_sets_of_sorted_rows() {
+    right(
+        "SELECT k, v, count(*) AS n FROM (SELECT * FROM t ORDER BY k LIMIT 4) GROUP BY GROUPING SETS ((v, k), (k)) \
+         ORDER BY k, n, v",
+        &["a x 1", "a y 1", "a NULL 2", "b x 1", "b NULL 1", "b NULL 2"],
+    )
+    .await;
+}
+
+/// apache/datafusion#24816.
+#[tokio::test]
+async fn the_least_of_a_column_hides_no_row_from_another_aggregate() {
+    let sql = "SELECT min(id) AS a, max(upper(k)) AS b FROM s";
+    let folder = tempfile::tempdir().unwrap();
+    for (ours, expected) in [(true, "1 Z"), (false, "1 A")] {
+        let session = session(ours);
+        with_parquet(&session, folder.path()).await;
+        assert_eq!(answer_of(&session, sql, ours).await.unwrap(), [expected], "by us: {ours}");
+    }
+}
+
+/// `s`: two files of two row groups with a row each, of which the second has the greater `k` and no smaller `id`.
+async fn with_parquet(session: &SessionContext, folder: &Path) {
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("k", DataType::Utf8, false)]));
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(StringArray::from(vec!["a", "z"]))];
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    for name in ["one.parquet", "other.parquet"] {
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(1)).build();
+        let file = File::create(folder.join(name)).unwrap();
+        let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+    }
+    session.register_parquet("s", folder.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn any_and_all_compare_what_is_inside_with_what_is_outside() {
+    mended("SELECT id FROM t WHERE id > ALL (SELECT id FROM t WHERE id < 3) ORDER BY id", &["3", "4"]).await;
+    mended("SELECT id FROM t WHERE k = ANY (SELECT k FROM t WHERE id = 1) ORDER BY id", &["1", "2"]).await;
+    right("SELECT id FROM t WHERE id < SOME (SELECT id FROM t WHERE id < 3) ORDER BY id", &["1"]).await;
+    right("SELECT id FROM t WHERE id <> ALL (SELECT id FROM t WHERE id < 3) ORDER BY id", &["3", "4"]).await;
+    right("SELECT id FROM t WHERE NOT id >= ANY (SELECT id FROM t WHERE id > 2) ORDER BY id", &["1", "2"]).await;
+    right("SELECT id FROM t WHERE v > ALL (SELECT v FROM e) ORDER BY id", &["1", "2", "3", "4"]).await;
+    right("SELECT id FROM t WHERE v <= ALL (SELECT v FROM t)", &[]).await;
+    right("SELECT id FROM t WHERE id >= ALL (SELECT max(id) FROM t) OR id < ANY (SELECT 2)  ORDER BY id", &["1", "4"])
+        .await;
+    right("SELECT id FROM t WHERE (v < ANY (SELECT u.v FROM t u)) IS NULL ORDER BY id", &["2", "3"]).await;
+    right("SELECT id FROM t WHERE (v >= ALL (SELECT 'x')) IS NOT NULL ORDER BY id", &["1", "2", "4"]).await;
+    refused("SELECT id < ANY (SELECT u.id FROM t u) AS a FROM t").await;
+    right("SELECT id FROM t WHERE id > ANY (SELECT u.id FROM t u WHERE u.k = t.k) ORDER BY id", &["2", "4"]).await;
+}
+
+/// apache/datafusion#25519.
+#[tokio::test]
+async fn a_rollup_of_no_rows_has_a_row() {
+    refused("SELECT id FROM t WHERE EXISTS (SELECT 1 FROM e u WHERE u.k = t.k GROUP BY ROLLUP (u.v))").await;
+    refused("SELECT id FROM t WHERE id IN (SELECT u.id FROM t u WHERE u.k = t.k GROUP BY GROUPING SETS ((u.id), ()))")
+        .await;
+    right("SELECT id FROM t WHERE EXISTS (SELECT 1 FROM e GROUP BY ROLLUP (v)) AND id = 1", &["1"]).await;
+}
+
+#[tokio::test]
+async fn rows_are_compared_value_by_value() {
+    mended("SELECT id FROM t WHERE (id, v) IN ((1, 'x'), (2, 'z'), (3, NULL))", &["1"]).await;
+    mended("SELECT id FROM t WHERE (id, v) NOT IN ((1, 'x'), (3, 'x')) ORDER BY id", &["2", "4"]).await;
+    right(
+        "SELECT id, (v, k) = (NULL, 'b') AS a, (k, v) <> ('a', NULL) AS b FROM t ORDER BY id",
+        &["1 false NULL", "2 false NULL", "3 NULL true", "4 NULL true"],
+    )
+    .await;
+    right("SELECT id FROM t WHERE (k, id) > ('a', 1) ORDER BY id", &["2", "3", "4"]).await;
+    right("SELECT id FROM t WHERE (k, id) >= ('a', 2) AND (k, id) < ('b', 4) ORDER BY id", &["2", "3"]).await;
+    right("SELECT id FROM t WHERE (k, id) BETWEEN ('a', 2) AND ('b', 3) ORDER BY id", &["2", "3"]).await;
+    right("SELECT a.id FROM t a JOIN t b ON (a.v, a.id) = (b.v, b.id) ORDER BY 1", &["1", "2", "4"]).await;
+}
+
+#[tokio::test]
+async fn like_has_any_escape() {
+    mended(r"SELECT 'a%b' LIKE 'a!%b' ESCAPE '!' AS a, 'axb' LIKE 'a!%b' ESCAPE '!' AS b", &["true false"]).await;
+    right(r"SELECT 'a_!\' LIKE '_!_!!\' ESCAPE '!' AS a, 'A%' ILIKE 'a$%' ESCAPE '$' AS b", &["true true"]).await;
+    right(r"SELECT id FROM t WHERE v NOT LIKE '!x' ESCAPE '!' ORDER BY id", &["2"]).await;
+    assert!(answer("SELECT id FROM t WHERE v LIKE 'x!' ESCAPE '!'", true).await.is_err());
+}
+
+/// Without ours it panics.
+#[tokio::test]
+async fn a_key_stands_twice_in_an_order() {
+    right("SELECT DISTINCT ON (k) k, id FROM t ORDER BY k, k DESC, id DESC", &["a 2", "b 4"]).await;
+    right(
+        "SELECT k, first_value(id ORDER BY v DESC, id + 0, id) AS f, string_agg(v, '' ORDER BY id, id) AS s \
+         FROM t GROUP BY k ORDER BY k",
+        &["a 2 xy", "b 3 x"],
     )
     .await;
 }
