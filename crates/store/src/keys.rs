@@ -294,6 +294,11 @@ fn parse_number(bytes: &[u8]) -> Result<u64> {
     Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| Error::corrupt("key"))?))
 }
 
+/// The number at the end of a key that has one.
+pub(crate) fn last_number(key: &[u8]) -> Result<u64> {
+    key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(|| Error::corrupt("key"))
+}
+
 /// The conversation of a key made by [`conversation`].
 pub(crate) fn parse_conversation(key: &[u8]) -> Result<ConversationKey> {
     Ok(split_conversation(split_id(key)?.1)?.0)

@@ -3,10 +3,7 @@
 //! Invariant: the entries and their order are those of a walk backwards. RocksDB's memtable is linked forwards only, so
 //! that a step back searches it from its head: for a page of fifty messages that was more work than all the rest.
 
-use crate::{
-    database::Entries,
-    error::{Error, Result},
-};
+use crate::{database::Entries, error::Result, keys};
 
 /// Entries that are read at a time, at the most.
 const MOST: usize = 64;
@@ -95,9 +92,8 @@ impl<T> Newest<T> {
     }
 }
 
-/// The number at the end of a key.
 fn number(key: &[u8], _: &[u8]) -> Result<u64> {
-    key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(|| Error::corrupt("key"))
+    keys::last_number(key)
 }
 
 #[cfg(test)]
@@ -110,7 +106,7 @@ mod tests {
     use crate::{
         database::{Database, DatabaseSnapshot},
         horizon::Horizon,
-        keys::{self, Family},
+        keys::Family,
         tests::settings,
     };
 

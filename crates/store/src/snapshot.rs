@@ -417,8 +417,13 @@ impl Iterator for MessageCursor {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            let of = self.range.conversation.as_ref();
             let read = |key: &[u8], value: &[u8]| {
-                let (conversation, msg_id) = keys::parse_message(key)?;
+                let (conversation, msg_id) = match of {
+                    // What the keys of one conversation begin with is known.
+                    Some(of) => (of.clone(), keys::last_number(key)? as MsgId),
+                    None => keys::parse_message(key)?,
+                };
                 rows::message(conversation, msg_id, value)
             };
             let item = match self.walk.as_mut()? {

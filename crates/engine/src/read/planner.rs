@@ -49,7 +49,7 @@ use super::{
     cache::{Cache, Key, versions},
     catalog::{Dependency, Names, check_functions},
     errors::{client_error, rowless_error},
-    lean::{Directories, Templates},
+    lean::{Blocks, Directories, Templates},
     memory::{QueryMemory, TotalMemory},
     order::optimizer_rules,
     output::{Held, Limits, Rows},
@@ -92,6 +92,7 @@ struct Shared {
     cache: Option<Cache>,
     segments: Segments,
     directories: Directories,
+    blocks: Blocks,
     templates: Templates,
 }
 
@@ -136,6 +137,7 @@ impl Reader {
             cache: settings.enable_cache.then(|| Cache::new(settings.cache_bytes)),
             segments: Moka::builder().max_capacity(SEGMENT_LISTS_BYTES).weigher(list_bytes).build(),
             directories: Directories::new(objects),
+            blocks: Blocks::new(),
             templates: Templates::new(),
         })))
     }
@@ -511,6 +513,10 @@ impl View {
 
     pub(super) fn directories(&self) -> &Directories {
         &self.reader.0.directories
+    }
+
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.reader.0.blocks
     }
 
     /// An owner's segments, decoded once for as long as they stay the same.

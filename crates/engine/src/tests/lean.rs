@@ -203,3 +203,23 @@ async fn a_statement_s_future_is_small() {
     assert!(size_of_val(&read) < 2 * 1024, "{} bytes", size_of_val(&read));
     read.await.unwrap();
 }
+
+/// Who opens a conversation again reads it from memory, and so does who asks for fewer columns or rows of it.
+#[tokio::test]
+async fn a_cold_page_that_was_read_needs_no_file() {
+    let world = World::with_settings(QuerySettings { enable_cache: false, ..query_settings() });
+    let rows = (0..100).map(|number| format!("('c', 'text {number}')")).collect::<Vec<_>>().join(", ");
+    world.run("anna", &format!("INSERT INTO messages (conversationId, content) VALUES {rows}")).await;
+    world.consolidate().await;
+    let page = |columns: &str, limit: usize| {
+        format!("SELECT {columns} FROM messages WHERE conversationId = 'c' ORDER BY msgId DESC LIMIT {limit}")
+    };
+    let read = world.rows("anna", &page("content, msgId", 50)).await;
+    let segments = world.store.snapshot().segments(&caller("anna").user).unwrap();
+    assert_eq!(segments.len(), 1);
+    std::fs::remove_file(world.folder.path().join(&segments[0].path)).unwrap();
+    assert_eq!(world.rows("anna", &page("content, msgId", 50)).await, read);
+    let fewer: Vec<_> = read.iter().take(3).map(|row| vec![row[0].clone()]).collect();
+    assert_eq!(world.rows("anna", &page("content", 3)).await, fewer);
+    assert_eq!(world.code("anna", &page("metadata", 3)).await, ErrorCode::StorageUnavailable);
+}

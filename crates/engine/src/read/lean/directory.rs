@@ -3,7 +3,13 @@
 //! Invariant: of a file, which never changes: what of it is deleted is not said here. A segment is sorted by conversation,
 //! then by message id, so a conversation of one type is one range of rows.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use datafusion::{
@@ -22,7 +28,7 @@ use datafusion::{
         },
         errors::ParquetError,
         file::{
-            metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
+            metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
             page_index::column_index::ColumnIndexMetaData,
         },
     },
@@ -40,6 +46,8 @@ const CACHE_BYTES: u64 = 32 << 20;
 const IDS_BYTES: u64 = 32 << 20;
 /// Bytes of a conversation besides its id, about.
 const ENTRY_BYTES: usize = 64;
+/// The number that the next directory gets.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// The first read of a file fetches this much of its end: the footer and the page index of a segment.
 const FOOTER_BYTES: usize = 64 * 1024;
 
@@ -53,6 +61,8 @@ pub(in crate::read) struct Directories {
 
 /// The directory of one segment.
 pub(super) struct Directory {
+    /// Tells it from all others, also from an earlier one of the same segment.
+    pub id: u64,
     /// The footer and page index, with texts as the tables have them.
     pub metadata: ArrowReaderMetadata,
     /// The first row of each conversation, in the order of the rows.
@@ -173,7 +183,16 @@ impl Directory {
         let metadata = ArrowReaderMetadata::try_new(file, options().with_schema(Arc::new(views)))?;
         let pages = id_pages(metadata.metadata(), rows).unwrap_or_else(|| vec![IdPage::of_all(rows)]);
         let conversations = conversations(reader, &metadata).await?;
-        Ok(Self { metadata, conversations, pages, rows })
+        Ok(Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), metadata, conversations, pages, rows })
+    }
+
+    /// Bytes of a column in so many rows, on the average of the file; 0 where it lacks the column.
+    pub fn bytes_of_rows(&self, column: &str, rows: u32) -> u64 {
+        let file = self.metadata.metadata();
+        let chunks = file.row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let of_column = chunks.filter(|chunk| chunk.column_descr().name() == column);
+        let bytes: u64 = of_column.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or_default()).sum();
+        bytes.saturating_mul(u64::from(rows)) / u64::from(self.rows.max(1))
     }
 
     /// The type of the conversation that a row belongs to.

@@ -7,6 +7,7 @@
 //! Invariant: what is taken here is answered as the planner would have it answered, in every column, type and order (a
 //! test gives both the same statements), from the same snapshot, under the same two walls, within the same memory.
 
+mod blocks;
 mod clauses;
 mod count;
 mod directory;
@@ -34,7 +35,7 @@ use futures::stream;
 use kalamdb_protocol::{Params, TableId, UserId};
 use kalamdb_store::{ConversationKey, Segment};
 
-pub(super) use self::{directory::Directories, templates::Templates};
+pub(super) use self::{blocks::Blocks, directory::Directories, templates::Templates};
 use self::{
     form::{Asked, Question, Wanted},
     page::{Found, Reading},
@@ -115,6 +116,7 @@ impl View {
             schema: Arc::clone(&schema),
             wanted,
             directories: self.directories().clone(),
+            blocks: self.blocks().clone(),
             held: self.reservation("a page of messages"),
             found: Found::default(),
         };

@@ -21,6 +21,7 @@ use kalamdb_protocol::{MsgId, UserId};
 use kalamdb_store::{ConversationKey, HotMessage, MessageRange, Segment, Snapshot};
 
 use super::{
+    blocks::{BLOCK_ROWS, Blocks},
     corrupt,
     directory::{Directories, Directory},
     form::Wanted,
@@ -59,6 +60,7 @@ pub(super) struct Reading {
     pub schema: SchemaRef,
     pub wanted: Wanted,
     pub directories: Directories,
+    pub blocks: Blocks,
     pub held: MemoryReservation,
     pub found: Found,
 }
@@ -179,6 +181,9 @@ impl Reading {
 
     /// Adds these rows of a segment; how many have an id that is wanted.
     async fn read_rows(&mut self, segment: &Segment, directory: &Directory, rows: &[u32]) -> Result<usize> {
+        if Blocks::keep(directory, &self.columns) {
+            return self.read_blocks(segment, directory, rows).await;
+        }
         let names = self.columns.iter().map(String::as_str).chain(["msgId"]);
         let mask = ProjectionMask::columns(directory.metadata.parquet_schema(), names);
         let mut batches = ParquetRecordBatchStreamBuilder::new_with_metadata(
@@ -194,6 +199,28 @@ impl Reading {
             wanted += self.add_cold(&batch)?;
         }
         Ok(wanted)
+    }
+
+    /// As [`Self::read_rows`], from the blocks that are kept.
+    async fn read_blocks(&mut self, segment: &Segment, directory: &Directory, rows: &[u32]) -> Result<usize> {
+        let by_name = |name: &String| self.table.index_of(name);
+        let mut columns = self.columns.iter().map(by_name).collect::<std::result::Result<Vec<_>, _>>()?;
+        columns.push(self.table.index_of("msgId")?);
+        let before = self.found.order.len();
+        for rows in rows.chunk_by(|a, b| a / BLOCK_ROWS == b / BLOCK_ROWS) {
+            let block = rows[0] / BLOCK_ROWS;
+            let of = (segment, directory);
+            let mut part = self.blocks.get(&self.directories, of, block, &self.table, &columns).await?;
+            // They may be pushed out of the cache meanwhile.
+            self.held.try_grow(part.iter().map(Array::get_array_memory_size).sum())?;
+            let ids = part.pop().ok_or_else(|| corrupt("a segment has no ids"))?;
+            let ids = ids.as_primitive_opt::<Int64Type>().ok_or_else(|| corrupt("a segment has no ids"))?;
+            let at = rows.iter().map(|row| (row % BLOCK_ROWS) as usize);
+            let wanted = at.map(|row| (ids.value(row), self.found.parts.len(), row));
+            self.found.order.extend(wanted.filter(|(id, ..)| self.wanted.has(*id)));
+            self.found.parts.push(part);
+        }
+        Ok(self.found.order.len() - before)
     }
 
     /// Adds a batch of a segment; how many of its rows have an id that is wanted.
@@ -255,7 +282,7 @@ impl Reading {
 }
 
 /// The selection of these rows out of so many.
-fn selection(rows: &[u32], all: u32) -> RowSelection {
+pub(super) fn selection(rows: &[u32], all: u32) -> RowSelection {
     let runs = rows.chunk_by(|a, b| a + 1 == *b);
     let ranges = runs.map(|run| run[0] as usize..run[run.len() - 1] as usize + 1);
     RowSelection::from_consecutive_ranges(ranges, all as usize)
