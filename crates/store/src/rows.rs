@@ -121,11 +121,18 @@ pub(crate) fn conversation(
 /// A hot message by its id.
 pub(crate) fn hot_message(read: &impl Read, owner: &UserId, msg_id: MsgId) -> Result<Option<HotMessage>> {
     let Some(value) = read.get(Family::MessageIds, &keys::message_id(owner, msg_id))? else { return Ok(None) };
-    let conversation = keys::parse_conversation_value(&value)?;
-    let Some(bytes) = read.get(Family::Messages, &keys::message(owner, &conversation, msg_id))? else {
-        return Ok(None);
-    };
-    message(conversation, msg_id, &bytes).map(Some)
+    hot_message_of(read, owner, keys::parse_conversation_value(&value)?, msg_id)
+}
+
+/// A hot message of a conversation by its id.
+pub(crate) fn hot_message_of(
+    read: &impl Read,
+    owner: &UserId,
+    conversation: ConversationKey,
+    msg_id: MsgId,
+) -> Result<Option<HotMessage>> {
+    let bytes = read.get(Family::Messages, &keys::message(owner, &conversation, msg_id))?;
+    bytes.map(|bytes| message(conversation, msg_id, &bytes)).transpose()
 }
 
 /// A hot message from its value.

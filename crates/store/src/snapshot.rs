@@ -90,17 +90,39 @@ impl Snapshot {
         let of = range.conversation.as_ref().filter(|_| range.newest_first);
         let walk = if from < to {
             let entries = self.database.iterate(Family::Messages, &from, &to, of.is_some())?;
-            Some(match of {
-                Some(of) => {
-                    let first = keys::id_number(range.min_msg_id.unwrap_or(0));
-                    Walk::NewestFirst(Newest::new(entries, keys::conversation(owner, of), first))
-                }
-                None => Walk::InOrder(entries),
-            })
+            let first = keys::id_number(range.min_msg_id.unwrap_or(0));
+            Some(Walk::new(entries, of.map(|of| (keys::conversation(owner, of), first))))
         } else {
             None
         };
         Ok(MessageCursor { walk, range: range.clone() })
+    }
+
+    /// The owner's hot messages with ids from the first to the second, both included and not negative, by id.
+    pub fn messages_by_id(
+        &self,
+        owner: &UserId,
+        ids: (MsgId, MsgId),
+        newest_first: bool,
+    ) -> Result<impl Iterator<Item = Result<HotMessage>> + use<>> {
+        let (prefix, from) = (keys::id_prefix(owner.as_str()), keys::message_id(owner, ids.0));
+        let to = match ids.1.checked_add(1) {
+            Some(after) => keys::message_id(owner, after),
+            None => keys::after_prefix(&prefix),
+        };
+        let entries = self.database.iterate(Family::MessageIds, &from, &to, newest_first)?;
+        let mut walk = Walk::new(entries, newest_first.then(|| (prefix, keys::id_number(ids.0))));
+        let (database, owner) = (self.database.clone(), owner.clone());
+        Ok(std::iter::from_fn(move || {
+            let (conversation, msg_id) = match walk
+                .next(|key, value| Ok((keys::parse_conversation_value(value)?, keys::last_number(key)? as MsgId)))?
+            {
+                Ok(found) => found,
+                Err(error) => return Some(Err(error)),
+            };
+            let found = rows::hot_message_of(&database, &owner, conversation, msg_id);
+            Some(found.and_then(|found| found.ok_or_else(|| Error::corrupt("message"))))
+        }))
     }
 
     /// The number of the owner's hot messages in a conversation.
@@ -394,16 +416,33 @@ impl Drop for Pin {
 
 /// Hot messages, read as they are asked for.
 pub struct MessageCursor {
-    walk: Option<Walk>,
+    walk: Option<Walk<HotMessage>>,
     range: MessageRange,
 }
 
-/// The order in which messages are read.
-enum Walk {
-    /// By conversation, then by id.
+/// The order in which entries are read.
+enum Walk<T> {
+    /// By their keys.
     InOrder(Entries),
-    /// Of one conversation, the highest id first.
-    NewestFirst(Newest<HotMessage>),
+    /// Of one prefix, the highest number first.
+    NewestFirst(Newest<T>),
+}
+
+impl<T> Walk<T> {
+    /// The entries in order; or from the newest on, of this prefix and of the numbers from this one on.
+    fn new(entries: Entries, newest_first: Option<(Vec<u8>, u64)>) -> Self {
+        match newest_first {
+            Some((prefix, from)) => Self::NewestFirst(Newest::new(entries, prefix, from)),
+            None => Self::InOrder(entries),
+        }
+    }
+
+    fn next(&mut self, read: impl Fn(&[u8], &[u8]) -> Result<T>) -> Option<Result<T>> {
+        match self {
+            Self::InOrder(entries) => entries.next(read),
+            Self::NewestFirst(newest) => newest.next(read),
+        }
+    }
 }
 
 impl MessageCursor {
@@ -426,10 +465,7 @@ impl Iterator for MessageCursor {
                 };
                 rows::message(conversation, msg_id, value)
             };
-            let item = match self.walk.as_mut()? {
-                Walk::InOrder(entries) => entries.next(read),
-                Walk::NewestFirst(newest) => newest.next(read),
-            }?;
+            let item = self.walk.as_mut()?.next(read)?;
             match item {
                 Ok(row) if !self.wanted(row.message.msg_id) => {}
                 item => return Some(item),

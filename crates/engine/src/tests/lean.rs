@@ -115,6 +115,15 @@ fn statements(ids: &[i64]) -> Vec<String> {
             }
         }
     }
+    for order in ["", " DESC"] {
+        for (limit, low) in [(1, part(0)), (9, part(2)), (100, part(4)), (1000, 0)] {
+            let end = format!("ORDER BY msgId{order} LIMIT {limit}");
+            statements.push(format!("SELECT msgId, conversationId, content FROM messages {end}"));
+            statements.push(format!("SELECT * FROM messages WHERE msgId > {low} {end}"));
+            statements.push(format!("SELECT * FROM messages WHERE conversationType = 'ai' AND msgId <= {low} {end}"));
+        }
+    }
+    statements.push("SELECT COUNT(*) FROM messages".to_owned());
     for id in ids.iter().step_by(ids.len() / 5 + 1).copied().chain([1, i64::MAX]) {
         statements.push(format!("SELECT * FROM messages m WHERE m.msgId = {id}"));
         statements.push(format!("SELECT content FROM messages WHERE msgId = {id} AND conversationId = 'c!'"));
@@ -163,7 +172,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let taken = runtime.block_on(both_answer_alike(&acts));
         // All pages, counts and lists, whatever lies where; of single messages those that need no long search.
-        assert!(taken >= 4 * 3 * 3 * 4 + 4 * 2 + LISTS.len(), "{taken}");
+        assert!(taken >= 4 * 3 * 3 * 4 + 4 * 2 + 2 * 4 * 3 + 1 + LISTS.len(), "{taken}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The number of a conversation's messages.
+//! The number of a conversation's messages, or of all.
 //!
 //! Invariant: no message is read: hot ones are counted by their keys, cold ones by the directories of their segments.
 
@@ -18,18 +18,23 @@ use super::{Answer, Directories, stream_of};
 use crate::read::{planner::View, tables::store_error};
 
 impl View {
-    /// The answer of `SELECT COUNT(*) AS name FROM messages WHERE conversationId = …`, of the types in `keys`.
-    pub(super) fn count(&self, owner: &UserId, name: &str, keys: Vec<ConversationKey>) -> Answer {
-        let mut hot = 0;
-        let any = self.snapshot().owner(owner).map_err(store_error)?.hot_messages > 0;
-        for key in keys.iter().filter(|_| any) {
-            hot += self.snapshot().hot_messages(owner, key).map_err(store_error)?;
+    /// The answer of `SELECT COUNT(*) AS name FROM messages WHERE conversationId = …`, of the conversations in `keys`; of
+    /// all where it is `None`.
+    pub(super) fn count(&self, owner: &UserId, name: &str, keys: Option<Vec<ConversationKey>>) -> Answer {
+        let segments = self.segments(owner)?;
+        let mut hot = self.snapshot().owner(owner).map_err(store_error)?.hot_messages;
+        if let Some(keys) = keys.as_ref().filter(|_| hot > 0) {
+            let of = |key| self.snapshot().hot_messages(owner, key).map_err(store_error);
+            hot = keys.iter().map(of).sum::<Result<u64>>()?;
         }
-        let (segments, directories) = (self.segments(owner)?, self.directories().clone());
+        let directories = self.directories().clone();
         let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, false)]));
         let of = Arc::clone(&schema);
         Ok(Some(stream_of(schema, async move {
-            let cold = cold(&segments, &directories, &keys).await?;
+            let cold = match keys {
+                Some(keys) => cold(&segments, &directories, &keys).await?,
+                None => segments.iter().map(|segment| u64::from(segment.rows) - segment.deleted.len()).sum(),
+            };
             let count = i64::try_from(hot + cold).unwrap_or(i64::MAX);
             Ok(RecordBatch::try_new(of, vec![Arc::new(Int64Array::from(vec![count]))])?)
         })))

@@ -88,11 +88,10 @@ impl Ids {
         if ids.len() == rows as usize { Ok(Self(ids.into())) } else { Err(corrupt("a segment has other rows")) }
     }
 
-    /// The rows of a message id, deleted ones too.
-    pub fn rows_of(&self, id: MsgId) -> impl Iterator<Item = u32> {
+    /// The rows with their message ids, deleted ones too.
+    pub fn rows(&self) -> impl Iterator<Item = (u32, MsgId)> {
         // There are as many as a segment says it has rows, in 32 bits.
-        let rows = self.0.iter().enumerate().filter(move |(_, other)| **other == id);
-        rows.filter_map(|(row, _)| u32::try_from(row).ok())
+        (0_u32..).zip(self.0.iter().copied())
     }
 }
 

@@ -23,11 +23,11 @@ pub(super) struct Question {
 /// The rows that a question asks for. Columns of an answer are indexes of the table's, and what they are called there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// `SELECT content FROM messages WHERE conversationId = 'c' AND msgId < 7 ORDER BY msgId DESC LIMIT 50`, or one
-    /// message: `SELECT content FROM messages WHERE msgId = 7`.
+    /// `SELECT content FROM messages WHERE conversationId = 'c' AND msgId < 7 ORDER BY msgId DESC LIMIT 50`, the same over
+    /// all conversations, or one message: `SELECT content FROM messages WHERE msgId = 7`.
     Page { columns: Vec<(usize, String)>, wanted: Wanted },
-    /// `SELECT COUNT(*) AS name FROM messages WHERE conversationId = 'c'`
-    Count { name: String, conversation: ConversationId, kinds: Vec<ConversationType> },
+    /// `SELECT COUNT(*) AS name FROM messages WHERE conversationId = 'c'`, or of all messages.
+    Count { name: String, conversation: Option<ConversationId>, kinds: Vec<ConversationType> },
     /// `SELECT conversationId FROM conversations ORDER BY lastMsgId DESC LIMIT 20`
     Listing { table: TableId, columns: Vec<(usize, String)>, listed: Listed },
 }
@@ -35,7 +35,7 @@ pub(super) enum Asked {
 /// A selection of the rows of `messages`, and their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// The conversation; `None` only where one message is asked for.
+    /// The conversation; `None`: all.
     pub conversation: Option<ConversationId>,
     /// The types that the conversation may have, in the order of the keys.
     pub kinds: Vec<ConversationType>,
@@ -84,7 +84,9 @@ fn page(plain: &Plain, values: Values) -> Option<Asked> {
         newest_first: false,
         rows: 1,
     };
-    wanted.restrict(plain.condition?, plain.table, values)?;
+    if let Some(condition) = plain.condition {
+        wanted.restrict(condition, plain.table, values)?;
+    }
     let columns = plain.table.columns(plain.projection)?;
     let one = wanted.first == wanted.last;
     wanted.newest_first = match plain.order {
@@ -100,7 +102,7 @@ fn page(plain: &Plain, values: Values) -> Option<Asked> {
         None if one => {}
         None => return None,
     }
-    (one || wanted.conversation.is_some()).then_some(Asked::Page { columns, wanted })
+    Some(Asked::Page { columns, wanted })
 }
 
 fn count(plain: &Plain, values: Values) -> Option<Asked> {
@@ -109,7 +111,8 @@ fn count(plain: &Plain, values: Values) -> Option<Asked> {
         return None;
     }
     let (conversation, kinds) = of_conversation(plain, values)?;
-    Some(Asked::Count { name, conversation: conversation?, kinds })
+    let is_known = conversation.is_some() || kinds == ConversationType::ALL;
+    is_known.then_some(Asked::Count { name, conversation, kinds })
 }
 
 fn listing(plain: &Plain, values: Values) -> Option<Asked> {
@@ -241,6 +244,8 @@ mod tests {
                 wanted(Some("c"), (3, 8), true, 1),
             ),
             ("* FROM messages WHERE msgId = 7", wanted(None, (7, 7), false, 1)),
+            ("content FROM messages ORDER BY msgId DESC LIMIT 20", wanted(None, all, true, 20)),
+            ("content FROM messages WHERE msgId > 7 ORDER BY msgId LIMIT 20", wanted(None, (8, all.1), false, 20)),
             (
                 "content FROM messages WHERE msgId = 7 AND conversationId = 'c' LIMIT 5",
                 wanted(Some("c"), (7, 7), false, 5),
@@ -256,8 +261,10 @@ mod tests {
     fn counts_and_lists_are_taken() {
         let conversation = ConversationId::new("c").unwrap();
         let kinds = ConversationType::ALL.to_vec();
-        let count = Asked::Count { name: "n".to_owned(), conversation: conversation.clone(), kinds: kinds.clone() };
-        assert_eq!(asked("count(*) AS n FROM messages WHERE conversationId = 'c'"), Some(count));
+        let count = |conversation| Asked::Count { name: "n".to_owned(), conversation, kinds: kinds.clone() };
+        let of = "count(*) AS n FROM messages";
+        assert_eq!(asked(&format!("{of} WHERE conversationId = 'c'")), Some(count(Some(conversation.clone()))));
+        assert_eq!(asked(of), Some(count(None)));
         let listed = Listed { conversation: None, kinds, order: vec![(4, true, true)], rows: Some(20) };
         let (table, columns) = (TableId::Conversations, vec![(0, "conversationId".to_owned())]);
         let listing = Asked::Listing { table, columns, listed };
@@ -297,7 +304,7 @@ mod tests {
             "content, * FROM messages WHERE msgId = 7",
             "* EXCLUDE (content) FROM messages WHERE msgId = 7",
             "count(*) FROM messages WHERE msgId = 7",
-            "count(*) FROM messages",
+            "count(*) FROM messages WHERE conversationType = 'ai'",
             "count(content) FROM messages WHERE conversationId = 'c'",
             "count(DISTINCT content) FROM messages WHERE conversationId = 'c'",
             "count(*) FILTER (WHERE msgId > 7) FROM messages WHERE conversationId = 'c'",

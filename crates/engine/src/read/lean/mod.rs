@@ -1,7 +1,7 @@
 //! The short way: what applications ask all the time, read without the planner.
 //!
-//! A page of one conversation, one message by its id, the number of a conversation's messages, and one's conversations:
-//! to plan one takes ten times as long as to read its rows. Everything else goes through the planner, and so does EXPLAIN
+//! A page of one conversation or of all, one message by its id, the number of a conversation's messages, and one's
+//! conversations: to plan one takes ten times as long as to read its rows. Everything else goes through the planner, and so does EXPLAIN
 //! of these.
 //!
 //! Invariant: what is taken here is answered as the planner would have it answered, in every column, type and order (a
@@ -32,7 +32,7 @@ use datafusion::{
     sql::sqlparser::ast,
 };
 use futures::stream;
-use kalamdb_protocol::{Params, TableId, UserId};
+use kalamdb_protocol::{ConversationId, Params, TableId, UserId};
 use kalamdb_store::{ConversationKey, Segment};
 
 pub(super) use self::{blocks::Blocks, directory::Directories, templates::Templates};
@@ -49,8 +49,8 @@ use crate::sql::{self, Shape, Template, Values};
 
 /// A message that is looked for in more segments than these is for the planner, which asks their bloom filters.
 const MAX_SEARCHED: usize = 4;
-/// Rows of the segments in which a message is looked for: their ids are read once and kept.
-const MAX_SEARCHED_ROWS: u64 = 1 << 20;
+/// Rows of a segment in which messages are looked for by their ids alone: these are read once and kept.
+const MAX_SEARCHED_ROWS: u32 = 1 << 20;
 
 /// A file that is not what was written: to the client its storage fails.
 fn corrupt(what: &'static str) -> DataFusionError {
@@ -98,8 +98,9 @@ impl View {
         match asked {
             Asked::Page { columns, wanted } => self.page(&owner, &columns, wanted),
             Asked::Count { name, conversation, kinds } => {
-                let keys = kinds.into_iter().map(|kind| ConversationKey { id: conversation.clone(), kind });
-                self.count(&owner, &name, keys.collect())
+                let key = |id: &ConversationId, kind| ConversationKey { id: id.clone(), kind };
+                let keys = conversation.map(|id| kinds.into_iter().map(|kind| key(&id, kind)).collect());
+                self.count(&owner, &name, keys)
             }
             Asked::Listing { table, columns, listed } => self.listing(&owner, table, &columns, &listed).map(Some),
         }
@@ -110,6 +111,12 @@ impl View {
         let schema = answer_schema(&table, columns);
         let cold = self.segments_of(owner, &wanted)?;
         let by_id = wanted.conversation.is_none();
+        let one = wanted.first == wanted.last;
+        if by_id && cold.iter().any(|segment| segment.rows > MAX_SEARCHED_ROWS)
+            || by_id && one && cold.len() > MAX_SEARCHED
+        {
+            return Ok(None);
+        }
         let mut reading = Reading {
             columns: columns.iter().map(|(index, _)| table.field(*index).name().clone()).collect(),
             table,
@@ -121,13 +128,6 @@ impl View {
             found: Found::default(),
         };
         reading.read_hot(self.snapshot(), owner)?;
-        if by_id && reading.is_full() {
-            return Ok(Some(stream_of(schema, async move { reading.rows(Vec::new()).await })));
-        }
-        let rows: u64 = cold.iter().map(|segment| u64::from(segment.rows)).sum();
-        if by_id && (cold.len() > MAX_SEARCHED || rows > MAX_SEARCHED_ROWS) {
-            return Ok(None);
-        }
         Ok(Some(stream_of(schema, async move { reading.rows(cold).await })))
     }
 

@@ -17,7 +17,7 @@ use datafusion::{
     parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, arrow_reader::RowSelection},
 };
 use futures::TryStreamExt;
-use kalamdb_protocol::{MsgId, UserId};
+use kalamdb_protocol::{ConversationType, MsgId, UserId};
 use kalamdb_store::{ConversationKey, HotMessage, MessageRange, Segment, Snapshot};
 
 use super::{
@@ -31,6 +31,8 @@ use crate::read::{
     tables::{message_column, store_error},
 };
 
+/// Rows that are scattered over more blocks than these are read by themselves.
+const MAX_BLOCKS: usize = 4;
 /// Rows that are read at a time, so that the statement's memory is asked before long ones are all there.
 const BATCH_ROWS: usize = 64;
 
@@ -41,9 +43,10 @@ impl Wanted {
         if self.newest_first { !id } else { id }
     }
 
-    /// The rank that no row of a segment is before.
+    /// The rank that no wanted row of a segment is before.
     fn best_rank(&self, segment: &Segment) -> MsgId {
-        self.rank(if self.newest_first { segment.msg_ids.1 } else { segment.msg_ids.0 })
+        let (first, last) = segment.msg_ids;
+        self.rank(if self.newest_first { last.min(self.last) } else { first.max(self.first) })
     }
 
     fn has(&self, id: MsgId) -> bool {
@@ -82,9 +85,7 @@ impl Reading {
             return Ok(());
         }
         let Some(conversation) = self.wanted.conversation.clone() else {
-            let found = snapshot.hot_message(owner, self.wanted.first).map_err(store_error)?;
-            let found = found.filter(|row| self.wanted.kinds.contains(&row.message.conversation.kind));
-            return found.map_or(Ok(()), |row| self.add_hot(&[row]));
+            return self.read_hot_by_id(snapshot, owner);
         };
         for kind in self.wanted.kinds.clone() {
             let range = MessageRange {
@@ -106,6 +107,25 @@ impl Reading {
         self.found.order.sort_by_key(|(id, ..)| self.wanted.rank(*id));
         self.found.order.truncate(self.wanted.rows);
         Ok(())
+    }
+
+    /// As [`Self::read_hot`], of all conversations.
+    fn read_hot_by_id(&mut self, snapshot: &Snapshot, owner: &UserId) -> Result<()> {
+        let Wanted { first, last, newest_first, .. } = self.wanted;
+        let rows = snapshot.messages_by_id(owner, (first.max(0), last), newest_first).map_err(store_error)?;
+        let kinds = self.wanted.kinds.clone();
+        let is_wanted = |row: &kalamdb_store::Result<HotMessage>| {
+            row.as_ref().map_or(true, |row| kinds.contains(&row.message.conversation.kind))
+        };
+        let mut rows = rows.filter(is_wanted).take(self.wanted.rows);
+        loop {
+            let some = rows.by_ref().take(BATCH_ROWS).collect::<kalamdb_store::Result<Vec<_>>>();
+            let some = some.map_err(store_error)?;
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.add_hot(&some)?;
+        }
     }
 
     fn add_hot(&mut self, rows: &[HotMessage]) -> Result<()> {
@@ -133,11 +153,6 @@ impl Reading {
         self.batch()
     }
 
-    /// Whether the page has as many rows as are wanted.
-    pub fn is_full(&self) -> bool {
-        self.found.order.len() >= self.wanted.rows
-    }
-
     /// The rank of the last row of a page that is full.
     fn worst(&self) -> Option<MsgId> {
         let Found { order, .. } = &self.found;
@@ -149,16 +164,7 @@ impl Reading {
     async fn read_segment(&mut self, segment: &Segment) -> Result<()> {
         let directory = self.directories.get(segment).await?;
         let Some(id) = self.wanted.conversation.clone() else {
-            let ids = self.directories.ids(segment, &directory).await?;
-            let is_wanted = |row: &u32| {
-                let of_kind = directory.kind_of(*row).is_some_and(|kind| self.wanted.kinds.contains(&kind));
-                of_kind && !segment.deleted.contains(*row)
-            };
-            let row = ids.rows_of(self.wanted.first).find(is_wanted);
-            return match row {
-                Some(row) => self.read_rows(segment, &directory, &[row]).await.map(drop),
-                None => Ok(()),
-            };
+            return self.read_segment_by_id(segment, &directory).await;
         };
         for kind in self.wanted.kinds.clone() {
             let ranges =
@@ -179,9 +185,38 @@ impl Reading {
         Ok(())
     }
 
+    /// As [`Self::read_segment`], of all conversations: a segment is not sorted by id alone.
+    async fn read_segment_by_id(&mut self, segment: &Segment, directory: &Directory) -> Result<()> {
+        let ids = self.directories.ids(segment, directory).await?;
+        let of_any_kind = self.wanted.kinds == ConversationType::ALL;
+        let of_kind = |row| directory.kind_of(row).is_some_and(|kind| self.wanted.kinds.contains(&kind));
+        let is_wanted = |(row, id): &(u32, MsgId)| {
+            self.wanted.has(*id) && !segment.deleted.contains(*row) && (of_any_kind || of_kind(*row))
+        };
+        let mut rows: Vec<(u32, MsgId)> = Vec::new();
+        let keep_best = |rows: &mut Vec<(u32, MsgId)>| {
+            if rows.len() > self.wanted.rows {
+                rows.select_nth_unstable_by_key(self.wanted.rows, |(_, id)| self.wanted.rank(*id));
+                rows.truncate(self.wanted.rows);
+            }
+        };
+        for row in ids.rows().filter(is_wanted) {
+            rows.push(row);
+            // However many there are, some pages of them are held at the most.
+            if rows.len() >= 4 * self.wanted.rows.max(BATCH_ROWS) {
+                keep_best(&mut rows);
+            }
+        }
+        keep_best(&mut rows);
+        let mut rows: Vec<u32> = rows.into_iter().map(|(row, _)| row).collect();
+        rows.sort_unstable();
+        if rows.is_empty() { Ok(()) } else { self.read_rows(segment, directory, &rows).await.map(drop) }
+    }
+
     /// Adds these rows of a segment; how many have an id that is wanted.
     async fn read_rows(&mut self, segment: &Segment, directory: &Directory, rows: &[u32]) -> Result<usize> {
-        if Blocks::keep(directory, &self.columns) {
+        let blocks = rows.chunk_by(|a, b| a / BLOCK_ROWS == b / BLOCK_ROWS).count();
+        if blocks <= MAX_BLOCKS && Blocks::keep(directory, &self.columns) {
             return self.read_blocks(segment, directory, rows).await;
         }
         let names = self.columns.iter().map(String::as_str).chain(["msgId"]);
