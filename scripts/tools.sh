@@ -2,7 +2,7 @@
 # Checks that Rust is new enough, and installs what else this machine lacks. For the build: a C++ compiler and libclang for
 # RocksDB; for `run`: curl, to paste the sample's lines with; for `python`: the Python that DuckDB is put into; for
 # `tests`: Chromium, which opens docs/live.html, and Node, which runs the programs of docs/quickstart.md; for `bench`: a load
-# generator, and what KalamDB is compared with. Does nothing, quickly, when all of it is there.
+# generator, and what KalamDB is compared with; for `guard`: valgrind, which counts instructions. Does nothing, quickly, when all of it is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +57,7 @@ for purpose in "$@"; do
             need redis-server has redis-server
             need postgresql has_postgresql
             ;;
+        guard) need valgrind has callgrind_control ;;
         tests)
             need curl has curl
             need chromium has_chromium

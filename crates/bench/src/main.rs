@@ -4,6 +4,7 @@
 //! every measurement has an end, in requests or in time.
 
 mod data;
+mod guard;
 mod http;
 mod jobs;
 mod load;
@@ -12,9 +13,13 @@ mod peers;
 mod report;
 mod tokens;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
+use tempfile::TempDir;
 
 use crate::{
     data::RealData,
@@ -33,7 +38,7 @@ const JOBS: [&str; 11] =
 #[command(name = "kalamdb-bench", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Server>,
+    command: Option<Part>,
     /// The program to measure [default: the `kalamdb` beside this one]
     #[arg(long, env = "KALAMDB_BIN", value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -69,9 +74,11 @@ struct Arguments {
     seconds: Option<u64>,
 }
 
-/// What this program is besides.
+/// What this program does besides.
 #[derive(Debug, Subcommand)]
-enum Server {
+enum Part {
+    /// Counts the instructions of the hot paths, and fails where one takes a third more than is written down
+    Guard(guard::Arguments),
     /// Serves PostgreSQL by HTTP, to be compared with; the measurement starts it itself
     #[command(hide = true)]
     Thin(thin::Arguments),
@@ -157,7 +164,8 @@ impl From<hyper::Error> for Failure {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
-        Some(Server::Thin(arguments)) => thin::serve(arguments),
+        Some(Part::Thin(arguments)) => thin::serve(arguments),
+        Some(Part::Guard(arguments)) => watch(arguments),
         None => run(&arguments),
     };
     match done {
@@ -169,19 +177,31 @@ fn main() -> ExitCode {
     }
 }
 
-// One thread: what watches must not take the cores of what is watched.
-#[tokio::main(flavor = "current_thread")]
-async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let path = match arguments.binary.clone() {
-        Some(path) => path,
+/// The program, and a folder for its servers that goes with the second value.
+fn program(binary: Option<&PathBuf>, place: &Path) -> Result<(Program, TempDir), Failure> {
+    let path = match binary {
+        Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("kalamdb"),
     };
     let path =
         path.canonicalize().map_err(|_| Failure::new(format!("there is no {}; build it first", path.display())))?;
-    std::fs::create_dir_all(&arguments.dir)?;
-    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&arguments.dir)?;
+    std::fs::create_dir_all(place)?;
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(place)?;
+    Ok((Program { path, folder: folder.path().canonicalize()?, under: Vec::new() }, folder))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn watch(arguments: &guard::Arguments) -> Result<(), Failure> {
+    let (program, _folder) = program(arguments.binary.as_ref(), &arguments.dir)?;
+    guard::guard(arguments, program).await
+}
+
+// One thread: what watches must not take the cores of what is watched.
+#[tokio::main(flavor = "current_thread")]
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let (program, folder) = program(arguments.binary.as_ref(), &arguments.dir)?;
     let bench = Bench {
-        program: Program { path, folder: folder.path().canonicalize()? },
+        program,
         size: Size::of(arguments),
         pocketbase: pocketbase::program(arguments.python.as_deref()),
         python: arguments.python.clone(),

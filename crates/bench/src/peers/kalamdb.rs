@@ -4,6 +4,7 @@
 //! environment, reached by HTTP. It is gone when the value is.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -42,6 +43,8 @@ pub(crate) struct Program {
     pub path: PathBuf,
     /// The folder in which each server gets one of its own.
     pub folder: PathBuf,
+    /// What runs the servers and watches them, with its arguments; nothing, as a rule.
+    pub under: Vec<String>,
 }
 
 /// A server that runs.
@@ -68,7 +71,7 @@ impl Program {
         let data = self.folder.join(name);
         fs::create_dir_all(&data)?;
         let log = File::create(self.folder.join(format!("{name}.log")))?;
-        let mut command = self.command(&data);
+        let mut command = self.command(&data, &self.under);
         for (key, value) in settings {
             command.env(format!("KALAMDB_{}", key.to_uppercase().replace('.', "__")), value);
         }
@@ -98,9 +101,10 @@ impl Program {
     }
 
     /// The program, in its folder, with nothing of our environment that it would take for a setting.
-    fn command(&self, folder: &Path) -> Command {
-        let mut command = Command::new(&self.path);
-        command.current_dir(folder);
+    fn command(&self, folder: &Path, under: &[String]) -> Command {
+        let mut words = under.iter().map(OsStr::new).chain([self.path.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).current_dir(folder);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KALAMDB_") {
                 command.env_remove(name);
@@ -125,7 +129,7 @@ impl Server {
     /// Imports files with the program's own command.
     pub(crate) fn import(&self, files: &[PathBuf]) -> Result<(), Failure> {
         let url = format!("http://{}", self.address);
-        let mut command = self.program.command(&self.data);
+        let mut command = self.program.command(&self.data, &[]);
         run(command.arg("import").args(files).args(["--url", &url]).arg("--data").arg(&self.data))?;
         Ok(())
     }
@@ -209,7 +213,8 @@ impl KalamDb {
         once(&self.door.target(0), &Call::post("/api/v1/query", &json!({ "sql": sql }))).await
     }
 
-    fn template(ask: Ask) -> Template {
+    /// How it is asked that.
+    pub(crate) fn template(ask: Ask) -> Template {
         let query = |sql: &str, params: &str| {
             let sql = Value::from(sql);
             Template::with_body("POST", "/api/v1/query", format!(r#"{{"sql":{sql},"params":[{params}]}}"#))

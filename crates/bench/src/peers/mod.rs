@@ -198,7 +198,7 @@ impl Drop for Running {
 }
 
 /// Runs a command to its end; answers what it prints.
-fn run(command: &mut Command) -> Result<String, Failure> {
+pub(crate) fn run(command: &mut Command) -> Result<String, Failure> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| Failure(format!("{command:?} cannot be run: {error}")))?;
     if output.status.success() {
