@@ -2,7 +2,8 @@
 # Checks that Rust is new enough, and installs what else this machine lacks. For the build: a C++ compiler and libclang for
 # RocksDB; for `run`: curl, to paste the sample's lines with; for `python`: the Python that DuckDB is put into; for
 # `tests`: Chromium, which opens docs/live.html, and Node, which runs the programs of docs/quickstart.md; for `bench`: a load
-# generator, and what KalamDB is compared with; for `guard`: valgrind, which counts instructions. Does nothing, quickly, when all of it is there.
+# generator, and what KalamDB is compared with; for `guard`: valgrind, which counts instructions. Does nothing, quickly, when
+# all of it is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -152,7 +152,8 @@ pub(crate) struct RealData {
 impl RealData {
     /// The `.ndjson` and `.ndjson.gz` files of a folder; none if it has none.
     pub(crate) fn find(folder: &Path) -> Result<Option<Self>, Failure> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
+        // Who reads the files may do so from another folder.
+        let Ok(entries) = folder.canonicalize().and_then(std::fs::read_dir) else { return Ok(None) };
         let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
         let is_data = |path: &PathBuf| {
             let name = path.to_string_lossy();

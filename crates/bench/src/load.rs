@@ -1,7 +1,7 @@
 //! Load on an HTTP server, by `wrk`: N connections, each of which asks again when it has its answer.
 //!
 //! Invariant: the generator is not ours, so that it favours nobody, and it is one thread, so that a server has the other
-//! core. An answer that is not a success ends the run, because a failing server is easily fast.
+//! core. Where an answer is not a success there is no figure, because a failing server is easily fast.
 
 use std::{fmt::Write as _, path::PathBuf, process::Stdio, time::Duration};
 

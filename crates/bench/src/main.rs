@@ -210,7 +210,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     let mut report = Report::default();
     describe(&bench, &mut report);
-    measure(&bench, arguments, &mut report).await?;
+    measure(&bench, arguments, &mut report).await;
     report.about("the whole took", format!("{} minutes", started.elapsed().as_secs().div_ceil(60)));
     println!("{}", report.terminal());
     report.write(&arguments.out)?;
@@ -220,45 +220,41 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         println!("The page is {}.", page.display());
     }
     folder.close()?;
-    Ok(())
+    let failures = report.failures();
+    if failures.is_empty() { Ok(()) } else { Err(Failure(failures.join("\n"))) }
 }
 
-async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
-    if bench.wants(&["rest"]) {
-        jobs::rest::measure(bench, report)?;
+/// Does the jobs. One that fails is said to, and the others are done.
+async fn measure(bench: &Bench, arguments: &Arguments, report: &mut Report) {
+    // Those that share servers are done together.
+    for jobs in JOBS.chunk_by(|one, two| [("sends", "groups"), ("last50", "small")].contains(&(*one, *two))) {
+        if bench.wants(jobs)
+            && let Err(Failure(why)) = measure_one(bench, jobs[0], arguments, report).await
+        {
+            report.failed(&format!("the job {}", jobs.join(" and ")), &why);
+        }
     }
-    if bench.wants(&["sends", "groups"]) {
-        jobs::sends::measure(bench, report).await?;
-    }
-    if bench.wants(&["last50", "small"]) {
-        jobs::reads::measure(bench, report).await?;
-    }
-    if bench.wants(&["history"]) {
-        jobs::history::measure(bench, report).await?;
-    }
-    if bench.wants(&["users"]) {
-        jobs::users::measure(bench, report).await?;
-    }
-    if bench.wants(&["live"]) {
-        jobs::live::measure(bench, report).await?;
-    }
-    if bench.wants(&["neighbours"]) {
-        jobs::neighbours::measure(bench, report).await?;
-    }
-    if !bench.wants(&["sizes", "storage"]) {
-        return Ok(());
+}
+
+async fn measure_one(bench: &Bench, job: &str, arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
+    match job {
+        "rest" => return jobs::rest::measure(bench, report),
+        "sends" => return jobs::sends::measure(bench, report).await,
+        "last50" => return jobs::reads::measure(bench, report).await,
+        "history" => return jobs::history::measure(bench, report).await,
+        "users" => return jobs::users::measure(bench, report).await,
+        "live" => return jobs::live::measure(bench, report).await,
+        "neighbours" => return jobs::neighbours::measure(bench, report).await,
+        _ => {}
     }
     let Some(data) = RealData::find(&arguments.test_data)? else {
         println!("no real conversations in {}: no sizes", arguments.test_data.display());
         return Ok(());
     };
-    if bench.wants(&["sizes"]) {
-        jobs::sizes::measure(bench, &data, report).await?;
+    match job {
+        "sizes" => jobs::sizes::measure(bench, &data, report).await,
+        _ => jobs::storage::measure(bench, &data, report).await,
     }
-    if bench.wants(&["storage"]) {
-        jobs::storage::measure(bench, &data, report).await?;
-    }
-    Ok(())
 }
 
 /// Says on which machine, when, with what and how.
@@ -306,8 +302,8 @@ fn describe(bench: &Bench, report: &mut Report) {
 const METHOD: [&str; 7] = [
     "Everything runs on one machine, by the loopback address. The load generator is `wrk` with one thread and as many \
      connections as there are requests in flight, each of which asks again when it has its answer; so it shares the cores \
-     with the server. Before each turn one answer is looked at: it has the rows that were asked for. A refused request ends \
-     the run.",
+     with the server. Before each turn one answer is looked at: it has the rows that were asked for. A peer whose \
+     requests are refused has no figure there.",
     "Peers take turns: a round is one turn of each, and the figure is the median of the rounds, beside the least and the \
      most. The same random choices for everybody, others in each round. What wrk tells of times holds a correction for \
      requests that a slow answer kept from being sent.",

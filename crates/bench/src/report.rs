@@ -18,6 +18,7 @@ pub(crate) struct Report {
     method: Vec<String>,
     goals: Vec<Goal>,
     parts: Vec<Part>,
+    failures: Vec<String>,
     values: Map<String, Value>,
 }
 
@@ -106,6 +107,20 @@ impl Report {
         }
     }
 
+    /// Says what could not be measured, and why; everything else goes on.
+    pub(crate) fn failed(&mut self, what: &str, why: &str) {
+        let sentence = format!("{what} failed: {why}");
+        eprintln!("{sentence}");
+        // What programs say may have lines; a note is one.
+        self.note(sentence.replace('\n', " "));
+        self.failures.push(sentence);
+    }
+
+    /// What could not be measured.
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
     /// Adds a value to the file.
     pub(crate) fn value(&mut self, name: impl Into<String>, value: Value) {
         self.values.insert(name.into(), value);
@@ -174,6 +189,7 @@ impl Report {
     pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut values = self.values.clone();
         values.insert("about".into(), self.about.iter().map(|(a, b)| (a.clone(), Value::from(b.as_str()))).collect());
+        values.insert("failures".into(), json!(self.failures));
         let goal =
             |goal: &Goal| json!({ "what": goal.what, "wanted": goal.wanted, "found": goal.found, "holds": goal.holds });
         values.insert("goals".into(), self.goals.iter().map(goal).collect());
@@ -266,6 +282,7 @@ mod tests {
         report.at_least("sends", 3.0, "×", Some(2.5));
         report.at_most("memory", 40.0, "MiB", Some(39.0));
         report.at_most("what was left out", 1.0, "ms", None);
+        report.failed("Redis", "no\nanswer");
         report
     }
 
@@ -285,12 +302,13 @@ mod tests {
             "| processor | one \\| two |\n",
             "| sends | at least 3.00 × | 2.50 × | no |\n",
             "| memory | at most 40.0 MiB | 39.0 MiB | yes |\n",
-            "\n## Sends\n\nTwo of them.\n\n|  | figure | beside |\n|---|---|---|\n| one | 1 | of 2 |\n",
+            "\n## Sends\n\nTwo of them.\n\nRedis failed: no answer\n\n|  | figure | beside |\n|---|---|---|\n| one | 1 | of 2 |\n",
             "\n## How it is measured\n\n- With care.\n",
         ] {
             assert!(page.contains(part), "no {part} in:\n{page}");
         }
         assert!(!page.contains("left out"));
+        assert_eq!(example().failures().len(), 1);
     }
 
     #[test]

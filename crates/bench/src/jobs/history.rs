@@ -78,7 +78,7 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<(), Fa
         import(&ours.server, there..conversations, report)?;
         there = conversations;
         ours.take_sample(conversations, EACH).await?;
-        last = measure_small(bench, &ours, "hot", messages, report).await?;
+        last = measure_small(bench, &ours, "hot", messages, report).await;
         if first.is_empty() {
             first.clone_from(&last);
         }
@@ -89,7 +89,7 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<(), Fa
     ours.server.consolidate().await?;
     let messages = there * EACH;
     comparison(report, format!("The small questions, of {} messages in files, one in flight", count(messages)));
-    measure_small(bench, &ours, "cold", messages, report).await?;
+    measure_small(bench, &ours, "cold", messages, report).await;
     measure_queries(bench, &ours, messages, report).await?;
     ours.server.stop()
 }
@@ -108,21 +108,14 @@ fn import(server: &Server, conversations: std::ops::Range<u64>, report: &mut Rep
     Ok(())
 }
 
-async fn measure_small(
-    bench: &Bench,
-    ours: &KalamDb,
-    tier: &str,
-    messages: u64,
-    report: &mut Report,
-) -> Result<Vec<Growing>, Failure> {
+async fn measure_small(bench: &Bench, ours: &KalamDb, tier: &str, messages: u64, report: &mut Report) -> Vec<Growing> {
     let mut all = Vec::new();
     for (what, ask) in SMALL {
         let name = format!("history.{tier}.{messages}.{what}");
-        let cells =
-            bench.compare(&name, &format!("{} messages, {what}", count(messages)), ask, 1, &[ours], report).await?;
+        let cells = bench.look(&name, &format!("{} messages, {what}", count(messages)), ask, ours, report).await;
         all.extend(Growing::of(what, &cells));
     }
-    Ok(all)
+    all
 }
 
 /// What may grow with a history or with users.

@@ -82,23 +82,53 @@ impl Bench {
         in_flight: usize,
         peers: &[&dyn Peer],
         report: &mut Report,
-    ) -> Result<Cells, Failure> {
-        let mut rounds: Vec<Vec<(Outcome, f64)>> = peers.iter().map(|_| Vec::new()).collect();
+    ) -> Cells {
+        let mut rounds: Vec<Rounds> = peers.iter().map(|_| Rounds::default()).collect();
         for round in 0..self.size.rounds {
-            for (peer, outcomes) in peers.iter().zip(&mut rounds) {
+            for (peer, rounds) in peers.iter().zip(&mut rounds) {
                 // The same questions for everybody, others in each round.
                 let load = Load { in_flight, seconds: self.size.seconds, seed: scatter(round) };
-                let before = processor_time(&peer.processes());
-                let outcome = peer.load(ask, load).await;
-                let outcome = outcome.map_err(|Failure(why)| Failure(format!("{}: {why}", peer.name())))?;
-                let used = processor_time(&peer.processes()).saturating_sub(before);
-                outcomes.extend(outcome.map(|outcome| (outcome, used.as_secs_f64())));
+                rounds.take_turn(*peer, async |peer| peer.load(ask, load).await).await;
             }
         }
-        let cell = |(peer, outcomes): (&&dyn Peer, &Vec<_>)| Cell::of(*peer, outcomes);
-        let cells = Cells(peers.iter().zip(&rounds).filter_map(cell).collect());
-        cells.tell(name, what, report);
-        Ok(cells)
+        Cells::of_rounds(name, what, peers, rounds, report)
+    }
+
+    /// One turn after the other of ours alone, of half the length: what grows is to be seen, not who is faster.
+    pub(crate) async fn look(&self, name: &str, what: &str, ask: Ask, ours: &dyn Peer, report: &mut Report) -> Cells {
+        let mut rounds = Rounds::default();
+        for round in 0..self.size.rounds {
+            let load = Load { in_flight: 1, seconds: self.size.seconds.div_ceil(2), seed: scatter(round) };
+            rounds.take_turn(ours, async |ours| ours.load(ask, load).await).await;
+        }
+        Cells::of_rounds(name, what, &[ours], vec![rounds], report)
+    }
+}
+
+/// The turns of one peer, each with the seconds of processor time that it took; one that failed is its last.
+#[derive(Debug, Default)]
+struct Rounds {
+    turns: Vec<(Outcome, f64)>,
+    failure: Option<String>,
+}
+
+impl Rounds {
+    async fn take_turn<'a>(
+        &mut self,
+        peer: &'a dyn Peer,
+        turn: impl AsyncFnOnce(&'a dyn Peer) -> Result<Option<Outcome>, Failure>,
+    ) {
+        if self.failure.is_some() {
+            return;
+        }
+        let before = processor_time(&peer.processes());
+        match turn(peer).await {
+            Ok(outcome) => {
+                let used = processor_time(&peer.processes()).saturating_sub(before);
+                self.turns.extend(outcome.map(|outcome| (outcome, used.as_secs_f64())));
+            }
+            Err(Failure(why)) => self.failure = Some(why),
+        }
     }
 }
 
@@ -131,6 +161,20 @@ impl Cell {
 }
 
 impl Cells {
+    /// Adds them to the report. A peer that failed has no line, but a sentence.
+    fn of_rounds(name: &str, what: &str, peers: &[&dyn Peer], rounds: Vec<Rounds>, report: &mut Report) -> Self {
+        let mut cells = Vec::new();
+        for (peer, rounds) in peers.iter().zip(rounds) {
+            match rounds.failure {
+                Some(why) => report.failed(&format!("{what}: {}", peer.name()), &why),
+                None => cells.extend(Cell::of(*peer, &rounds.turns)),
+            }
+        }
+        let cells = Self(cells);
+        cells.tell(name, what, report);
+        cells
+    }
+
     /// The one of that peer.
     pub(crate) fn of(&self, peer: &str) -> Option<&Cell> {
         self.0.iter().find(|cell| cell.peer == peer)

@@ -5,13 +5,13 @@
 use serde_json::json;
 
 use super::{
-    Bench, Cell, Cells, comparison,
-    sends::{all, peers},
+    Bench, Cells, Rounds, comparison,
+    sends::{all, start},
 };
 use crate::{
     Failure,
     data::{History, scatter},
-    machine::{disk_bytes, files_below, processor_time},
+    machine::{disk_bytes, files_below},
     peers::{Ask, Durability, Load, Peer, Room, kalamdb::KalamDb},
     report::{Report, Spread, count, mebibytes, short, whole},
 };
@@ -28,31 +28,27 @@ const POSTGRES: &str = "PostgreSQL behind HTTP";
 pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let messages_each = bench.size.page_messages / 200;
     let history = History { owners: 0..1, conversations: 0..200, messages_each, days: 90 };
-    let (mut ours, mut others) = peers(bench, "reads", Durability::Os).await?;
-    ours.fill(Some(&history)).await?;
-    for peer in &mut others {
-        peer.fill(Some(&history)).await?;
-    }
+    let (ours, others) = start(bench, "reads", Durability::Os, Some(&history), report).await?;
     let messages = count(history.messages());
     if bench.wants(&["last50"]) {
         comparison(report, format!("The last 50 messages of a conversation, of {messages} that are hot"));
-        measure_pages(bench, "hot", &ours, &others, report).await?;
-        measure_mixed(bench, &ours, &others, report).await?;
+        measure_pages(bench, "hot", &ours, &others, report).await;
+        measure_mixed(bench, &ours, &others, report).await;
     }
     if bench.wants(&["small"]) {
         comparison(report, format!("Other small questions, of {messages} messages that are hot"));
-        measure_small(bench, &ours, &others, report).await?;
+        measure_small(bench, &ours, &others, report).await;
     }
     let hot_bytes = disk_bytes(ours.server.data())?;
     ours.server.consolidate().await?;
     if bench.wants(&["last50"]) {
         comparison(report, format!("The last 50 messages of a conversation, of {messages} in files"));
-        measure_pages(bench, "cold", &ours, &others, report).await?;
+        measure_pages(bench, "cold", &ours, &others, report).await;
     }
     if bench.wants(&["small"]) {
         comparison(report, format!("One message by its id, of {messages} in files"));
         let peers = behind_http(&ours, &others);
-        bench.compare("lookup.cold", "lookup, 16 in flight", Ask::Lookup, 16, &peers, report).await?;
+        bench.compare("lookup.cold", "lookup, 16 in flight", Ask::Lookup, 16, &peers, report).await;
     }
     report_disk(&ours, &history, hot_bytes, report)?;
     ours.server.stop()
@@ -63,19 +59,13 @@ fn behind_http<'a>(ours: &'a KalamDb, others: &'a [Box<dyn Peer>]) -> Vec<&'a dy
     all(ours, others).into_iter().filter(|peer| ["KalamDB", POSTGRES].contains(&peer.name())).collect()
 }
 
-async fn measure_pages(
-    bench: &Bench,
-    tier: &str,
-    ours: &KalamDb,
-    others: &[Box<dyn Peer>],
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn measure_pages(bench: &Bench, tier: &str, ours: &KalamDb, others: &[Box<dyn Peer>], report: &mut Report) {
     let peers = if tier == "hot" { all(ours, others) } else { behind_http(ours, others) };
     let (times, micros) = if tier == "hot" { (1.5, 150.0) } else { (0.7, 350.0) };
     for in_flight in IN_FLIGHT {
         let what = format!("{in_flight} in flight");
         let pages =
-            bench.compare(&format!("last50.{tier}.{in_flight}"), &what, Ask::Page, in_flight, &peers, report).await?;
+            bench.compare(&format!("last50.{tier}.{in_flight}"), &what, Ask::Page, in_flight, &peers, report).await;
         let goal = format!("last 50, {tier}, {in_flight} in flight");
         report.at_least(format!("{goal}: times {POSTGRES}"), times, "×", pages.times(POSTGRES));
         let used = pages.ours().map(|cell| cell.processor_micros);
@@ -85,34 +75,28 @@ async fn measure_pages(
             report.at_most(format!("{goal}: p50, seen by the client"), 1.0, "ms", p50);
         }
     }
-    Ok(())
 }
 
 /// Pages while others write to the same conversations.
-async fn measure_mixed(
-    bench: &Bench,
-    ours: &KalamDb,
-    others: &[Box<dyn Peer>],
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn measure_mixed(bench: &Bench, ours: &KalamDb, others: &[Box<dyn Peer>], report: &mut Report) {
     let peers: Vec<&dyn Peer> = all(ours, others);
-    let mut rounds: Vec<Vec<(crate::load::Outcome, f64)>> = peers.iter().map(|_| Vec::new()).collect();
+    let mut rounds: Vec<Rounds> = peers.iter().map(|_| Rounds::default()).collect();
     let mut writes: Vec<Vec<f64>> = peers.iter().map(|_| Vec::new()).collect();
     for round in 0..bench.size.rounds {
-        for (at, peer) in peers.iter().enumerate() {
+        for ((peer, rounds), writes) in peers.iter().zip(&mut rounds).zip(&mut writes) {
             let load = |in_flight, salt| Load { in_flight, seconds: bench.size.seconds, seed: scatter(round ^ salt) };
-            let before = processor_time(&peer.processes());
-            let pages = peer.load(Ask::Page, load(16, 0));
-            let sends = peer.load(Ask::Send(Room::Any), load(WRITERS, 1 << 20));
-            let (Some(pages), Some(sends)) = futures::try_join!(pages, sends)? else { continue };
-            let used = processor_time(&peer.processes()).saturating_sub(before);
-            writes[at].push(sends.rate());
-            rounds[at].push((pages, used.as_secs_f64()));
+            let turn = async |peer: &dyn Peer| {
+                let pages = peer.load(Ask::Page, load(16, 0));
+                let sends = peer.load(Ask::Send(Room::Any), load(WRITERS, 1 << 20));
+                let (pages, Some(sends)) = futures::try_join!(pages, sends)? else { return Ok(None) };
+                writes.push(sends.rate());
+                Ok(pages)
+            };
+            rounds.take_turn(*peer, turn).await;
         }
     }
-    let cell = |(peer, rounds): (&&dyn Peer, &Vec<_>)| Cell::of(*peer, rounds);
-    let cells = Cells(peers.iter().zip(&rounds).filter_map(cell).collect());
-    cells.tell("last50.mixed", &format!("16 in flight beside {WRITERS} writers"), report);
+    let what = format!("16 in flight beside {WRITERS} writers");
+    Cells::of_rounds("last50.mixed", &what, &peers, rounds, report);
     for (peer, writes) in peers.iter().zip(writes) {
         if let Some(writes) = Spread::of(writes) {
             report.value(format!("last50.mixed.writes.{}", peer.name()), writes.value());
@@ -120,25 +104,18 @@ async fn measure_mixed(
         }
     }
     report.note("The processor time beside writers is that of a page and of what was written meanwhile.");
-    Ok(())
 }
 
-async fn measure_small(
-    bench: &Bench,
-    ours: &KalamDb,
-    others: &[Box<dyn Peer>],
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn measure_small(bench: &Bench, ours: &KalamDb, others: &[Box<dyn Peer>], report: &mut Report) {
     let peers = all(ours, others);
     for (name, what, ask) in [
         ("lookup.hot", "one message by its id", Ask::Lookup),
         ("inbox", "the 50 newest conversations", Ask::Inbox),
         ("markRead", "mark as read", Ask::MarkRead),
     ] {
-        bench.compare(name, &format!("{what}, 16 in flight"), ask, 16, &peers, report).await?;
+        bench.compare(name, &format!("{what}, 16 in flight"), ask, 16, &peers, report).await;
     }
     report.note("Marking as read is a write, acknowledged as `os`.");
-    Ok(())
 }
 
 #[allow(clippy::cast_precision_loss)] // Far below 2^53.

@@ -3,11 +3,13 @@
 //! Invariant: every send is of a member who is checked, and acknowledged before it counts; the disk has it by then where
 //! the heading says `sync`.
 
+use futures::future::{FutureExt as _, LocalBoxFuture};
 use serde_json::json;
 
 use super::{Bench, Cells, comparison};
 use crate::{
     Failure,
+    data::History,
     machine::syncs_per_second,
     peers::{
         Ask, Durability, Peer, ROOMS, Room,
@@ -25,25 +27,63 @@ const IN_FLIGHT: [usize; 2] = [1, 64];
 /// What more than one peer in flight is compared with.
 const POSTGRES: &str = "PostgreSQL behind HTTP";
 
-/// Starts all peers that are here, with nothing in them.
-pub(super) async fn peers(
+/// Starts KalamDB and all peers that are here, with the same in them. A peer with which that fails is left out, and it is said.
+pub(super) async fn start(
     bench: &Bench,
     name: &str,
     durability: Durability,
+    history: Option<&History>,
+    report: &mut Report,
 ) -> Result<(KalamDb, Vec<Box<dyn Peer>>), Failure> {
-    let folder = &bench.program.folder;
-    let mut others: Vec<Box<dyn Peer>> = Vec::new();
-    if let Some(cluster) = Cluster::start(folder.parent().unwrap_or(folder), durability)? {
-        others.push(Box::new(Postgres::start(&cluster, folder)?));
-        others.push(Box::new(Pgbench::new(&cluster)));
+    let mut others = Vec::new();
+    for starting in [postgres, pocketbase, redis] {
+        let started = starting(bench, name, durability);
+        let mut started = started.await.unwrap_or_else(|Failure(why)| {
+            report.failed("starting a peer", &why);
+            Vec::new()
+        });
+        for mut peer in started.drain(..) {
+            match peer.fill(history).await {
+                Ok(()) => others.push(peer),
+                Err(Failure(why)) => report.failed(&format!("giving the rows to {}", peer.name()), &why),
+            }
+        }
     }
-    if let (Some(program), Durability::Os) = (&bench.pocketbase, durability) {
-        others.push(Box::new(PocketBase::start(program, folder, &format!("{name}-pocketbase")).await?));
+    let mut ours = KalamDb::start(&bench.program, name, durability)?;
+    ours.fill(history).await?;
+    Ok((ours, others))
+}
+
+/// Peers of one kind that are starting; none where it is not installed.
+type Starting<'a> = LocalBoxFuture<'a, Result<Vec<Box<dyn Peer>>, Failure>>;
+
+fn postgres<'a>(bench: &'a Bench, _name: &'a str, durability: Durability) -> Starting<'a> {
+    async move {
+        let folder = &bench.program.folder;
+        let Some(cluster) = Cluster::start(folder.parent().unwrap_or(folder), durability)? else {
+            return Ok(Vec::new());
+        };
+        let (thin, alone) = (Postgres::start(&cluster, folder)?, Pgbench::new(&cluster));
+        Ok(vec![Box::new(thin) as Box<dyn Peer>, Box::new(alone)])
     }
-    if let Some(redis) = Redis::start(folder, &format!("{name}-redis"), durability)? {
-        others.push(Box::new(redis));
+    .boxed_local()
+}
+
+fn pocketbase<'a>(bench: &'a Bench, name: &'a str, durability: Durability) -> Starting<'a> {
+    async move {
+        let (Some(program), Durability::Os) = (&bench.pocketbase, durability) else { return Ok(Vec::new()) };
+        let pocketbase = PocketBase::start(program, &bench.program.folder, &format!("{name}-pocketbase")).await?;
+        Ok(vec![Box::new(pocketbase) as Box<dyn Peer>])
     }
-    Ok((KalamDb::start(&bench.program, name, durability)?, others))
+    .boxed_local()
+}
+
+fn redis<'a>(bench: &'a Bench, name: &'a str, durability: Durability) -> Starting<'a> {
+    async move {
+        let redis = Redis::start(&bench.program.folder, &format!("{name}-redis"), durability)?;
+        Ok(redis.into_iter().map(|redis| Box::new(redis) as Box<dyn Peer>).collect())
+    }
+    .boxed_local()
 }
 
 /// All of them, ours first.
@@ -56,16 +96,12 @@ pub(super) fn all<'a>(ours: &'a KalamDb, others: &'a [Box<dyn Peer>]) -> Vec<&'a
 pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     for durability in [Durability::Sync, Durability::Os] {
         let word = durability.word();
-        let (mut ours, mut others) = peers(bench, &format!("sends-{word}"), durability).await?;
-        ours.fill(None).await?;
-        for peer in &mut others {
-            peer.fill(None).await?;
-        }
+        let (ours, others) = start(bench, &format!("sends-{word}"), durability, None, report).await?;
         if bench.wants(&["sends"]) {
             measure_one_room(bench, durability, &ours, &others, report).await?;
         }
         if bench.wants(&["groups"]) && durability == Durability::Os {
-            measure_groups(bench, &ours, &others, report).await?;
+            measure_groups(bench, &ours, &others, report).await;
         }
         ours.server.stop()?;
     }
@@ -96,9 +132,9 @@ async fn measure_one_room(
     for in_flight in IN_FLIGHT {
         let (name, what) = (format!("sends.{word}.{in_flight}"), format!("{in_flight} in flight"));
         let idle = format!("{what}, the health route");
-        let health = bench.compare(&format!("{name}.health"), &idle, Ask::Health, in_flight, &[ours], report).await?;
+        let health = bench.compare(&format!("{name}.health"), &idle, Ask::Health, in_flight, &[ours], report).await;
         let ask = Ask::Send(Room::Of(1));
-        let sends = bench.compare(&name, &what, ask, in_flight, &all(ours, others), report).await?;
+        let sends = bench.compare(&name, &what, ask, in_flight, &all(ours, others), report).await;
         report_goals(durability, in_flight, &sends, &health, syncs, report);
     }
     Ok(())
@@ -136,12 +172,7 @@ fn report_goals(
     }
 }
 
-async fn measure_groups(
-    bench: &Bench,
-    ours: &KalamDb,
-    others: &[Box<dyn Peer>],
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn measure_groups(bench: &Bench, ours: &KalamDb, others: &[Box<dyn Peer>], report: &mut Report) {
     comparison(report, "Sends to groups, 64 in flight, acknowledged: os");
     report.note(
         "KalamDB gives each member a copy and an unread count, and has told who watches; the others store the message once, \
@@ -151,7 +182,6 @@ async fn measure_groups(
         let (name, what) = (format!("groups.{members}"), format!("{members} members"));
         let ask = Ask::Send(Room::Of(members));
         let peers: Vec<&dyn Peer> = all(ours, others).into_iter().filter(|peer| peer.name() != "Redis").collect();
-        bench.compare(&name, &what, ask, 64, &peers, report).await?;
+        bench.compare(&name, &what, ask, 64, &peers, report).await;
     }
-    Ok(())
 }

@@ -11,9 +11,10 @@ pub(crate) mod redis;
 pub(crate) mod thin;
 
 use std::{
+    fs,
     net::{TcpListener, TcpStream},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -34,6 +35,9 @@ pub(crate) const ROOMS: [u64; 4] = [1, 2, 10, 100];
 
 /// The users that every peer has.
 pub(crate) const USERS: u64 = 100;
+
+/// How often a server is started, each time at another port.
+const TRIES: usize = 3;
 
 /// The longest that a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,18 +171,30 @@ fn free_port() -> Result<u16, Failure> {
 
 /// A process that ends with this value.
 #[derive(Debug)]
-struct Running(Child);
+struct Running {
+    child: Child,
+    port: u16,
+}
 
 impl Running {
-    /// Starts it, and waits until it answers at the port.
-    fn start(command: &mut Command, port: u16) -> Result<Self, Failure> {
-        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let running = quiet.spawn().map_err(|error| Failure(format!("{command:?} cannot be run: {error}")))?;
-        let mut running = Self(running);
+    /// Starts what is made for a port, and waits until it answers there. What it says goes to a file.
+    fn start(log: &Path, make: impl Fn(u16) -> Command) -> Result<Self, Failure> {
+        let mut tries = (0..TRIES).map(|_| Self::try_start(log, free_port()?, &make));
+        // A port that was free may be somebody's by the time that it is listened at.
+        tries.find(Result::is_ok).unwrap_or_else(|| {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            Err(Failure(format!("{:?} does not answer: {}", make(0), said.trim())))
+        })
+    }
+
+    fn try_start(log: &Path, port: u16, make: impl Fn(u16) -> Command) -> Result<Self, Failure> {
+        let out = fs::File::create(log)?;
+        let child = make(port).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out).spawn()?;
+        let mut running = Self { child, port };
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if started.elapsed() > PATIENCE || running.0.try_wait()?.is_some() {
-                return Err(Failure(format!("{command:?} does not answer")));
+            if started.elapsed() > PATIENCE || running.child.try_wait()?.is_some() {
+                return Err(Failure::new("it does not answer"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -186,14 +202,19 @@ impl Running {
     }
 
     fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
+    }
+
+    /// Host and port.
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Ask, Load, Peer, ROOMS, Running, USERS, free_port, load_http, run};
+use super::{Ask, Load, Peer, ROOMS, Running, USERS, load_http, run};
 use crate::{
     Failure,
     data::{History, conversation_id, room_id, scatter, user_id},
@@ -38,15 +38,19 @@ pub(crate) struct PocketBase {
 impl PocketBase {
     /// Starts it with nothing in it but its collections and users.
     pub(crate) async fn start(program: &Path, folder: &Path, name: &str) -> Result<Self, Failure> {
-        let (data, port) = (folder.join(name), free_port()?);
+        let data = folder.join(name);
         let command = || {
             let mut command = Command::new(program);
             command.current_dir(folder).arg("--dir").arg(&data);
             command
         };
         run(command().args(["superuser", "upsert", OPERATOR, PASSWORD]))?;
-        let address = format!("127.0.0.1:{port}");
-        let running = Running::start(command().args(["serve", "--http", &address]), port)?;
+        let running = Running::start(&folder.join(format!("{name}.log")), |port| {
+            let mut serve = command();
+            serve.args(["serve", "--http", &format!("127.0.0.1:{port}")]);
+            serve
+        })?;
+        let address = running.address();
         let login = json!({ "identity": OPERATOR, "password": PASSWORD });
         let nobody = Target { address: address.clone(), token: String::new() };
         let path = "/api/collections/_superusers/auth-with-password";

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 
 use super::{
-    Ask, Durability, Load, Peer, ROOMS, Room, Running, free_port, installed, load_http, run,
+    Ask, Durability, Load, Peer, ROOMS, Room, Running, installed, load_http, run,
     thin::{NAME, STATEMENTS},
     users,
 };
@@ -186,13 +186,14 @@ fn folder_for(place: &Path, run_as: Option<(u32, u32)>) -> Result<TempDir, Failu
 impl Postgres {
     /// Starts the thin server before that cluster.
     pub(crate) fn start(cluster: &Rc<Cluster>, folder: &Path) -> Result<Self, Failure> {
-        let port = free_port()?;
-        let socket = cluster.folder.path().join(".s.PGSQL.5432");
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["thin", "--port", &port.to_string()]).arg("--socket").arg(socket);
-        let thin = Running::start(&mut command, port)?;
+        let (program, socket) = (std::env::current_exe()?, cluster.folder.path().join(".s.PGSQL.5432"));
+        let thin = Running::start(&folder.join("thin.log"), |port| {
+            let mut command = Command::new(&program);
+            command.args(["thin", "--port", &port.to_string()]).arg("--socket").arg(&socket);
+            command
+        })?;
         let fillings = Fillings { users: users()?, ..Fillings::default() };
-        let door = Door { address: format!("127.0.0.1:{port}"), fillings, folder: folder.to_owned() };
+        let door = Door { address: thin.address(), fillings, folder: folder.to_owned() };
         Ok(Self { cluster: Rc::clone(cluster), thin, door })
     }
 

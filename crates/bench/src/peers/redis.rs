@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Ask, Durability, Load, Peer, Room, Running, free_port, installed, run};
+use super::{Ask, Durability, Load, Peer, Room, Running, installed, run};
 use crate::{
     Failure,
     data::{History, room_id},
@@ -24,7 +24,6 @@ const TRIAL: u64 = 500;
 /// A server that runs.
 pub(crate) struct Redis {
     running: Running,
-    port: u16,
     folder: PathBuf,
     conversations: u64,
 }
@@ -35,13 +34,16 @@ impl Redis {
         let (Some(server), Some(_)) = (installed("redis-server"), installed("redis-benchmark")) else {
             return Ok(None);
         };
-        let (folder, port) = (place.join(name), free_port()?);
+        let folder = place.join(name);
         fs::create_dir_all(&folder)?;
         let sync = if durability == Durability::Sync { "always" } else { "everysec" };
-        let mut command = Command::new(server);
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--appendonly", "yes", "--appendfsync", sync]).arg("--dir").arg(&folder);
-        Ok(Some(Self { running: Running::start(&mut command, port)?, port, folder, conversations: 0 }))
+        let running = Running::start(&place.join(format!("{name}.log")), |port| {
+            let mut command = Command::new(&server);
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+            command.args(["--appendonly", "yes", "--appendfsync", sync]).arg("--dir").arg(&folder);
+            command
+        })?;
+        Ok(Some(Self { running, folder, conversations: 0 }))
     }
 
     /// The command, in which `__rand_int__` is a number of twelve digits.
@@ -61,7 +63,14 @@ impl Redis {
 
     fn benchmark(&self, command: &[String], in_flight: usize, requests: u64) -> Result<Outcome, Failure> {
         let mut benchmark = Command::new("redis-benchmark");
-        benchmark.args(["-p", &self.port.to_string(), "-c", &in_flight.to_string(), "-n", &requests.to_string()]);
+        benchmark.args([
+            "-p",
+            &self.running.port.to_string(),
+            "-c",
+            &in_flight.to_string(),
+            "-n",
+            &requests.to_string(),
+        ]);
         benchmark.args(["--csv", "--precision", "3", "-r", &self.conversations.max(1).to_string()]).args(command);
         outcome(&run(&mut benchmark)?, requests)
     }
@@ -93,7 +102,7 @@ impl Peer for Redis {
         }
         file.flush()?;
         let mut pipe = Command::new("redis-cli");
-        pipe.args(["-p", &self.port.to_string(), "--pipe"]).stdin(fs::File::open(&path)?).stdout(Stdio::null());
+        pipe.args(["-p", &self.running.port.to_string(), "--pipe"]).stdin(fs::File::open(&path)?).stdout(Stdio::null());
         let status = pipe.stderr(Stdio::null()).status()?;
         fs::remove_file(path)?;
         self.conversations = history.conversations.end;
