@@ -41,7 +41,8 @@ impl PocketBase {
         let data = folder.join(name);
         let command = || {
             let mut command = Command::new(program);
-            command.current_dir(folder).arg("--dir").arg(&data);
+            // It would write down how its collections came to be, for the next one here to repeat.
+            command.current_dir(folder).arg("--automigrate=false").arg("--dir").arg(&data);
             command
         };
         run(command().args(["superuser", "upsert", OPERATOR, PASSWORD]))?;
