@@ -8,6 +8,7 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::sql;
@@ -231,4 +232,37 @@ async fn a_cold_page_that_was_read_needs_no_file() {
     let fewer: Vec<_> = read.iter().take(3).map(|row| vec![row[0].clone()]).collect();
     assert_eq!(world.rows("anna", &page("content", 3)).await, fewer);
     assert_eq!(world.code("anna", &page("metadata", 3)).await, ErrorCode::StorageUnavailable);
+}
+
+/// A statement that was parsed for one user means the tables of whoever sends it again, with their values, and is refused
+/// as it would be the first time.
+#[tokio::test]
+async fn a_statement_that_was_parsed_is_everybody_s() {
+    let world = World::with_settings(QuerySettings { enable_cache: false, ..query_settings() });
+    for user in ["anna", "bert", "nobody"] {
+        let rows = (0..3).map(|number| format!("('c{number}', '{user} {number}')")).collect::<Vec<_>>().join(", ");
+        world.run(user, &format!("INSERT INTO messages (conversationId, content) VALUES {rows}")).await;
+    }
+    let end = "ORDER BY msgId DESC LIMIT 5";
+    for user in ["anna", "bert", "nobody", "anna"] {
+        for number in 0..3 {
+            for schema in ["", "userId.", &format!("{user}.")] {
+                let sql = format!("SELECT content FROM {schema}messages WHERE conversationId = 'c{number}' {end}");
+                assert_eq!(world.rows(user, &sql).await, [[json!(format!("{user} {number}"))]], "{sql}");
+            }
+        }
+        let other = if user == "anna" { "bert" } else { "anna" };
+        let sql = format!("SELECT content FROM {other}.messages WHERE conversationId = 'c0' {end}");
+        assert_eq!(world.code(user, &sql).await, ErrorCode::ScopeViolation);
+    }
+    let sql = format!("SELECT content FROM messages WHERE conversationId = $1 {end}");
+    let run = async |params: serde_json::Value| {
+        let request = QueryRequest { sql: sql.clone(), params: serde_json::from_value(params).unwrap() };
+        world.engine.execute(&caller("anna"), request, None, None).await.map(|_| ()).map_err(|error| error.code)
+    };
+    assert_eq!(run(json!(["c1"])).await, Ok(()));
+    assert_eq!(run(json!(["c2"])).await, Ok(()));
+    for wrong in [json!(["c1", 2]), json!([]), json!({"a": 1}), json!(null)] {
+        assert_eq!(run(wrong.clone()).await, Err(ErrorCode::InvalidValue), "{wrong}");
+    }
 }
