@@ -314,7 +314,7 @@ const METHOD: [&str; 7] = [
      `make build` makes, assertions and overflow checks included.",
     "PostgreSQL is Debian's, a cluster of its own with 512 MB of shared buffers, behind an HTTP server that does as little as \
      one can: it checks the token, asks one prepared statement that checks the membership, by 32 connections over a local \
-     socket, and answers JSON. It stores one row for a message, and neither the last message of a conversation nor a log of \
+     socket, and writes the rows into JSON as they come; the compiler's flags are those of KalamDB's own server. It stores one row for a message, and neither the last message of a conversation nor a log of \
      changes, which KalamDB writes in the same commit. `pgbench` asks the same statements with neither HTTP nor tokens.",
     "PocketBase is its package of Python, with relations and rules as in its manual; it does not sync its commits. Redis is \
      Debian's, with its append-only file and its own generator: a stream for each room, nobody checked, all in memory: the \

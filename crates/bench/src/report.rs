@@ -153,7 +153,8 @@ impl Report {
     /// The tables, for a terminal.
     pub(crate) fn terminal(&self) -> String {
         let tables = self.parts.iter().map(|part| format!("\n{}\n{}", part.title, aligned(&part.columns, &part.rows)));
-        tables.chain([format!("\nWhat is wanted\n{}", aligned(&GOAL_COLUMNS, &self.goal_rows()))]).collect()
+        let goals = format!("\nWhat is wanted\n{}", aligned(&GOAL_COLUMNS, &self.goal_rows()));
+        tables.chain((!self.goals.is_empty()).then_some(goals)).collect()
     }
 
     /// The page.

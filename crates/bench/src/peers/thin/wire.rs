@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -49,8 +48,8 @@ impl Pool {
         Ok(Self { free: Mutex::new(free), places: Semaphore::new(connections) })
     }
 
-    /// The rows that a statement answers.
-    pub(crate) async fn rows(&self, statement: usize, parameters: &[&str]) -> Result<Vec<Vec<Value>>, Failure> {
+    /// The rows that a statement answers, as JSON: `[1,"ann"],[2,"bob"]`.
+    pub(crate) async fn rows(&self, statement: usize, parameters: &[&str]) -> Result<Vec<u8>, Failure> {
         let _place = self.places.acquire().await.map_err(|error| Failure(error.to_string()))?;
         let connection = self.free.lock().await.pop();
         let mut connection = connection.ok_or_else(|| Failure::new("there is no connection"))?;
@@ -86,7 +85,7 @@ impl Connection {
         Ok(connection)
     }
 
-    async fn rows(&mut self, statement: usize, parameters: &[&str]) -> Result<Vec<Vec<Value>>, Failure> {
+    async fn rows(&mut self, statement: usize, parameters: &[&str]) -> Result<Vec<u8>, Failure> {
         let mut out = Vec::with_capacity(256);
         message(&mut out, b'B', &bind(statement, parameters));
         // Execute the unnamed portal, without a limit.
@@ -94,9 +93,9 @@ impl Connection {
         message(&mut out, b'S', &[]);
         self.stream.get_mut().write_all(&out).await?;
         let numbers = self.numbers[statement].clone();
-        let mut rows = Vec::new();
-        self.until_ready(|kind, body| rows.extend((kind == b'D').then(|| row(body, &numbers)).flatten())).await?;
-        Ok(rows)
+        let (mut rows, mut whole) = (Vec::new(), true);
+        self.until_ready(|kind, body| whole &= kind != b'D' || row(body, &numbers, &mut rows).is_some()).await?;
+        if whole { Ok(rows) } else { Err(Failure::new("a row of PostgreSQL cannot be read")) }
     }
 
     /// Reads messages until it is ready for the next statement; an error in them is the answer.
@@ -168,16 +167,25 @@ fn columns(mut rest: &[u8]) -> Option<Vec<bool>> {
     (0..count).map(|_| column()).collect()
 }
 
-/// A row: for each column its length, -1 for NULL, and its text.
-fn row(mut rest: &[u8], numbers: &[bool]) -> Option<Vec<Value>> {
+/// Adds a row to the others, as JSON. It comes as a length for each column, -1 for NULL, and the text.
+fn row(mut rest: &[u8], numbers: &[bool], rows: &mut Vec<u8>) -> Option<()> {
     take(&mut rest, 2)?;
-    let mut value = |is_number: &bool| {
-        let Ok(length) = usize::try_from(number(&mut rest)?) else { return Some(Value::Null) };
-        let text = String::from_utf8_lossy(take(&mut rest, length)?);
-        let parsed = is_number.then(|| text.parse::<i64>().ok()).flatten();
-        Some(parsed.map_or_else(|| Value::from(text), Value::from))
-    };
-    numbers.iter().map(&mut value).collect()
+    rows.extend(if rows.is_empty() { &b"["[..] } else { b",[" });
+    for (place, is_number) in numbers.iter().enumerate() {
+        if place > 0 {
+            rows.push(b',');
+        }
+        match usize::try_from(number(&mut rest)?) {
+            Err(_) => rows.extend(b"null"),
+            Ok(length) if *is_number => rows.extend(take(&mut rest, length)?),
+            Ok(length) => {
+                let text = std::str::from_utf8(take(&mut rest, length)?).ok()?;
+                serde_json::to_writer(&mut *rows, text).ok()?;
+            }
+        }
+    }
+    rows.push(b']');
+    Some(())
 }
 
 #[cfg(test)]
@@ -195,10 +203,12 @@ mod tests {
         data.extend(b"42");
         data.extend([0, 0, 0, 2]);
         data.extend(b"42");
-        assert_eq!(row(&data, &[true, false]), Some(vec![Value::from(42), Value::from("42")]));
+        let mut rows = Vec::new();
+        row(&data, &[true, false], &mut rows).unwrap();
         let null = [&[0, 1][..], &(-1_i32).to_be_bytes()].concat();
-        assert_eq!(row(&null, &[false]), Some(vec![Value::Null]));
-        assert_eq!(row(&data[..9], &[true, false]), None, "cut off");
+        row(&null, &[false], &mut rows).unwrap();
+        assert_eq!(String::from_utf8(rows).unwrap(), "[42,\"42\"],[null]");
+        assert_eq!(row(&data[..9], &[true, false], &mut Vec::new()), None, "cut off");
     }
 
     #[test]
