@@ -2,14 +2,19 @@
 //!
 //! Invariant: an answer that is not a success is a failure, with what it says.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::Failure;
+
+/// The longest wait for an answer: ten million messages are consolidated in less.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// A server and a user's token.
 #[derive(Debug, Clone)]
@@ -76,10 +81,13 @@ impl Connection {
 
     /// Sends a request and answers its answer's body, which must be of a success.
     pub(crate) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
-        self.0.ready().await?;
-        let response = self.0.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
+        let answered = async {
+            self.0.ready().await?;
+            let response = self.0.send_request(request).await?;
+            let status = response.status();
+            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        let (status, body) = timeout(LONGEST, answered).await.map_err(|_| Failure::new("no answer came"))??;
         if status.is_success() {
             return Ok(body);
         }

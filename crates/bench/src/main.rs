@@ -210,7 +210,11 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     let mut report = Report::default();
     describe(&bench, &mut report);
-    measure(&bench, arguments, &mut report).await;
+    // Not every server that was started hears of Ctrl-C; they all end with what holds them.
+    tokio::select! {
+        () = measure(&bench, arguments, &mut report) => {}
+        _ = tokio::signal::ctrl_c() => return Err(Failure::new("stopped")),
+    }
     report.about("the whole took", format!("{} minutes", started.elapsed().as_secs().div_ceil(60)));
     println!("{}", report.terminal());
     report.write(&arguments.out)?;

@@ -16,6 +16,8 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,6 +43,9 @@ const TRIES: usize = 3;
 
 /// The longest that a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest that a command may take: ten million messages are imported in less.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// What a peer is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +201,7 @@ impl Running {
             if started.elapsed() > PATIENCE || running.child.try_wait()?.is_some() {
                 return Err(Failure::new("it does not answer"));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         Ok(running)
     }
@@ -220,8 +225,20 @@ impl Drop for Running {
 
 /// Runs a command to its end; answers what it prints.
 pub(crate) fn run(command: &mut Command) -> Result<String, Failure> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| Failure(format!("{command:?} cannot be run: {error}")))?;
+    run_within(command, LONGEST)
+}
+
+fn run_within(command: &mut Command, time: Duration) -> Result<String, Failure> {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = started.map_err(|error| Failure(format!("{command:?} cannot be run: {error}")))?;
+    let (id, (tell, told)) = (child.id(), mpsc::channel());
+    // Nobody listens any more where the time is up.
+    thread::spawn(move || tell.send(child.wait_with_output()).ok());
+    let Ok(output) = told.recv_timeout(time) else {
+        Command::new("kill").args(["-KILL", &id.to_string()]).status()?;
+        return Err(Failure(format!("{command:?} does not end")));
+    };
+    let output = output?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -232,4 +249,18 @@ pub(crate) fn run(command: &mut Command) -> Result<String, Failure> {
 pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;
     std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_answers_what_it_prints_or_says_why_not() {
+        assert_eq!(run(Command::new("echo").arg("yes")).unwrap(), "yes\n");
+        let why = |command: &mut Command, time| run_within(command, time).unwrap_err().0;
+        assert!(why(Command::new("ls").arg("/nowhere"), LONGEST).contains("/nowhere\" failed: "));
+        assert!(why(&mut Command::new("no such program"), LONGEST).contains("cannot be run"));
+        assert!(why(Command::new("sleep").arg("600"), Duration::ZERO).ends_with("does not end"));
+    }
 }
