@@ -112,10 +112,17 @@ impl Database {
         sync: bool,
     ) -> Result<Result<(), rocksdb::Error>> {
         let mut batch = WriteBatch::default();
+        let mut current: Option<(Family, &ColumnFamily)> = None;
         for (family, key, value) in entries {
+            // Entries come family by family, and RocksDB finds a handle by the family's name.
+            let handle = match current {
+                Some((same, handle)) if same == family => handle,
+                _ => self.family(family)?,
+            };
+            current = Some((family, handle));
             match value {
-                Some(value) => batch.put_cf(self.family(family)?, key, value),
-                None => batch.delete_cf(self.family(family)?, key),
+                Some(value) => batch.put_cf(handle, key, value),
+                None => batch.delete_cf(handle, key),
             }
         }
         let mut options = WriteOptions::default();

@@ -8,6 +8,8 @@
 //! The journey of a file: `files` (spool, commit, its place), and `sweep` once nothing refers to it.
 
 mod apply;
+#[expect(clippy::disallowed_types, reason = "asked by key, many times a commit, and never listed")]
+mod cache;
 mod command;
 mod commit;
 mod compact;
@@ -38,6 +40,7 @@ mod segment;
 mod sequencer;
 mod settings;
 mod snapshot;
+mod stages;
 mod sweep;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test looks at what is really there")]
@@ -71,6 +74,7 @@ pub use settings::{Clock, Components, Durability, Rules, Settings, Step, SystemC
 pub use snapshot::{
     AuditCursor, ChangeCursor, ConversationCursor, FileCursor, MessageCursor, ParticipantCursor, Snapshot, TrashCursor,
 };
+pub use stages::WriteStages;
 pub use sweep::Swept;
 
 use tokio::{sync::Notify, time::Instant};
@@ -301,6 +305,12 @@ impl Store {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.inner.rules
+    }
+
+    /// The writes of this process so far, and where their time was spent.
+    #[must_use]
+    pub fn write_stages(&self) -> WriteStages {
+        self.inner.sequencer.stages()
     }
 
     /// The store's clock.

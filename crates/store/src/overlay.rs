@@ -2,57 +2,70 @@
 //!
 //! Invariant: a write that is refused half-way leaves the overlay as it was.
 
-use std::{collections::BTreeMap, ops::Bound, ops::ControlFlow};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound, ops::ControlFlow};
 
 use crate::{
+    cache::RowCache,
     database::{Database, Each, Read},
     error::Result,
     keys::Family,
 };
 
-type Entries = BTreeMap<(Family, Vec<u8>), Option<Vec<u8>>>;
+/// What a key is to have: a value, or none.
+type Decided = Option<Vec<u8>>;
 
 /// The database with pending writes over it.
 pub(crate) struct Overlay<'a> {
     database: &'a Database,
-    /// Writes of earlier commits of the batch.
-    decided: Entries,
-    /// Writes of the current commit.
-    current: Entries,
+    cache: &'a RefCell<RowCache>,
+    /// What is decided of each family.
+    pending: [BTreeMap<Vec<u8>, Decided>; Family::ALL.len()],
+    /// What the current commit has replaced in it, in that order: a decision of an earlier commit, or none.
+    replaced: Vec<(Family, Vec<u8>, Option<Decided>)>,
+    /// Bytes of what earlier commits decided.
     bytes: usize,
+    /// Bytes of what the current one did.
+    current_bytes: usize,
 }
 
 impl<'a> Overlay<'a> {
     /// An overlay without pending writes.
-    pub(crate) fn new(database: &'a Database) -> Self {
-        Self { database, decided: Entries::new(), current: Entries::new(), bytes: 0 }
+    pub(crate) fn new(database: &'a Database, cache: &'a RefCell<RowCache>) -> Self {
+        Self { database, cache, pending: Default::default(), replaced: Vec::new(), bytes: 0, current_bytes: 0 }
     }
 
     pub(crate) fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
-        self.current.insert((family, key), Some(value));
+        self.decide(family, key, Some(value));
     }
 
     pub(crate) fn delete(&mut self, family: Family, key: Vec<u8>) {
-        self.current.insert((family, key), None);
+        self.decide(family, key, None);
+    }
+
+    fn decide(&mut self, family: Family, key: Vec<u8>, value: Decided) {
+        self.current_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        let replaced = self.pending[family as usize].insert(key.clone(), value);
+        self.replaced.push((family, key, replaced));
     }
 
     /// Keeps what the current commit wrote, and tells whether that was anything.
     pub(crate) fn keep(&mut self) -> bool {
-        let current = std::mem::take(&mut self.current);
-        let wrote = !current.is_empty();
-        self.bytes +=
-            current.iter().map(|((_, key), value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
-        if self.decided.is_empty() {
-            self.decided = current;
-        } else {
-            self.decided.extend(current);
-        }
+        let wrote = !self.replaced.is_empty();
+        self.replaced.clear();
+        self.bytes += std::mem::take(&mut self.current_bytes);
         wrote
     }
 
     /// Forgets what the current commit wrote.
     pub(crate) fn discard(&mut self) {
-        self.current.clear();
+        for (family, key, replaced) in self.replaced.drain(..).rev() {
+            let pending = &mut self.pending[family as usize];
+            match replaced {
+                Some(earlier) => pending.insert(key, earlier),
+                None => pending.remove(&key),
+            };
+        }
+        self.current_bytes = 0;
     }
 
     /// Bytes kept so far.
@@ -60,33 +73,25 @@ impl<'a> Overlay<'a> {
         self.bytes
     }
 
-    /// Everything kept, for one atomic write.
+    /// Everything kept, for one atomic write, family by family.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Family, &[u8], Option<&[u8]>)> {
-        self.decided.iter().map(|((family, key), value)| (*family, key.as_slice(), value.as_deref()))
+        let families = Family::ALL.iter().zip(&self.pending);
+        families.flat_map(|(family, pending)| {
+            pending.iter().map(|(key, value)| (*family, key.as_slice(), value.as_deref()))
+        })
     }
 
     /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
-        self.decided.is_empty()
-    }
-
-    /// The pending entries of a range, the current commit's over the earlier ones'.
-    fn pending(&self, family: Family, from: &[u8], to: &[u8]) -> BTreeMap<&[u8], Option<&[u8]>> {
-        let range = (Bound::Included((family, from.to_vec())), Bound::Excluded((family, to.to_vec())));
-        let mut pending = BTreeMap::new();
-        for layer in [&self.decided, &self.current] {
-            pending.extend(layer.range(range.clone()).map(|((_, key), value)| (key.as_slice(), value.as_deref())));
-        }
-        pending
+        self.pending.iter().all(BTreeMap::is_empty)
     }
 }
 
 impl Read for Overlay<'_> {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let at = (family, key.to_vec());
-        match self.current.get(&at).or_else(|| self.decided.get(&at)) {
+        match self.pending[family as usize].get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.database.get(family, key),
+            None => self.cache.borrow_mut().get(family, key, || self.database.get(family, key)),
         }
     }
 
@@ -94,46 +99,33 @@ impl Read for Overlay<'_> {
         if from >= to {
             return Ok(());
         }
-        let mut pending = self.pending(family, from, to);
-        if pending.is_empty() {
-            return self.database.scan(family, from, to, backwards, each);
-        }
+        let mut range = self.pending[family as usize].range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let next = || if backwards { range.next_back() } else { range.next() };
+        let mut pending = std::iter::from_fn(next).map(|(key, value)| (key.as_slice(), value.as_deref())).peekable();
         let mut broke = false;
         self.database.scan(family, from, to, backwards, &mut |key, value| {
             // Pending entries before this key come first; a pending entry at it hides the stored one.
-            while let Some((at, pending_value)) = next_before(&mut pending, key, backwards) {
-                if let Some(pending_value) = pending_value
-                    && each(at, pending_value)?.is_break()
+            while let Some((at, decided)) = pending.next_if(|(at, _)| if backwards { *at > key } else { *at < key }) {
+                if let Some(decided) = decided
+                    && each(at, decided)?.is_break()
                 {
                     broke = true;
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            let flow = match pending.remove(key) {
-                Some(None) => ControlFlow::Continue(()),
-                Some(Some(pending_value)) => each(key, pending_value)?,
+            let flow = match pending.next_if(|(at, _)| *at == key) {
+                Some((_, None)) => ControlFlow::Continue(()),
+                Some((_, Some(decided))) => each(key, decided)?,
                 None => each(key, value)?,
             };
             broke = flow.is_break();
             Ok(flow)
         })?;
-        while !broke && let Some((at, value)) = next(&mut pending, backwards) {
-            if let Some(value) = value {
-                broke = each(at, value)?.is_break();
+        while !broke && let Some((at, decided)) = pending.next() {
+            if let Some(decided) = decided {
+                broke = each(at, decided)?.is_break();
             }
         }
         Ok(())
     }
-}
-
-type Pending<'a> = BTreeMap<&'a [u8], Option<&'a [u8]>>;
-
-fn next<'a>(pending: &mut Pending<'a>, backwards: bool) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-    if backwards { pending.pop_last() } else { pending.pop_first() }
-}
-
-fn next_before<'a>(pending: &mut Pending<'a>, key: &[u8], backwards: bool) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-    let (first, _) = if backwards { pending.last_key_value() } else { pending.first_key_value() }?;
-    let before = if backwards { *first > key } else { *first < key };
-    if before { next(pending, backwards) } else { None }
 }

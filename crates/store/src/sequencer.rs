@@ -5,10 +5,12 @@
 //! numbered, and a refused command leaves no trace. The thread does no I/O but RocksDB's.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use kalamdb_protocol::{Micros, UserId};
@@ -18,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     MAX_PROPOSAL_BYTES,
     apply::{self, Aftermath, State},
+    cache::RowCache,
     command::{Ask, Command, Done, Entry},
     counters::Counters,
     database::Database,
@@ -29,6 +32,7 @@ use crate::{
     overlay::Overlay,
     queue::{self, Weighed},
     settings::{Components, Step},
+    stages::{Counts, WriteStages},
 };
 
 /// Commands that may wait; beyond it senders wait for a place, which is what slows a flood down.
@@ -46,8 +50,8 @@ const _: () = assert!(MAX_PROPOSAL_BYTES <= QUEUE_BYTES, "what passes the door f
 /// An item of the sequencer's queue.
 #[expect(clippy::large_enum_variant, reason = "nearly all that waits is commands")]
 enum Waiting {
-    /// A command, and whom to tell what it came to.
-    Command(Command, oneshot::Sender<Result<Done>>),
+    /// A command, whom to tell what it came to, and when it was sent.
+    Command(Command, oneshot::Sender<Result<Done>>, Instant),
     /// A caller who wants to know when everything before it is written.
     Barrier(oneshot::Sender<Result<()>>),
 }
@@ -56,6 +60,7 @@ enum Waiting {
 pub(crate) struct Sequencer {
     crowded_owners: Arc<CrowdedOwners>,
     litter: Arc<Notify>,
+    counts: Arc<Counts>,
     queue: Mutex<Option<queue::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -80,13 +85,16 @@ impl Sequencer {
         let (queue, waiting) = queue::channel(QUEUE, QUEUE_BYTES);
         let crowded_owners = Arc::new(CrowdedOwners::default());
         let (to_crowded, to_litter) = (Arc::clone(&crowded_owners), Arc::clone(&litter));
+        let counts = Arc::new(Counts::default());
         let mut work = Work {
             database,
             crowded_at,
             components,
             state,
+            cache: RefCell::default(),
             crowded_owners: to_crowded,
             litter: to_litter,
+            counts: Arc::clone(&counts),
             watched,
             feed,
         };
@@ -104,7 +112,7 @@ impl Sequencer {
                 }
             })
             .map_err(|_| Error::new(ErrorKind::Unavailable, "The server cannot start a thread."))?;
-        Ok(Self { crowded_owners, litter, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { crowded_owners, litter, counts, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Commits a command; returns once it is durable.
@@ -112,7 +120,7 @@ impl Sequencer {
         let (reply, answer) = oneshot::channel();
         let command: Command = command.into();
         let bytes = command.bytes();
-        self.send(Waiting::Command(command, reply), bytes).await?;
+        self.send(Waiting::Command(command, reply, Instant::now()), bytes).await?;
         answer.await.map_err(|_| Error::stopped())?.map(C::answer)
     }
 
@@ -137,6 +145,11 @@ impl Sequencer {
             }
             self.crowded_owners.grown.notified().await;
         }
+    }
+
+    /// The writes so far.
+    pub(crate) fn stages(&self) -> WriteStages {
+        self.counts.read()
     }
 
     /// Waits until a commit has left a file to remove.
@@ -175,8 +188,10 @@ struct Work {
     crowded_at: u64,
     components: Components,
     state: State,
+    cache: RefCell<RowCache>,
     crowded_owners: Arc<CrowdedOwners>,
     litter: Arc<Notify>,
+    counts: Arc<Counts>,
     watched: Arc<Watched>,
     feed: FeedSender,
 }
@@ -205,23 +220,25 @@ impl Work {
     /// Commits one command before anybody else is there.
     fn commit_now(&mut self, command: Command) -> Result<Done> {
         let (reply, mut answer) = oneshot::channel();
-        self.commit_batch(&mut std::iter::once((Waiting::Command(command, reply), ())));
+        self.commit_batch(&mut std::iter::once((Waiting::Command(command, reply, Instant::now()), ())));
         answer.try_recv().map_err(|_| Error::stopped())?
     }
 
     /// Applies commands until the batch is full, writes them, and answers. What comes with a command is kept until it
     /// is answered.
     fn commit_batch<S>(&mut self, waiting: &mut impl Iterator<Item = (Waiting, S)>) {
+        let began = Instant::now();
         let database = Arc::clone(&self.database);
-        let mut overlay = Overlay::new(&database);
+        let mut overlay = Overlay::new(&database, &self.cache);
         let mut state = self.state;
         let (mut answers, mut barriers) = (Vec::new(), Vec::new());
-        let mut effects = BatchEffects::default();
+        let (mut effects, mut waited) = (BatchEffects::default(), Duration::ZERO);
         while overlay.bytes() < BATCH_BYTES
             && let Some((next, share)) = waiting.next()
         {
             match next {
-                Waiting::Command(command, reply) => {
+                Waiting::Command(command, reply, sent) => {
+                    waited += began.saturating_duration_since(sent);
                     let result = self.apply(&mut overlay, &mut state, command, &mut effects);
                     answers.push((reply, result, share));
                 }
@@ -230,10 +247,15 @@ impl Work {
         }
         let (before, after) = (self.state.counters, state.counters);
         assert!(after.seq >= before.seq && after.last_msg_id >= before.last_msg_id, "numbers only rise");
+        let (commits, decided) = (answers.len() as u64, Instant::now());
         let written = self.write(&overlay, after);
+        let wrote = Instant::now();
         if written.is_ok() {
             self.state = state;
+            self.cache.borrow_mut().written(overlay.entries());
             self.publish(effects);
+        } else {
+            self.cache.borrow_mut().clear();
         }
         for (reply, result, _share) in answers {
             // A refusal was decided on earlier commands of the batch, which are not there when it was not written.
@@ -242,6 +264,15 @@ impl Work {
         for reply in barriers {
             answer(reply, written.clone());
         }
+        self.counts.add(&WriteStages {
+            commits,
+            batches: u64::from(!overlay.is_empty()),
+            bytes: overlay.bytes() as u64,
+            waiting: waited,
+            deciding: decided - began,
+            writing: wrote - decided,
+            publishing: wrote.elapsed(),
+        });
     }
 
     /// Tells everybody else what the batch means for them.

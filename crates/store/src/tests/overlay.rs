@@ -1,6 +1,6 @@
 //! The overlay against a plain map.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -52,7 +52,8 @@ fn it_reads_as_if_it_were_written() {
     let mut runner = proptest::test_runner::TestRunner::default();
     runner
         .run(&(ops(), 0_u8..32, 0_u8..32, any::<bool>(), 1_usize..40), |(ops, from, to, backwards, most)| {
-            let mut overlay = Overlay::new(&database);
+            let cache = RefCell::default();
+            let mut overlay = Overlay::new(&database, &cache);
             let (mut kept, mut model) = (written.clone(), written.clone());
             for op in ops {
                 match op {

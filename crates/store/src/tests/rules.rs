@@ -256,3 +256,18 @@ async fn a_folder_of_the_first_format_opens() {
     let fixture = fixture.reopen();
     assert_eq!(fixture.hot("ann", msg_id).message.content, "old");
 }
+
+#[tokio::test]
+async fn writes_are_counted_by_their_stages() {
+    let fixture = Fixture::new();
+    fixture.send("ann", &ai("c"), "counted by now").await.unwrap();
+    let before = fixture.store.write_stages();
+    fixture.commit("bob", vec![add("bob", &group("g"), "ann")]).await.unwrap_err();
+    fixture.send("ann", &ai("c"), "a message").await.unwrap();
+    // A batch is counted when its senders have their answers, and before the next one is begun.
+    fixture.send("ann", &ai("c"), "perhaps not yet").await.unwrap();
+    let after = fixture.store.write_stages();
+    let more = (after.commits - before.commits, after.batches - before.batches);
+    assert!([(2, 1), (3, 2), (4, 3)].contains(&more), "{more:?}: two at the least, of which one was refused");
+    assert!(after.bytes > before.bytes && after.waiting >= before.waiting);
+}
