@@ -24,8 +24,9 @@ use std::{
 use bytes::Bytes;
 pub use error::{Error, Result};
 use futures::Stream;
-use kalamdb_protocol::{ErrorCode, QueryRequest, SendMessageRequest, SendMessageResponse, UserId, WriteResponse};
+use kalamdb_protocol::{ErrorCode, QueryRequest, SendMessageResponse, SendRequest, UserId, WriteResponse};
 use kalamdb_store::Store;
+pub use kalamdb_store::WriteStages;
 pub use live::{LiveFrame, LiveSession};
 pub use settings::{ConsolidationSettings, LiveSettings, QuerySettings, Settings};
 use tokio::sync::watch;
@@ -155,25 +156,26 @@ impl Engine {
         ticket.run(Box::pin(run)).await
     }
 
-    /// Sends one message; a repeated `idempotency_key` gets the first answer.
+    /// Sends one message, or several, all or none, and answers in their order; a repeated `idempotency_key` gets the
+    /// first answer.
     ///
     /// # Errors
     /// The rule that forbids it.
     pub async fn send(
         &self,
         caller: &Caller,
-        message: SendMessageRequest,
+        request: SendRequest,
         idempotency_key: Option<String>,
-    ) -> Result<SendMessageResponse> {
+    ) -> Result<Vec<SendMessageResponse>> {
         // Most sends read nothing but what the sequencer reads; only one with an id of its own needs a place on the
-        // engine's threads, to look among the segments.
-        if message.msg_id.is_none() {
-            return write::send(&self.0.store, &self.0.reader, caller, message, idempotency_key, &Stage::free()).await;
+        // engine's threads, to look among the segments, and many at once, to be prepared.
+        if matches!(&request, SendRequest::One(message) if message.msg_id.is_none()) {
+            return write::send(&self.0.store, &self.0.reader, caller, request, idempotency_key, &Stage::free()).await;
         }
         let ticket = self.0.workers.admit(&caller.user).await?;
         let (inner, caller, stage) = (Arc::clone(&self.0), caller.clone(), Arc::clone(ticket.stage()));
         let send =
-            async move { write::send(&inner.store, &inner.reader, &caller, message, idempotency_key, &stage).await };
+            async move { write::send(&inner.store, &inner.reader, &caller, request, idempotency_key, &stage).await };
         ticket.run(send).await
     }
 
@@ -209,6 +211,12 @@ impl Engine {
     /// `storage_unavailable`, and why.
     pub async fn ready(&self) -> Result<()> {
         Ok(self.0.store.ready().await?)
+    }
+
+    /// The writes of this process so far, and where their time was spent.
+    #[must_use]
+    pub fn write_stages(&self) -> WriteStages {
+        self.0.store.write_stages()
     }
 
     /// Runs work on files to its end, whether or not somebody still waits for it: what stops half-way leaves a file

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{Error as _, Unexpected},
+    de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -99,7 +99,105 @@ pub struct WriteResponse {
     pub execution_time_ms: f64,
 }
 
-/// `POST /api/v1/messages`: one message to send.
+/// `POST /api/v1/messages`: one message, or several, which are sent together or not at all.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum SendRequest {
+    /// `{"conversationId": "c1", "content": "Hello"}`.
+    One(SendMessageRequest),
+    /// `[{"conversationId": "c1", "content": "Hello"}, {"conversationId": "c1", "content": "again"}]`.
+    Many(Vec<SendMessageRequest>),
+}
+
+impl SendRequest {
+    /// The messages, in the order in which they are sent.
+    #[must_use]
+    pub fn into_messages(self) -> Vec<SendMessageRequest> {
+        match self {
+            Self::One(message) => vec![message],
+            Self::Many(messages) => messages,
+        }
+    }
+
+    /// The messages, in the order in which they are sent.
+    #[must_use]
+    pub fn messages(&self) -> &[SendMessageRequest] {
+        match self {
+            Self::One(message) => std::slice::from_ref(message),
+            Self::Many(messages) => messages,
+        }
+    }
+}
+
+impl From<SendMessageRequest> for SendRequest {
+    fn from(message: SendMessageRequest) -> Self {
+        Self::One(message)
+    }
+}
+
+// By hand, because an error of a derived one says of what shape the body is not, and not what is wrong in it and where.
+impl<'de> Deserialize<'de> for SendRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = SendRequest;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a message or an array of messages")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+                SendMessageRequest::deserialize(MapAccessDeserializer::new(fields)).map(SendRequest::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+                let mut messages = Vec::new();
+                while let Some(Element(message)) = elements.next_element()? {
+                    messages.push(message);
+                }
+                Ok(SendRequest::Many(messages))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+/// A message in an array: an object, where the derived reader would take an array of its fields, too.
+struct Element(SendMessageRequest);
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Element;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+                SendMessageRequest::deserialize(MapAccessDeserializer::new(fields)).map(Element)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The outcome of a send: of one message as an object, of several as an array in their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum SendResponse {
+    /// Of one message.
+    One(SendMessageResponse),
+    /// Of several.
+    Many(Vec<SendMessageResponse>),
+}
+
+/// One message to send.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"conversationId": "conv_123", "content": "Hello", "metadata": {"role": "user"}}))]

@@ -17,7 +17,7 @@ use axum::{
 };
 use futures::StreamExt as _;
 use kalamdb_engine::Caller;
-use kalamdb_protocol::{ErrorCode, Params, QueryRequest, SendMessageRequest, bytes_beside_text};
+use kalamdb_protocol::{ErrorCode, Params, QueryRequest, SendMessageRequest, SendRequest, bytes_beside_text};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -54,10 +54,15 @@ impl Said for QueryRequest {
     }
 }
 
-impl Said for SendMessageRequest {
+impl Said for SendRequest {
     fn bytes_beside_text(&self) -> usize {
-        let fields = self.metadata.iter().flatten();
-        fields.map(|(_, value)| VALUE_BYTES + bytes_beside_text(value)).sum()
+        // A short message of many is more in memory than it is as text, here and on its way to be committed.
+        let each = if matches!(self, Self::Many(_)) { 2 * size_of::<SendMessageRequest>() } else { 0 };
+        let fields = |message: &SendMessageRequest| {
+            let fields = message.metadata.iter().flatten();
+            fields.map(|(_, value)| VALUE_BYTES + bytes_beside_text(value)).sum::<usize>()
+        };
+        self.messages().iter().map(|message| each + fields(message)).sum()
     }
 }
 
@@ -242,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_complaint_names_the_place_and_what_is_wanted() {
-        let send = complaint::<SendMessageRequest>;
+        let send = complaint::<SendRequest>;
         insta::assert_snapshot!(
             [
                 send(""),
@@ -257,7 +262,10 @@ mod tests {
                 send(r#"{"conversationId": "c1", "content": "x", "metadata": "the secret"}"#),
                 send(r#"{"conversationId": "c1", "content": "x", "conversationType": "the secret"}"#),
                 send(r#"{"conversationId": "c1", "content": "x", "content": "x"}"#),
-                send("[]"),
+                send("5"),
+                send(r#"[{"conversationId": "c1", "content": "x"}, {"conversationId": "c1", "content": 5}]"#),
+                send(r#"[{"conversationId": "c1"}]"#),
+                send(r#"[["c1", "x"]]"#),
                 complaint::<QueryRequest>(r#"{"sql": ["the secret"]}"#),
             ]
             .join("\n")
@@ -339,7 +347,10 @@ mod tests {
         assert_eq!(query.bytes_beside_text(), VALUE_BYTES + values);
         assert_eq!(named.bytes_beside_text(), VALUE_BYTES + values);
         let send = br#"{"conversationId": "c", "content": "x", "metadata": {"a": [0,0,0,0]}}"#;
-        assert_eq!(parse::<SendMessageRequest>(send).unwrap().bytes_beside_text(), VALUE_BYTES + values);
+        assert_eq!(parse::<SendRequest>(send).unwrap().bytes_beside_text(), VALUE_BYTES + values);
+        let many = format!("[{}]", vec![r#"{"conversationId": "c", "content": ""}"#; 100].join(","));
+        let many = parse::<SendRequest>(many.as_bytes()).unwrap();
+        assert!(many.bytes_beside_text() >= 100 * size_of::<SendMessageRequest>());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `POST /api/v1/messages`: sends one message.
+//! `POST /api/v1/messages`: sends one message, or several together.
 //!
 //! Invariant: a convenience over the same write path as SQL; no rule of a message is checked here.
 
@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderName, StatusCode},
 };
 use kalamdb_engine::Caller;
-use kalamdb_protocol::{ErrorCode, SendMessageRequest, SendMessageResponse};
+use kalamdb_protocol::{ErrorCode, SendRequest, SendResponse};
 
 use super::{
     App,
@@ -30,10 +30,10 @@ failures! {
     StorageUnavailable, Internal
 }
 
-/// Sends one message.
+/// Sends one message, or an array of them.
 ///
 /// Only `conversationId` and `content` are needed. The answer comes once the message is stored for every
-/// participant.
+/// participant. The messages of an array are stored all together or not at all, and answered by an array in their order.
 #[utoipa::path(
     post,
     path = "/api/v1/messages",
@@ -46,18 +46,26 @@ failures! {
         description = "The client's own name for this send: for 24 hours a repetition gets the first answer, and \
                        another body under the same key is `conflict`",
     )),
-    request_body = SendMessageRequest,
-    responses((status = 201, description = "Stored", body = SendMessageResponse), SendFailures)
+    request_body = SendRequest,
+    responses((status = 201, description = "Stored", body = SendResponse), SendFailures)
 )]
 pub async fn send(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    JsonBody(message, _room): JsonBody<SendMessageRequest>,
-) -> Result<(StatusCode, Json<SendMessageResponse>), ApiError> {
-    let sent = app.engine().send(&caller, message, idempotency_key(&headers)?).await?;
-    metrics::count_sent(1);
-    Ok((StatusCode::CREATED, Json(sent)))
+    JsonBody(request, _room): JsonBody<SendRequest>,
+) -> Result<(StatusCode, Json<SendResponse>), ApiError> {
+    let is_one = matches!(request, SendRequest::One(_));
+    let mut sent = app.engine().send(&caller, request, idempotency_key(&headers)?).await?;
+    metrics::count_sent(sent.len() as u64);
+    let response = match sent.pop() {
+        Some(response) if is_one => SendResponse::One(response),
+        last => {
+            sent.extend(last);
+            SendResponse::Many(sent)
+        }
+    };
+    Ok((StatusCode::CREATED, Json(response)))
 }
 
 /// The client's name for its request, if it gives one.

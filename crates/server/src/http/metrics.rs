@@ -10,6 +10,7 @@ use axum::{
     http::{HeaderMap, Method, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use kalamdb_engine::WriteStages;
 use kalamdb_protocol::ErrorCode;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
@@ -28,6 +29,10 @@ const LIVE_CONNECTIONS: &str = "kalamdb_live_connections";
 const ERRORS: &str = "kalamdb_errors_total";
 const STATEMENTS: &str = "kalamdb_statements_total";
 const SENT: &str = "kalamdb_messages_sent_total";
+const COMMITS: &str = "kalamdb_commits_total";
+const COMMIT_BATCHES: &str = "kalamdb_commit_batches_total";
+const COMMIT_BYTES: &str = "kalamdb_commit_bytes_total";
+const COMMIT_TIME: &str = "kalamdb_commit_microseconds_total";
 const UPTIME: &str = "kalamdb_uptime_seconds";
 const MEMORY: &str = "process_resident_memory_bytes";
 
@@ -53,6 +58,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     describe_counter!(STATEMENTS, "SQL statements that ran, reads and writes.");
     describe_counter!(SENT, "Messages stored, a group's once.");
+    describe_counter!(COMMITS, "Commits decided: written, or refused.");
+    describe_counter!(COMMIT_BATCHES, "Writes that they went in, each with one sync where commits are synced.");
+    describe_counter!(COMMIT_BYTES, "Bytes of the rows in them.");
+    describe_counter!(
+        COMMIT_TIME,
+        "Time of commits by stage: all commits' waiting together, and each batch's deciding, writing and publishing."
+    );
     describe_gauge!(UPTIME, "Seconds since the start.");
     describe_gauge!(MEMORY, "Memory of the process that is in RAM.");
     let upkeep = handle.clone();
@@ -173,7 +185,23 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Respo
     if let Some(bytes) = resident_memory_bytes() {
         gauge!(MEMORY).set(bytes);
     }
+    set_write_stages(&app.engine().write_stages());
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.counts()).into_response())
+}
+
+/// The store counts by itself, and from the same start.
+fn set_write_stages(stages: &WriteStages) {
+    counter!(COMMITS).absolute(stages.commits);
+    counter!(COMMIT_BATCHES).absolute(stages.batches);
+    counter!(COMMIT_BYTES).absolute(stages.bytes);
+    for (stage, time) in [
+        ("waiting", stages.waiting),
+        ("deciding", stages.deciding),
+        ("writing", stages.writing),
+        ("publishing", stages.publishing),
+    ] {
+        counter!(COMMIT_TIME, "stage" => stage).absolute(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
 }
 
 /// Linux tells it in a file; elsewhere the gauge is not there.

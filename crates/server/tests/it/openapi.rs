@@ -43,6 +43,7 @@ fn examples() -> Vec<Example> {
     vec![
         example(Method::POST, "/api/v1/query", Some(json!({ "sql": "SELECT 1 AS one" })), 200),
         example(Method::POST, "/api/v1/messages", Some(json!({ "conversationId": "c", "content": "x" })), 201),
+        example(Method::POST, "/api/v1/messages", Some(json!([{ "conversationId": "c", "content": "y" }])), 201),
         Example {
             body: Some(String::from_utf8(form(&[("file", b"hello"), ("conversationId", b"c")])).expect("it is text")),
             ..example(Method::POST, "/api/v1/media/upload", None, 201)

@@ -429,6 +429,74 @@ fn the_same_key_with_another_body_is_a_conflict() {
     assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 1);
 }
 
+#[test]
+fn an_array_is_sent_together_and_answered_in_its_order() {
+    let mut server = Server::start();
+    let john = server.client("user_john");
+    john.say("d", "before");
+    let body = json!([
+        { "conversationId": "c", "content": "Which flour is cheapest?", "metadata": { "role": "user" } },
+        { "conversationId": "d", "content": "in between", "timestamp": 1_699_000_000 },
+        { "conversationId": "c", "content": "x".repeat(200_000), "from": "ai" },
+    ]);
+    let first = send_with_key(&john, "many", &body);
+    assert_eq!(first.status, 201);
+    let answer = first.json();
+    let sent = answer.as_array().expect("an array");
+    let of = |name: &str| sent.iter().map(|sent| sent[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("conversationId"), ["c", "d", "c"]);
+    assert_eq!(of("status"), ["stored"; 3]);
+    assert_eq!(of("conversationCreated"), [json!(true), json!(null), json!(null)]);
+    assert_eq!(sent[1]["timestamp"], 1_699_000_000_000_000_i64);
+    let ids: Vec<i64> = of("msgId").iter().map(|id| id.as_i64().expect("a number")).collect();
+    assert!(ids.is_sorted() && ids[0] < ids[1]);
+    assert_eq!(john.numbers("SELECT msgId FROM messages WHERE content <> 'before' ORDER BY msgId"), ids);
+    let rows = john.rows("SELECT from, metadata->>'role', contentRef IS NOT NULL FROM messages ORDER BY msgId");
+    let row = |from: &str, role: Option<&str>, large: bool| vec![json!(from), json!(role), json!(large)];
+    let (plain, large) = (row("user_john", None, false), row("ai", None, true));
+    assert_eq!(rows, [plain.clone(), row("user_john", Some("user"), false), plain, large]);
+    // It is one request: repeated as one, also after a crash, and another one in part.
+    server.kill9();
+    server.spawn();
+    assert_eq!(send_with_key(&john, "many", &body).json(), answer);
+    assert_eq!(send_with_key(&john, "many", &body[0]).refusal().error.error, ErrorCode::Conflict);
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 4);
+    let one = send_with_key(&john, "one-of-one", &json!([{ "conversationId": "c", "content": "alone" }]));
+    assert_eq!((one.status, one.json().as_array().map(Vec::len)), (201, Some(1)));
+}
+
+#[test]
+fn of_an_array_all_is_stored_or_nothing() {
+    let server = Server::start();
+    let (john, amy) = (server.client("user_john"), server.client("user_amy"));
+    amy.run("INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')");
+    let good = json!({ "conversationId": "c", "content": "good" });
+    let with_id = |id: i64| json!({ "conversationId": "c", "content": "good", "msgId": id });
+    let to_others = json!({ "conversationId": "g", "conversationType": "group", "content": "let me in" });
+    let many = json!(vec![json!({ "conversationId": "c", "content": "" }); 100_001]);
+    for (body, code) in [
+        (json!([good, to_others]), ErrorCode::Forbidden),
+        (json!([with_id(5), good, with_id(5)]), ErrorCode::Conflict),
+        (json!([good, { "conversationId": "c" }]), ErrorCode::InvalidValue),
+        (json!([good, null]), ErrorCode::InvalidValue),
+        (json!([good, [good]]), ErrorCode::InvalidValue),
+        (json!([]), ErrorCode::InvalidValue),
+        (json!("good"), ErrorCode::InvalidValue),
+        (many, ErrorCode::PayloadTooLarge),
+    ] {
+        let refusal = send_with_key(&john, "key", &body).refusal();
+        assert_eq!(refusal.error.error, code, "{}", refusal.error.message);
+        assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 0, "{code:?}");
+        assert_eq!(john.number("SELECT COUNT(*) FROM conversations"), 0, "{code:?}");
+    }
+    let sent = send_with_key(&john, "key", &json!([with_id(5), with_id(6), good]));
+    assert_eq!(sent.status, 201, "a key of what was refused is free: {}", sent.text());
+    server.admin().consolidate();
+    let again = send_with_key(&john, "another", &json!([good, with_id(6)])).refusal();
+    assert_eq!(again.error.error, ErrorCode::Conflict, "an id that lies in a file");
+    assert_eq!(john.number("SELECT COUNT(*) FROM messages"), 3);
+}
+
 /// A statement that writes, under a key.
 fn write_with_key(client: &Client, key: &str, sql: &str, params: &Value) -> Answer {
     let (headers, body) = ([("idempotency-key", key)], json!({ "sql": sql, "params": params }).to_string());
@@ -567,6 +635,10 @@ fn metrics_are_prometheus_text() {
     counted(r#"kalamdb_http_requests_total{route="/api/v1/query",method="POST",status="200"} 1"#);
     counted(r#"kalamdb_statements_total{kind="read"} 1"#);
     assert!(text.lines().any(|line| line.starts_with("kalamdb_http_connections ")), "{text}");
+    for stage in ["waiting", "deciding", "writing", "publishing"] {
+        let name = format!("kalamdb_commit_microseconds_total{{stage=\"{stage}\"}} ");
+        assert!(text.lines().any(|line| line.starts_with(&name)), "{text}");
+    }
     assert!(text.lines().all(|line| line.starts_with('#') || line.is_empty() || line.contains(' ')), "{text}");
 }
 

@@ -77,7 +77,7 @@ async fn whoever_joins_meanwhile_gets_each_message_once_and_in_order() {
 
 async fn send(world: &World, content: &str) -> MsgId {
     let message = SendMessageRequest::new(ConversationId::new("c").unwrap(), content);
-    world.engine.send(&caller("anna"), message, None).await.unwrap().msg_id
+    world.engine.send(&caller("anna"), message.into(), None).await.unwrap()[0].msg_id
 }
 
 /// What a client has, and what it needs to go on.
