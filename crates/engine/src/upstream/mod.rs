@@ -21,6 +21,7 @@
 //! | – | LIKE has no ESCAPE but the backslash | [`escapes`] |
 //! | – | a condition on columns of one name goes to one side of a join | [`SameNames`] |
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
+//! | – | a condition on a volatile column is evaluated a second time, in the scan | [`fences`] |
 //! | apache/datafusion#25415 | a condition on a volatile group key is evaluated a second time | [`group_keys`] |
 //! | – | ROLLUP of a computed key forgets it when it is simplified | [`group_keys`] |
 //! | apache/datafusion#24816 | MIN of a column takes rows away from MAX of what is computed | [`settle`] |
