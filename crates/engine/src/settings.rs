@@ -68,4 +68,7 @@ pub struct LiveSettings {
     pub queue_frames: usize,
     /// Bytes of them; a larger frame waits alone.
     pub queue_bytes: usize,
+    /// The time after which a replay waits for its client no more: it holds a snapshot, which keeps what was deleted and
+    /// moved since on the disk.
+    pub replay_within: Duration,
 }

@@ -67,7 +67,13 @@ pub(crate) fn query_settings() -> QuerySettings {
 }
 
 pub(crate) fn live_settings() -> LiveSettings {
-    LiveSettings { max_sessions_per_user: 8, max_subscriptions: 8, queue_frames: 1_000, queue_bytes: 4 * 1024 * 1024 }
+    LiveSettings {
+        max_sessions_per_user: 8,
+        max_subscriptions: 8,
+        queue_frames: 1_000,
+        queue_bytes: 4 * 1024 * 1024,
+        replay_within: Duration::from_mins(10),
+    }
 }
 
 fn open_rules() -> Rules {

@@ -103,8 +103,13 @@ pub(super) fn failed(id: &str, error: Error) -> LiveFrame {
 pub(super) fn lagged(id: &str, told: Position, last_msg_id: Option<MsgId>) -> LiveFrame {
     let mut details = Map::from_iter([("resumeAfter".to_owned(), json!(told))]);
     details.extend(last_msg_id.map(|id| ("lastMsgId".to_owned(), json!(id))));
-    let sentence = "This client did not take what it was sent, so the subscription has ended; subscribe again with \
-                    details.resumeAfter as `after`.";
+    let sentence = if last_msg_id.is_none() {
+        "This client did not take what it was sent, so the subscription has ended; subscribe again with \
+         details.resumeAfter as `after`."
+    } else {
+        "This client did not take what it was sent, so the subscription has ended; subscribe again with \
+         details.resumeAfter as `after` and details.lastMsgId as `lastMsgId`."
+    };
     lagged_with(id, sentence, details)
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Invariant: all of it comes from one snapshot, taken after the subscription was registered; what the hub brings of
 //! later commits waits until the snapshot has been told. So nothing is left out, and nothing told twice. A replay is
-//! read in parts, each when its client has taken enough of the last.
+//! read in parts, each when its client has taken enough of the last, and for as long as a snapshot may be held for its
+//! client's sake; then it goes on in another subscription.
 
 use std::sync::Arc;
 
 use kalamdb_protocol::{MsgId, Position};
 use kalamdb_store::Snapshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     LiveFrame, frame,
@@ -86,6 +88,7 @@ async fn tell(
 ) -> Result<Position, Broken> {
     let hub = &engine.0.live;
     let snapshot = hub.store.snapshot();
+    let deadline = Instant::now() + hub.settings.replay_within;
     let here = hub.position(snapshot.seq()?, u32::MAX);
     let log = match replay.after {
         Some(after) => Some(open_log(subscription, &snapshot, after, here)?),
@@ -94,8 +97,16 @@ async fn tell(
     let told = replay.after.unwrap_or(here);
     subscription.session.begin(subscription.number, here.seq, told);
     let id = subscription.name();
-    let mut run =
-        ReplayRun { engine: &engine, caller: &caller, subscription, snapshot, told, rows: 0, highest: *above };
+    let mut run = ReplayRun {
+        engine: &engine,
+        caller: &caller,
+        subscription,
+        snapshot,
+        deadline,
+        told,
+        rows: 0,
+        highest: *above,
+    };
     run.put(frame::ack(&id, told, above.is_none()), told).await?;
     if let Some(log) = log {
         run.by_log(log, *above).await?;
@@ -126,6 +137,8 @@ struct ReplayRun<'a> {
     caller: &'a Caller,
     subscription: &'a Arc<Subscription>,
     snapshot: Snapshot,
+    /// The time from which on nobody is waited for: what finds room at once is told all the same.
+    deadline: Instant,
     /// The position that the client knows once it has taken what was put.
     told: Position,
     /// Rows told, and the highest message id among them.
@@ -135,7 +148,8 @@ struct ReplayRun<'a> {
 
 impl ReplayRun<'_> {
     async fn put(&mut self, frame: LiveFrame, told: Position) -> Result<(), Broken> {
-        self.subscription.session.put(self.subscription.number, frame, told).await?;
+        let put = self.subscription.session.put(self.subscription.number, frame, told);
+        timeout_at(self.deadline, put).await.unwrap_or(Err(Interrupted::Stalled))?;
         self.told = told;
         Ok(())
     }

@@ -23,7 +23,7 @@ use tokio::{
 use super::{LiveFrame, frame, subscription::Subscription};
 use crate::{Error, Result};
 
-/// A replay holds a snapshot, which keeps files from being removed: it ends when its client takes nothing for so long.
+/// A client that takes nothing for so long is gone, or as good as gone: what waits to be told to it ends.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A subscription's number within its session; never used again, as its id may be.
@@ -87,7 +87,7 @@ struct HeldFrames {
 pub(super) enum Interrupted {
     /// The subscription was ended, by its client or by an error.
     Gone,
-    /// The client takes nothing.
+    /// The client takes nothing, or too slowly.
     Stalled,
 }
 

@@ -32,6 +32,10 @@ use crate::media;
 /// of others, and more of one user's would only make those wait.
 const STATEMENTS_PER_THREAD: usize = 2;
 
+/// A replay that waits for its client holds a snapshot: what is deleted or moved meanwhile stays on the disk. A client on
+/// a slow line takes its megabytes in this time, and who does not goes on in another replay.
+const REPLAY_WITHIN: Duration = Duration::from_mins(10);
+
 /// The file that is read when no other is named and this one is there.
 const DEFAULT_FILE: &str = "config.toml";
 
@@ -291,6 +295,7 @@ impl Settings {
                 max_subscriptions: self.live.max_subscriptions_per_connection,
                 queue_frames: self.live.queue_frames,
                 queue_bytes: self.live.queue_bytes,
+                replay_within: REPLAY_WITHIN,
             },
         }
     }

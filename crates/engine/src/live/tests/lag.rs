@@ -84,6 +84,43 @@ async fn a_replay_is_told_to_its_end_although_more_happened_than_could_wait() {
     assert_eq!(slow.next().await["type"], "replay_complete");
 }
 
+/// A client whose replays nobody waits for: the ids that it is told until one is complete, asking each time from where
+/// the last has ended. The first ends before anything is read of it.
+async fn told_in_parts(world: &World, mut ask: Subscribe) -> Vec<MsgId> {
+    let client = world.client("anna");
+    let mut told = Vec::new();
+    for part in 0.. {
+        client.session.subscribe(ask.clone()).await.unwrap();
+        while part == 0 && !world.engine.0.live.filters().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(client.next().await["type"], "subscribe_ack");
+        let last = loop {
+            let frame = client.next().await;
+            let Some(id) = frame["message"]["msgId"].as_i64() else { break frame };
+            told.push(id);
+        };
+        if last["type"] == "replay_complete" {
+            assert!(part > 0, "the first waits for nobody");
+            return told;
+        }
+        ask.after = Some(lagged(&last));
+        ask.last_msg_id = last["details"]["lastMsgId"].as_i64();
+    }
+    unreachable!("the last has an end");
+}
+
+#[tokio::test]
+async fn a_replay_holds_its_snapshot_for_a_time_and_goes_on_in_another() {
+    let world = World::with(LiveSettings { replay_within: Duration::ZERO, queue_frames: 8, ..live_settings() });
+    let before = world.client("anna").begin(sql(ALL)).await;
+    let messages: Vec<(MsgId, &str)> = (1..=20).map(|id| (id, "x")).collect();
+    world.insert("anna", "c", &messages).await;
+    let all: Vec<MsgId> = (1..=20).collect();
+    assert_eq!(told_in_parts(&world, Subscribe { last_msg_id: Some(0), ..sql(ALL) }).await, all, "by id");
+    assert_eq!(told_in_parts(&world, Subscribe { after: Some(before), ..sql(ALL) }).await, all, "by the log");
+}
+
 #[tokio::test]
 async fn what_is_unsubscribed_is_not_heard_of_again() {
     let world = World::new();
