@@ -58,9 +58,16 @@ struct Gate {
     max_concurrent: usize,
     per_user: usize,
     /// A user's own places, while one of their statements runs or waits.
-    users: Mutex<HashMap<UserId, Arc<UserSeats>>>,
+    users: Mutex<HashMap<UserId, PresentUser>>,
     waiting: AtomicUsize,
     closed: AtomicBool,
+}
+
+/// A user of whom somebody is here.
+struct PresentUser {
+    seats: Arc<UserSeats>,
+    /// The user's statements, waiting or running.
+    statements: usize,
 }
 
 struct UserSeats {
@@ -78,7 +85,7 @@ struct Seat {
     started: Instant,
     deadline: Instant,
     stage: Arc<Stage>,
-    // The permits go back before the entry, which looks whether anybody else of the user's is in it.
+    // The permits go back before the entry: with the user's last entry their places are forgotten.
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
     _entry: QueueEntry,
@@ -365,15 +372,25 @@ struct QueueEntry {
     queued: AtomicBool,
 }
 
+impl PresentUser {
+    fn new(places: usize) -> Self {
+        let seats = UserSeats { places: Arc::new(Semaphore::new(places)), waiting: AtomicUsize::new(0) };
+        Self { seats: Arc::new(seats), statements: 0 }
+    }
+}
+
 impl QueueEntry {
     fn join(gate: &Arc<Gate>, name: &UserId) -> Result<Self> {
         if gate.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
-        let user = Arc::clone(gate.users.lock().entry(name.clone()).or_insert_with(|| {
-            Arc::new(UserSeats { places: Arc::new(Semaphore::new(gate.per_user)), waiting: AtomicUsize::new(0) })
-        }));
-        // The entry's drop undoes both counts.
+        let user = {
+            let mut users = gate.users.lock();
+            let present = users.entry(name.clone()).or_insert_with(|| PresentUser::new(gate.per_user));
+            present.statements += 1;
+            Arc::clone(&present.seats)
+        };
+        // The entry's drop undoes all three counts.
         let entry = Self { gate: Arc::clone(gate), name: name.clone(), user, queued: AtomicBool::new(true) };
         let all = entry.gate.waiting.fetch_add(1, Ordering::AcqRel);
         let own = entry.user.waiting.fetch_add(1, Ordering::AcqRel);
@@ -401,8 +418,9 @@ impl Drop for QueueEntry {
     fn drop(&mut self) {
         self.leave_queue();
         let mut users = self.gate.users.lock();
-        // The map's and this one: nobody else of the user's is here, and nobody can come while the lock is held.
-        if Arc::strong_count(&self.user) == 2 {
+        let Some(present) = users.get_mut(&self.name) else { return };
+        present.statements -= 1;
+        if present.statements == 0 {
             users.remove(&self.name);
         }
     }

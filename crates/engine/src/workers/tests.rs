@@ -76,6 +76,21 @@ async fn dropped_work_stops_and_gives_its_place_back() {
     }
 }
 
+/// Also when one statement goes while another's end is not all done.
+#[tokio::test]
+async fn nobody_is_remembered_who_is_not_here() {
+    let workers = Workers::start(&settings()).unwrap();
+    let name = user("a");
+    let first = QueueEntry::join(&workers.gate, &name).unwrap();
+    let second = QueueEntry::join(&workers.gate, &name).unwrap();
+    let still_there = Arc::clone(&first.user);
+    drop(first);
+    assert_eq!(workers.gate.users.lock().len(), 1);
+    drop(second);
+    assert!(workers.gate.users.lock().is_empty());
+    drop(still_there);
+}
+
 #[tokio::test]
 async fn one_users_crowd_leaves_room_for_others() {
     let workers = Arc::new(Workers::start(&settings()).unwrap());
@@ -90,6 +105,26 @@ async fn one_users_crowd_leaves_room_for_others() {
     drop(first);
     second.await.unwrap().unwrap();
     drop(other);
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_places_as_the_settings_say() {
+    let two = QuerySettings { max_concurrent: 4, max_concurrent_per_user: 2, ..settings() };
+    let workers = Workers::start(&two).unwrap();
+    let first = workers.admit(&user("a")).await.unwrap();
+    let second = workers.admit(&user("a")).await.unwrap();
+    let name = user("a");
+    let third = workers.admit(&name);
+    tokio::pin!(third);
+    assert!(futures::poll!(third.as_mut()).is_pending(), "both places are taken");
+    // There is room for others: it is this user's own places that are taken.
+    let others = [workers.admit(&user("b")).await.unwrap(), workers.admit(&user("c")).await.unwrap()];
+    assert!(futures::poll!(third.as_mut()).is_pending());
+    drop(others);
+    assert!(futures::poll!(third.as_mut()).is_pending(), "a place of somebody else's is not this user's");
+    drop(first);
+    third.await.unwrap();
+    drop(second);
 }
 
 #[tokio::test]
@@ -226,8 +261,11 @@ async fn work_that_does_not_yield_leaves_threads_for_others() {
     }
     let ticket = workers.admit(&user("b")).await.unwrap();
     assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
-    for work in stuck {
+    // Which of them takes which is chance.
+    for _ in &stuck {
         go.send(()).unwrap();
+    }
+    for work in stuck {
         work.await.unwrap().unwrap();
     }
 }

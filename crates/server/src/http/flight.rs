@@ -23,20 +23,29 @@ const UNIT_BYTES: usize = 1024;
 /// Large bodies that are parsed at the same time: parsing takes several times a body's own size for a moment.
 const PARSERS: usize = 2;
 
+type Users = Arc<Mutex<HashMap<UserId, UserShare>>>;
+
+/// The room of one user.
+struct UserShare {
+    room: Arc<Semaphore>,
+    /// Bodies in flight.
+    bodies: usize,
+}
+
 /// The room that there is.
 pub struct Flight {
     all: Arc<Semaphore>,
     share: u32,
     patience: Duration,
-    /// The shares of users that have a body in flight, waiting ones too.
-    users: Arc<Mutex<HashMap<UserId, Arc<Semaphore>>>>,
+    /// The users that have a body in flight, waiting ones too.
+    users: Users,
     parsers: Semaphore,
 }
 
 /// Room for one body, and for what it becomes.
 pub struct Room {
     share: u32,
-    // Permits go back before the presence, which looks whether the user has other bodies.
+    // Permits go back before the presence: with the user's last body their share is forgotten.
     own: OwnedSemaphorePermit,
     all: OwnedSemaphorePermit,
     _presence: Presence,
@@ -44,7 +53,7 @@ pub struct Room {
 
 /// A body of a user's, on its way in.
 struct Presence {
-    users: Arc<Mutex<HashMap<UserId, Arc<Semaphore>>>>,
+    users: Users,
     user: UserId,
     share: Arc<Semaphore>,
 }
@@ -83,8 +92,11 @@ impl Flight {
 
     fn come(&self, user: &UserId) -> Presence {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = users.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.share as usize)));
-        Presence { users: Arc::clone(&self.users), user: user.clone(), share: Arc::clone(share) }
+        let share = users
+            .entry(user.clone())
+            .or_insert_with(|| UserShare { room: Arc::new(Semaphore::new(self.share as usize)), bodies: 0 });
+        share.bodies += 1;
+        Presence { users: Arc::clone(&self.users), user: user.clone(), share: Arc::clone(&share.room) }
     }
 
     /// Nothing when the time is up; nobody closes the semaphores.
@@ -130,8 +142,9 @@ impl Room {
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and this one: nobody else of the user's is here, and nobody can come while the lock is held.
-        if Arc::strong_count(&self.share) == 2 {
+        let Some(share) = users.get_mut(&self.user) else { return };
+        share.bodies -= 1;
+        if share.bodies == 0 {
             users.remove(&self.user);
         }
     }
@@ -185,6 +198,19 @@ mod tests {
         drop(flight.enter(&user("a"), 16 * KIB).await.unwrap());
         assert!(flight.users.lock().unwrap().is_empty(), "who has nothing in flight leaves no trace");
         assert_eq!(flight.all.available_permits(), 64);
+    }
+
+    /// Also when one body goes while another's end is not all done.
+    #[tokio::test]
+    async fn nobody_is_remembered_who_has_nothing_in_flight() {
+        let flight = flight();
+        let (first, second) = (flight.come(&user("a")), flight.come(&user("a")));
+        let still_there = Arc::clone(&first.share);
+        drop(first);
+        assert_eq!(flight.users.lock().unwrap().len(), 1);
+        drop(second);
+        assert!(flight.users.lock().unwrap().is_empty());
+        drop(still_there);
     }
 
     #[tokio::test]

@@ -56,6 +56,21 @@ fn origin(loaded: &Loaded, name: &str) -> Origin {
     loaded.values.0.iter().find(|effective| effective.key.full_name() == name).unwrap().origin.clone()
 }
 
+/// Of one user's statements two run for each thread, whatever else is allowed.
+#[test]
+fn one_users_statements_are_bounded_by_the_threads() {
+    let places = |of_user: &str, in_all: &str, threads: &str| {
+        let text =
+            format!("[query]\nmax_concurrent_per_user = {of_user}\nmax_concurrent = {in_all}\nthreads = {threads}\n");
+        let query = file(&text).resolve().unwrap().settings.engine().query;
+        (query.max_concurrent_per_user, query.max_concurrent, query.threads)
+    };
+    assert_eq!(places("1000", "1000", "3"), (6, 1000, 3), "as many as the threads are good for");
+    assert_eq!(places("5", "1000", "3"), (5, 1000, 3), "as many as the setting says");
+    assert_eq!(places("1000", "4", "3"), (4, 4, 3), "as many as there are in all");
+    assert_eq!(places("1", "1", "1"), (1, 1, 1));
+}
+
 #[test]
 fn without_anything_the_defaults_hold() {
     let settings = environment(&[]).resolve().unwrap().settings;
