@@ -68,6 +68,8 @@ codes! {
     RangeNotSatisfiable = "range_not_satisfiable", 416;
     /// The query needs more than one query's share of memory.
     QueryTooLarge = "query_too_large", 422;
+    /// The request's line and headers are too many or too long.
+    HeadTooLarge = "head_too_large", 431;
     /// Too many requests; `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429;
     /// The query ran longer than `query.timeout_seconds`.

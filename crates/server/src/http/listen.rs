@@ -23,6 +23,7 @@ use super::{
     metrics::OpenConnection,
     peers::{Peer, Peers},
     socket::{Heard, Listening, Socket},
+    unasked,
 };
 
 /// The time that a later request's head may take, and that a connection may be idle. Longer than clients commonly keep
@@ -102,7 +103,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             continue;
         };
         let slot = ConnectionSlot { _open: OpenConnection::new(), _peer: peer, _permit: permit };
-        tokio::spawn(connection(stream, slot, router.clone(), limits, Stopping(stopped.clone())));
+        let heard = Arc::new(Heard::new(address.ip()));
+        tokio::spawn(connection(stream, slot, heard, router.clone(), limits, Stopping(stopped.clone())));
     }
     drop(listener);
     stopping.send_replace(true);
@@ -129,26 +131,24 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, S
 
 /// Says why there is no slot, if that can be said at once.
 fn turn_away(stream: &TcpStream) {
-    let code = ErrorCode::RateLimited;
     let message = "Your address has as many connections open as one may have (`server.max_connections`); close some.";
-    let body = format!(r#"{{"error":"{}","message":"{message}"}}"#, code.as_str());
-    let answer = format!(
-        "HTTP/1.1 {} Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: {}\r\nRetry-After: 1\r\n\
-         Connection: close\r\n\r\n{body}",
-        code.status(),
-        body.len()
-    );
     // A new socket takes as much; where it does not, there is nobody to tell.
-    stream.try_write(answer.as_bytes()).ok();
+    stream.try_write(&unasked::answer(ErrorCode::RateLimited, message)).ok();
 }
 
-async fn connection(stream: TcpStream, slot: ConnectionSlot, router: Router, limits: Limits, mut stopping: Stopping) {
+async fn connection(
+    stream: TcpStream,
+    slot: ConnectionSlot,
+    heard: Arc<Heard>,
+    router: Router,
+    limits: Limits,
+    mut stopping: Stopping,
+) {
     // Answers are written whole; waiting to fill a packet would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
-    let heard = Arc::new(Heard::default());
     let socket = Socket::new(stream, limits.stall_timeout, Arc::clone(&heard), slot);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

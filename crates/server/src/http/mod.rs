@@ -1,7 +1,8 @@
 //! The HTTP API: one file per endpoint, and what they share.
 //!
 //! Invariant: decides nothing about data: a handler turns a request into one call of the engine and its result
-//! into an answer. Every answer that is not a success has the shape of `error.rs`.
+//! into an answer. Every answer that is not a success has the shape of `error.rs`, also that to what is no
+//! request (`unasked.rs`).
 
 mod accept;
 mod body;
@@ -24,6 +25,7 @@ mod query;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod unasked;
 mod upload;
 mod ws;
 

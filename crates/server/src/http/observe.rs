@@ -1,6 +1,6 @@
 //! Around every request: its log line, its counts, and a net for panics.
 //!
-//! Invariant: logs the route's template, never the path; no header, body, statement or panic's text, because
+//! Invariant: logs the route's template, never the path, and who is on the other end of the socket; no header, body, statement or panic's text, because
 //! each may hold what a user wrote.
 
 use std::{panic::AssertUnwindSafe, time::Instant};
@@ -16,7 +16,7 @@ use kalamdb_engine::Caller;
 use kalamdb_protocol::ErrorCode;
 use tracing::Level;
 
-use super::{error::ApiError, metrics};
+use super::{error::ApiError, metrics, socket::ClientAddress};
 
 /// The route's name where no route matched.
 const NO_ROUTE: &str = "none";
@@ -33,7 +33,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
 pub async fn observe_with(request: Request, next: Next, record: impl Fn(&Seen)) -> Response {
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let seen = Seen { method, matched, started: Instant::now(), status: CLIENT_GONE, code: None, caller: None };
+    let client = request.extensions().get::<ClientAddress>().copied();
+    let seen = Seen { method, matched, client, started: Instant::now(), status: CLIENT_GONE, code: None, caller: None };
     let mut seen = Recorded { seen, record };
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = answer.unwrap_or_else(|_| ApiError::internal().into_response());
@@ -47,6 +48,7 @@ pub async fn observe_with(request: Request, next: Next, record: impl Fn(&Seen)) 
 pub struct Seen {
     method: Method,
     matched: Option<MatchedPath>,
+    client: Option<ClientAddress>,
     started: Instant,
     /// The answer's, or [`CLIENT_GONE`].
     pub status: u16,
@@ -92,6 +94,7 @@ impl Seen {
                     route = self.route(),
                     status = self.status,
                     code = self.code.map(ErrorCode::as_str),
+                    client = self.client.map(|client| tracing::field::display(client.0)),
                     user = self.caller.as_ref().map(|caller| caller.user.as_str()),
                     duration_us = self.started.elapsed().as_micros(),
                     "request"

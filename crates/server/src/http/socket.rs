@@ -2,11 +2,13 @@
 //!
 //! Invariant: a write fails once the client takes its answer too slowly: an answer that nobody reads would hold its memory
 //! for ever. A socket is closed only after the client has had the chance to read what was written: closing with something
-//! unread resets the connection, and the last answer is lost with it.
+//! unread resets the connection, and the last answer is lost with it. What hyper says by itself, to what is no request,
+//! has a sentence of ours in its place.
 
 use std::{
     io,
     mem::MaybeUninit,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -19,8 +21,9 @@ use std::{
 use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::{
-    Request,
+    Request, Response,
     body::{Frame, Incoming, SizeHint},
+    header,
     service::Service,
 };
 use tokio::{
@@ -30,7 +33,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::listen::ConnectionSlot;
+use super::{listen::ConnectionSlot, unasked};
 
 /// The slowest that a client may take its answer, in the long run: what the oldest mobile networks still do. Slower ones
 /// use up their patience (`server.request_timeout_seconds`), and faster ones earn it back.
@@ -49,24 +52,52 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that are read at once only to be thrown away.
 const DISCARDED_AT_ONCE: usize = 16 * 1024;
 
+/// The address that a request came from: the client's, or that of the proxy in front.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub IpAddr);
+
 /// The state of the requests on a socket, as the socket needs to know it.
 #[derive(Debug)]
 pub struct Heard {
+    address: ClientAddress,
     first: Notify,
     /// Whether the client still has something to send: a first request, or the rest of a body.
     sending: AtomicBool,
-}
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self { first: Notify::default(), sending: AtomicBool::new(true) }
-    }
+    /// Whether a request has come whose answer is not written to its end. What is written else is hyper's own.
+    answering: AtomicBool,
+    /// Whether hyper has all of the answer, though it may not have written it.
+    answered: AtomicBool,
 }
 
 impl Heard {
+    /// The state of a new socket.
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address: ClientAddress(address.to_canonical()),
+            first: Notify::default(),
+            sending: AtomicBool::new(true),
+            answering: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+        }
+    }
+
     /// Completes once a first request has come.
     pub async fn first(&self) {
         self.first.notified().await;
+    }
+
+    fn asked(&self, request: &Request<Incoming>) {
+        self.first.notify_one();
+        self.sending.store(!request.body().is_end_stream(), Ordering::Release);
+        self.answering.store(true, Ordering::Release);
+        self.answered.store(false, Ordering::Release);
+    }
+
+    /// All that there was to write is written.
+    fn flushed(&self) {
+        if self.answered.load(Ordering::Acquire) {
+            self.answering.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -83,15 +114,24 @@ impl<S> Listening<S> {
     }
 }
 
-impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Listening<S> {
-    type Response = S::Response;
+impl<S, B> Service<Request<Incoming>> for Listening<S>
+where
+    S: Service<Request<Arriving>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Leaving<B>>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.heard.first.notify_one();
-        self.heard.sending.store(!request.body().is_end_stream(), Ordering::Release);
-        self.service.call(request.map(|body| Arriving { body, heard: Arc::clone(&self.heard) }))
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.heard.asked(&request);
+        request.extensions_mut().insert(self.heard.address);
+        // After an upgrade the socket is somebody else's, and there is no telling what is written to it.
+        let is_upgrade = request.headers().contains_key(header::UPGRADE);
+        let heard = Arc::clone(&self.heard);
+        let leaves = (!is_upgrade).then(|| Arc::clone(&self.heard));
+        let answer = self.service.call(request.map(|body| Arriving { body, heard }));
+        Box::pin(async move { answer.await.map(|answer| answer.map(|body| Leaving { body, heard: leaves })) })
     }
 }
 
@@ -125,6 +165,40 @@ impl HttpBody for Arriving {
     }
 }
 
+/// An answer's body that tells when hyper has all of it.
+pub struct Leaving<B> {
+    body: B,
+    heard: Option<Arc<Heard>>,
+}
+
+impl<B: HttpBody + Unpin> HttpBody for Leaving<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Leaving<B> {
+    fn drop(&mut self) {
+        if let Some(heard) = &self.heard {
+            heard.answered.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// A connection's socket, which gives up on clients that take nothing.
 pub struct Socket {
     stream: TcpStream,
@@ -140,6 +214,19 @@ impl Socket {
     /// A socket whose client may take nothing for that long.
     pub fn new(stream: TcpStream, patience: Duration, heard: Arc<Heard>, slot: ConnectionSlot) -> Self {
         Self { stream, patience: Patience::new(patience), stalled: None, heard, lingering: None, _slot: slot }
+    }
+
+    /// Writes a sentence of ours in the place of hyper's own answer, if that is what begins so.
+    fn replace(&self, begins: &[u8]) -> bool {
+        if self.heard.answering.load(Ordering::Acquire) {
+            return false;
+        }
+        let Some(ours) = unasked::instead_of(begins) else { return false };
+        // The client has said what it has to say, or is still at it.
+        self.heard.sending.store(true, Ordering::Release);
+        // A socket that is written to for the first time, or has taken all so far, takes as much.
+        self.stream.try_write(&ours).ok();
+        true
     }
 
     /// Passes on how a write went; one that has been pending for too long has failed.
@@ -234,6 +321,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.replace(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.judge(context, written)
     }
@@ -243,6 +333,9 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if slices.first().is_some_and(|first| self.replace(first)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.judge(context, written)
     }
@@ -252,6 +345,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.heard.flushed();
         // Written bytes are the system's already; this waits for nobody.
         Pin::new(&mut self.stream).poll_flush(context)
     }

@@ -39,6 +39,14 @@ fn refusal(mut stream: TcpStream) -> ErrorBody {
     error
 }
 
+/// A connection on which that has been sent.
+fn said(server: &Server, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(server.url().trim_start_matches("http://")).expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_mins(1))).expect("it can be set");
+    stream.write_all(bytes).expect("all of it is taken");
+    stream
+}
+
 /// Like `fetch` and other clients, it looks for the answer when all is sent.
 #[track_caller]
 fn refused_when_sent(server: &Server, token: &str, path: &str, headers: &str, body: &[u8]) -> ErrorBody {
@@ -155,4 +163,37 @@ fn values_are_counted_before_they_are_there() {
     assert_eq!(told.error, ErrorCode::InvalidValue, "{}", told.message);
     let grown = peak_memory_mib(&server) - before;
     assert!(grown < 150, "{grown} MiB more for bodies of 30");
+}
+
+/// What hyper refuses by itself, without a body.
+#[test]
+fn what_is_no_request_gets_a_sentence_too() {
+    let server = Server::start();
+    let with = |headers: &str| format!("GET /api/v1/health HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+    for bad in ["GARBAGE\r\n\r\n", "G@T / HTTP/1.1\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET \u{1} HTTP/1.1\r\n\r\n"] {
+        assert_eq!(refusal(said(&server, bad.as_bytes())).error, ErrorCode::InvalidValue, "{bad}");
+    }
+    assert_eq!(refusal(said(&server, with("no colon\r\n").as_bytes())).error, ErrorCode::InvalidValue);
+    let long = with(&format!("X-Long: {}\r\n", "x".repeat(200_000)));
+    assert_eq!(refusal(said(&server, long.as_bytes())).error, ErrorCode::HeadTooLarge);
+    let line = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000));
+    assert_eq!(refusal(said(&server, line.as_bytes())).error, ErrorCode::HeadTooLarge);
+    let many = with(&"X-Many: x\r\n".repeat(101));
+    assert_eq!(refusal(said(&server, many.as_bytes())).error, ErrorCode::HeadTooLarge);
+    let cookies = with(&format!("Cookie: {}\r\nConnection: close\r\n", "x".repeat(60_000)));
+    let mut answer = String::new();
+    said(&server, cookies.as_bytes()).read_to_string(&mut answer).expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+
+    // Behind a request that was answered.
+    let mut kept = said(&server, with("").as_bytes());
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        let mut byte = [0];
+        kept.read_exact(&mut byte).expect("it is answered");
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+    kept.write_all(b"GARBAGE\r\n\r\n").expect("the connection is open");
+    assert_eq!(refusal(kept).error, ErrorCode::InvalidValue);
 }

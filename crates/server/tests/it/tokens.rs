@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use kalamdb_protocol::ErrorCode;
 use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::harness::{Server, eventually};
 
 const SECRET: &str = "a secret of at least thirty-two bytes, for tests";
 
@@ -46,6 +46,16 @@ fn the_user_is_the_claim_user_id_else_sub() {
 fn the_command_line_mints_what_the_server_takes() {
     let server = server();
     assert_eq!(user_of(&server, &server.token("auth0|123", false)), "auth0|123");
+}
+
+/// So that an operator finds out who tries tokens.
+#[test]
+fn a_refused_token_is_logged_with_the_address_it_came_from() {
+    let server = server();
+    let stranger = server.client_with_token(Some("no token"));
+    assert_eq!(stranger.query("SELECT 1").expect_err("it is refused").code(), Some(ErrorCode::Unauthorized));
+    let is_told = |line: &str| line.contains("status=401") && line.contains("client=127.0.0.1");
+    eventually("the log says who it was", || server.log_text().lines().any(is_told));
 }
 
 #[test]
