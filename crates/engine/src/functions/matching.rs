@@ -31,9 +31,10 @@ use regex::{Regex, RegexBuilder};
 
 use super::{TooLarge, Work, effort::effort, guard::MAX_SEARCH_STEPS, regexes::MAX_COMPILED_BYTES};
 
-/// A larger one than this is costly, and looks into short texts only.
+/// A larger one than this is costly where it has many places, and looks into short texts only: `(\w{1,9}(\d|x)){14}q` takes
+/// a second for these. One of few places is fast however large it is: `\w+@\w+\.\w+`.
 const CHEAP_COMPILED_BYTES: usize = 64 << 10;
-/// The longest text that a costly one looks into: longer than any `content`.
+/// The longest text that a costly one looks into.
 const MAX_COSTLY_TEXT_BYTES: usize = 16 << 10;
 /// Bytes of text between two looks at whether the statement is to go on.
 const BYTES_BETWEEN_CHECKS: usize = 1 << 10;
@@ -164,11 +165,9 @@ impl Matches {
             builder.case_insensitive(sought.ignores_case).dot_matches_new_line(sought.over_lines);
             builder.size_limit(bytes).build()
         };
-        let (regex, is_costly) = match compiled(CHEAP_COMPILED_BYTES) {
-            Ok(regex) => (regex, false),
-            Err(_) => (compiled(MAX_COMPILED_BYTES).ok()?, true),
-        };
+        let regex = compiled(MAX_COMPILED_BYTES).ok()?;
         let effort = u128::from(effort(&sought.pattern));
+        let is_costly = effort > 1 && compiled(CHEAP_COMPILED_BYTES).is_err();
         let texts = vec![DataType::Utf8View, DataType::Utf8, DataType::LargeUtf8];
         let signature = Signature::uniform(1, texts, Volatility::Immutable);
         let work = Arc::clone(work);
