@@ -3,11 +3,11 @@
 //! Invariant: only the outermost SELECT changes, whose columns nobody refers to but its own ORDER BY, and there only what
 //! a name would be taken twice for. [`shown`] says what such a column is really called.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::ControlFlow};
 
 use datafusion::{
     logical_expr::{Cast, Expr as Planned, TryCast},
-    sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr},
+    sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, visit_expressions},
 };
 
 /// The beginning of the planner's name of such a column; its number follows, and its own name if it was given one.
@@ -73,13 +73,24 @@ fn is_cast(expr: &Expr) -> bool {
     }
 }
 
-/// The name that the planner may give an expression: the column without its table, a cast value without the CAST.
+/// Whether a query stands in an expression. The planner calls all of them `<subquery>`.
+fn has_subquery(expr: &Expr) -> bool {
+    let is_subquery = |expr: &Expr| match expr {
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    visit_expressions(expr, is_subquery).is_break()
+}
+
+/// The name that the planner may give an expression: the column without its table, a cast value without the CAST, and
+/// one for all that have a subquery.
 fn name_of(expr: &Expr, distinct: bool) -> String {
     match expr {
         Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => name_of(inner, distinct),
         Expr::Identifier(name) => name.value.clone(),
         // With DISTINCT an ORDER BY must find its column as it is written.
         Expr::CompoundIdentifier(parts) if !distinct => parts.last().map(|name| name.value.clone()).unwrap_or_default(),
+        other if has_subquery(other) => "<subquery>".to_owned(),
         other => other.to_string().to_lowercase(),
     }
 }
@@ -140,6 +151,11 @@ mod tests {
             ("SELECT a, a FROM t", r#"SELECT a, a AS "(column 2)" FROM t"#),
             ("SELECT a AS x, b AS x FROM t", r#"SELECT a AS x, b AS "(column 2) x" FROM t"#),
             ("SELECT COUNT(*), count(*) FROM t", r#"SELECT COUNT(*), count(*) AS "(column 2)" FROM t"#),
+            ("SELECT (SELECT 1), (SELECT 2)", r#"SELECT (SELECT 1), (SELECT 2) AS "(column 2)""#),
+            (
+                "SELECT EXISTS (SELECT 1), a, 1 + (SELECT 2) FROM t",
+                r#"SELECT EXISTS (SELECT 1), a, 1 + (SELECT 2) AS "(column 3)" FROM t"#,
+            ),
             ("SELECT *, a FROM t", r#"SELECT *, a AS "(column 2)" FROM t"#),
             ("SELECT CAST(a AS TEXT) FROM t ORDER BY a", r#"SELECT CAST(a AS TEXT) AS "(column 1)" FROM t ORDER BY a"#),
             ("SELECT m.a, n.a FROM m, n", r#"SELECT m.a, n.a AS "(column 2)" FROM m, n"#),
