@@ -17,6 +17,7 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 use kalamdb_engine::{LiveFrame, LiveSession};
 use kalamdb_protocol::{ConversationId, ConversationType, ErrorCode, MsgId, Position, ServerFrame, Subscribe};
+use serde::Deserialize as _;
 use tokio::time::sleep_until;
 
 use super::{
@@ -116,15 +117,25 @@ fn event(frame: &LiveFrame) -> Event {
     let event = Event::default().event(frame.kind).data(&frame.text);
     match frame.position {
         Some(position) => event.id(written(position)),
-        // An empty id makes a browser forget the last one, which would fail again for ever.
-        None if frame.kind == "error" && must_start_anew(&frame.text) => event.id(""),
+        None if frame.kind == "error" => match id_after(&frame.text) {
+            Some(id) => event.id(id),
+            None => event,
+        },
         None => event,
     }
 }
 
-fn must_start_anew(error: &str) -> bool {
-    let frame = serde_json::from_str(error);
-    matches!(frame, Ok(ServerFrame::Error { details, .. }) if details.get("resync").is_some_and(|it| it == true))
+/// The id with which a client comes back after an error, if it is not the last one that it has seen.
+fn id_after(error: &str) -> Option<String> {
+    let Ok(ServerFrame::Error { details, .. }) = serde_json::from_str(error) else { return None };
+    if details.get("resync").is_some_and(|it| it == true) {
+        // An empty id makes a browser forget the last one, which would fail again for ever.
+        return Some(String::new());
+    }
+    // A replay by id that was broken off goes on from the message that it had come to.
+    let after: Position = Position::deserialize(details.get("resumeAfter")?).ok()?;
+    let last = details.get("lastMsgId")?.as_i64()?;
+    Some(format!("{}-{last}", written(after)))
 }
 
 /// The subscription that query string and headers ask for.
@@ -143,15 +154,19 @@ fn asked(headers: &HeaderMap, uri: &Uri) -> Result<Subscribe, ApiError> {
                 asked.conversation_type = Some(parsed(&name, "`ai` or `group`", kind)?);
             }
             "lastMsgId" => asked.last_msg_id = Some(parsed(&name, "a whole number", value.parse::<MsgId>())?),
-            "after" => asked.after = Some(parsed(&name, "an event's id", read(&value).ok_or(()))?),
+            "after" => {
+                let (after, last) = parsed(&name, "an event's id", read(&value).ok_or(()))?;
+                asked.after = Some(after);
+                asked.last_msg_id = last.or(asked.last_msg_id);
+            }
             _ => return Err(ApiError::new(ErrorCode::InvalidValue, UNKNOWN_PARAMETER)),
         }
     }
     if let Some(seen) = headers.get(LAST_EVENT_ID).filter(|seen| !seen.is_empty()) {
         let seen = seen.to_str().ok().and_then(read).ok_or(());
-        asked.after = Some(parsed("Last-Event-ID", "an event's id", seen)?);
-        // A browser comes back with the address it began with.
-        asked.last_msg_id = None;
+        let (after, last) = parsed("Last-Event-ID", "an event's id", seen)?;
+        // A browser comes back with the address it began with: what that says of messages is done, or stands in the id.
+        (asked.after, asked.last_msg_id) = (Some(after), last);
     }
     Ok(asked)
 }
@@ -168,14 +183,16 @@ fn written(position: Position) -> String {
     format!("{}-{}-{}", position.epoch, position.seq, position.n)
 }
 
-fn read(id: &str) -> Option<Position> {
+/// The position of an event's id; and of `7-5-1-8601`, where a replay by message ids was broken off, the message.
+fn read(id: &str) -> Option<(Position, Option<MsgId>)> {
     let mut parts = id.split('-');
     let position = Position {
         epoch: parts.next()?.parse().ok()?,
         seq: parts.next()?.parse().ok()?,
         n: parts.next()?.parse().ok()?,
     };
-    parts.next().is_none().then_some(position)
+    let last = parts.next().map(str::parse).transpose().ok()?;
+    parts.next().is_none().then_some((position, last))
 }
 
 #[cfg(test)]
@@ -196,21 +213,26 @@ mod tests {
     #[test]
     fn ids_are_positions_written_and_read() {
         assert_eq!(written(at(12, u32::MAX)), "7-12-4294967295");
-        assert_eq!(read("7-12-4294967295"), Some(at(12, u32::MAX)));
-        for bad in ["", "7", "7-12", "7-12-3-4", "7-12-4294967296", "7--3", "-7-12-3", "7-12-x"] {
+        assert_eq!(read("7-12-4294967295"), Some((at(12, u32::MAX), None)));
+        assert_eq!(read("7-12-0-8601"), Some((at(12, 0), Some(8601))));
+        for bad in
+            ["", "7", "7-12", "7-12-3-4-5", "7-12-3-x", "7-12-3-", "7-12-4294967296", "7--3", "-7-12-3", "7-12-x"]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
 
     #[test]
-    fn who_must_start_anew_is_told_apart() {
+    fn who_comes_back_elsewhere_is_told_so() {
         let anew = r#"{"type":"error","id":"a","code":"lagged","error":"Read anew.","details":{"resync":true}}"#;
-        assert!(must_start_anew(anew));
+        assert_eq!(id_after(anew).as_deref(), Some(""));
+        let on = r#"{"type":"error","id":"a","code":"lagged","error":"Go on.","details":{"resumeAfter":{"epoch":1,"seq":2,"n":3},"lastMsgId":9}}"#;
+        assert_eq!(id_after(on).as_deref(), Some("1-2-3-9"));
         for other in [
             r#"{"type":"error","id":"a","code":"lagged","error":"Go on.","details":{"resumeAfter":{"epoch":1,"seq":2,"n":3}}}"#,
             r#"{"type":"error","id":"a","code":"internal","error":"resync"}"#,
         ] {
-            assert!(!must_start_anew(other), "{other}");
+            assert_eq!(id_after(other), None, "{other}");
         }
     }
 
@@ -254,6 +276,8 @@ mod tests {
     fn the_last_event_seen_goes_before_what_the_address_says() {
         let again = asked_by("/api/v1/live?lastMsgId=0", Some("7-5-1")).unwrap();
         assert_eq!((again.after, again.last_msg_id), (Some(at(5, 1)), None));
+        let on = asked_by("/api/v1/live?lastMsgId=0", Some("7-5-1-9")).unwrap();
+        assert_eq!((on.after, on.last_msg_id), (Some(at(5, 1)), Some(9)));
         // A browser that was told to forget sends an empty id.
         let anew = asked_by("/api/v1/live?lastMsgId=0", Some("")).unwrap();
         assert_eq!((anew.after, anew.last_msg_id), (None, Some(0)));
