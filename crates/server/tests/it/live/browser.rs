@@ -150,6 +150,52 @@ fn the_page_shows_edits_and_deletions_also_those_it_missed() {
 }
 
 #[test]
+fn the_page_begins_with_the_newest_and_has_earlier_ones_when_asked() {
+    let mut server = Server::with(&[("server.cors_origins", "*")]);
+    let amy = server.client("amy");
+    let front = Front::of(&server);
+    for number in 0..120 {
+        amy.say("c", &number.to_string());
+    }
+    let mut page = open(&server, &front);
+    is_live(&mut page);
+    let showing = |page: &mut Browser, texts: &[String]| {
+        page.until(&format!("JSON.stringify({TEXTS}) === JSON.stringify({})", json!(texts)));
+    };
+    let mut texts: Vec<String> = (70..120).map(|number| number.to_string()).collect();
+    showing(&mut page, &texts);
+    let frames = page.evaluate("document.getElementById('messages').dataset.frames");
+    assert_eq!(frames, "0", "nothing is replayed");
+
+    // What is edited before the page is not shown; what is edited on it is.
+    amy.run("UPDATE messages SET content = 'old' WHERE content = '3'");
+    amy.run("UPDATE messages SET content = 'new' WHERE content = '119'");
+    amy.say("c", "120");
+    *texts.last_mut().expect("there are some") = "new".to_owned();
+    texts.push("120".to_owned());
+    showing(&mut page, &texts);
+
+    server.stop();
+    is_not_live(&mut page);
+    server.spawn();
+    amy.run("DELETE FROM messages WHERE content IN ('5', '70')");
+    amy.say("c", "121");
+    front.now_before(&server);
+    texts.remove(0);
+    texts.push("121".to_owned());
+    showing(&mut page, &texts);
+    is_live(&mut page);
+
+    for _ in 0..2 {
+        let shown = page.evaluate("document.querySelectorAll('#messages li').length");
+        page.evaluate("(document.getElementById('earlier').click(), true)");
+        page.until(&format!("document.querySelectorAll('#messages li').length > {shown}"));
+    }
+    showing(&mut page, &amy.texts("SELECT content FROM messages ORDER BY msgId"));
+    assert_eq!(page.evaluate("document.getElementById('earlier').hidden"), true);
+}
+
+#[test]
 fn the_page_says_when_its_token_is_not_valid() {
     let server = server();
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/live.html");
