@@ -24,7 +24,7 @@ use datafusion::{
 
 use crate::{
     functions::{ShortNumerals, Work},
-    upstream::UniqueOrders,
+    upstream,
 };
 
 /// Nodes of a plan that are looked at between two looks at the clock.
@@ -117,8 +117,8 @@ pub(super) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 
 /// DataFusion's optimizer.
 pub(super) fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let rules = Optimizer::new().rules.into_iter().chain([Arc::new(UniqueOrders) as _]);
-    rules.map(|rule| Arc::new(Stoppable(rule)) as _).collect()
+    let rules = upstream::around(Optimizer::new().rules);
+    rules.into_iter().map(|rule| Arc::new(Stoppable(rule)) as _).collect()
 }
 
 /// These rules, each of which asks first.

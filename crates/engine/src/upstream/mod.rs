@@ -17,7 +17,10 @@
 //! | apache/datafusion#25052 | a hash join of two sorted sides is taken for sorted by both | [`TakeBackClaims`] |
 //! | apache/datafusion#24421 | GROUPING SETS over sorted rows lose rows | [`TakeBackClaims`] |
 //! | – | `(a, b) = (1, NULL)` is true or false | [`row_values`] |
-//! | – | an aggregate whose ORDER BY has a key twice panics | [`UniqueOrders`] |
+//! | – | an aggregate whose ORDER BY has a key twice panics | [`orders`] |
+//! | – | `json_contains` of a NULL key is NULL or false, by the other rows | [`json_keys`] |
+//! | – | INTERSECT ALL and EXCEPT ALL do not count | [`multisets`] |
+//! | – | two IN of one value become one, whatever is NULL | [`list_pairs`] |
 //! | – | LIKE has no ESCAPE but the backslash | [`escapes`] |
 //! | – | a condition on columns of one name goes to one side of a join | [`SameNames`] |
 //! | – | a condition without columns is moved below an aggregate without groups | [`fences`] |
@@ -36,7 +39,10 @@ mod fences;
 mod fetch;
 mod group_keys;
 mod joined_texts;
+mod json_keys;
+mod list_pairs;
 mod lists;
+mod multisets;
 mod orders;
 mod row_values;
 mod same_names;
@@ -45,9 +51,11 @@ mod subquery_places;
 #[cfg(test)]
 mod tests;
 
-use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan};
+use std::sync::Arc;
 
-pub(crate) use self::{claims::TakeBackClaims, fetch::DetachFetch, orders::UniqueOrders, same_names::SameNames};
+use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan, optimizer::OptimizerRule};
+
+pub(crate) use self::{claims::TakeBackClaims, fetch::DetachFetch, same_names::SameNames};
 
 /// Turns off what is wrong and has a switch.
 pub(crate) fn settle(options: &mut OptimizerOptions) {
@@ -60,10 +68,18 @@ pub(crate) fn settle(options: &mut OptimizerOptions) {
     options.enable_leaf_expression_pushdown = false;
 }
 
+/// These rules with ours before and after them.
+pub(crate) fn around(rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let first: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(list_pairs::ListPairs);
+    let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(orders::UniqueOrders);
+    std::iter::once(first).chain(rules).chain([last]).collect()
+}
+
 /// Rewrites what is wrong and has none, before [`crate::functions::prepare`] sees it: what is added here is bounded there,
 /// and names are still those of the statement.
 pub(crate) fn rewrite_first(plan: LogicalPlan) -> Result<LogicalPlan> {
-    lists::rewrite(row_values::rewrite(escapes::rewrite(joined_texts::rewrite(group_keys::rewrite(plan)?)?)?)?)
+    let plan = multisets::rewrite(joined_texts::rewrite(group_keys::rewrite(plan)?)?)?;
+    lists::rewrite(row_values::rewrite(escapes::rewrite(json_keys::rewrite(plan)?)?)?)
 }
 
 /// The rest, after it.

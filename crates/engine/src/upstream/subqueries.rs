@@ -158,7 +158,7 @@ impl Rewriter {
         let never_null = !rows.schema().field(0).is_nullable();
         let has_none = never_null && !is_one_row(&rows);
         let scalar = Expr::ScalarSubquery(subquery_of(rows)?);
-        Ok(if has_none { ScalarUDF::new_from_impl(Optional::new()).call(vec![scalar]) } else { scalar })
+        Ok(if has_none { optional(scalar) } else { scalar })
     }
 
     /// `value = ANY (rows)` in three values.
@@ -323,6 +323,14 @@ impl Set {
     }
 }
 
+/// The name of [`optional`].
+pub(super) const OPTIONAL: &str = "optional";
+
+/// The same value, of which DataFusion does not know what it is made of, nor that it is never NULL.
+pub(super) fn optional(value: Expr) -> Expr {
+    ScalarUDF::new_from_impl(Optional::new()).call(vec![value])
+}
+
 /// A value that is NULL where there is no row. DataFusion takes `(SELECT 7 FROM t)` for what can never be NULL, as 7 is.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Optional(Signature);
@@ -335,7 +343,7 @@ impl Optional {
 
 impl ScalarUDFImpl for Optional {
     fn name(&self) -> &'static str {
-        "optional"
+        OPTIONAL
     }
 
     fn signature(&self) -> &Signature {

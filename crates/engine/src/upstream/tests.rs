@@ -13,6 +13,7 @@ use datafusion::{
     },
     datasource::MemTable,
     execution::SessionStateBuilder,
+    optimizer::Optimizer,
     parquet::{arrow::ArrowWriter, file::properties::WriterProperties},
     physical_optimizer::optimizer::PhysicalOptimizer,
     physical_plan::collect,
@@ -38,7 +39,8 @@ fn session(ours: bool) -> SessionContext {
     }
     let builder =
         SessionStateBuilder::new().with_default_features().with_config(config).with_physical_optimizer_rules(rules);
-    let state = if ours { builder.with_optimizer_rule(Arc::new(UniqueOrders)).build() } else { builder.build() };
+    let rules = Optimizer::new().rules;
+    let state = builder.with_optimizer_rules(if ours { around(rules) } else { rules }).build();
     let session = SessionContext::new_with_state(state);
     functions::register(&mut *session.state_ref().write()).unwrap();
     let schema = Arc::new(Schema::new(vec![
@@ -536,4 +538,50 @@ async fn a_key_stands_twice_in_an_order() {
         &["a 2 xy", "b 3 x"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_null_key_is_in_no_json_that_anybody_knows() {
+    mended("SELECT id FROM t WHERE json_contains('{}', CAST(NULL AS VARCHAR)) IS NULL AND id < 2", &["1"]).await;
+    right(
+        "SELECT id, json_contains('{\"x\":1}', v) AS a, json_contains(meta, CASE WHEN id > 2 THEN 'k' END) AS b FROM t ORDER BY id",
+        &["1 true NULL", "2 false NULL", "3 NULL true", "4 true false"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn all_counts_how_often_a_row_is_there() {
+    mended(
+        "SELECT x FROM (VALUES (1), (1), (2), (NULL), (NULL)) AS a (x) INTERSECT ALL \
+         SELECT y FROM (VALUES (1), (3), (NULL), (NULL)) AS b (y) ORDER BY x",
+        &["1", "NULL", "NULL"],
+    )
+    .await;
+    mended("SELECT k FROM t EXCEPT ALL (SELECT k FROM t WHERE id IN (1, 3, 4)) ORDER BY k", &["a"]).await;
+    right("SELECT k FROM t EXCEPT SELECT k FROM t WHERE id = 1 ORDER BY k", &["b"]).await;
+    right("SELECT k, v FROM t INTERSECT SELECT k, v FROM t WHERE id > 1 ORDER BY k, v", &["a y", "b x", "b NULL"])
+        .await;
+}
+
+#[tokio::test]
+async fn two_lists_of_one_value_know_of_null() {
+    mended("SELECT id FROM t WHERE id IN (1, 2) AND id NOT IN (2, NULL)", &[]).await;
+    mended("SELECT id FROM t WHERE v NOT IN ('a', 'b') OR v NOT IN ('x', 'c') ORDER BY id", &["1", "2", "4"]).await;
+    mended("SELECT id FROM t WHERE NOT (v IN ('x', 'y') AND v IN ('a', 'b')) ORDER BY id", &["1", "2", "4"]).await;
+    mended("SELECT id FROM t WHERE NOT (v IN ('x', 'y') AND v NOT IN ('x', 'y')) ORDER BY id", &["1", "2", "4"]).await;
+    mended(
+        "SELECT id FROM t WHERE NOT ((v = 'x' OR v = 'y' OR v = 'a' OR v = 'b') AND (v = 'c' OR v = 'd' OR v = 'e' OR v = 'f')) \
+         ORDER BY id",
+        &["1", "2", "4"],
+    )
+    .await;
+    mended(
+        "SELECT id FROM t WHERE NOT ((TRUE AND v NOT IN ('x', NULL)) AND NOT (TRUE AND v NOT IN ('x', NULL))) ORDER BY id",
+        &["1", "4"],
+    )
+    .await;
+    right("SELECT id FROM t WHERE id IN (1, 2, 3) AND id NOT IN (2, 5) ORDER BY id", &["1", "3"]).await;
+    right("SELECT id FROM t WHERE v IN ('x', 'a') OR v IN ('y', 'b') ORDER BY id", &["1", "2", "4"]).await;
+    right("SELECT id, v IN ('x', NULL) AS a FROM t ORDER BY id", &["1 true", "2 NULL", "3 NULL", "4 true"]).await;
 }
