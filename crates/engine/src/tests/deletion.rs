@@ -273,6 +273,61 @@ async fn files_are_listed_for_admins() {
     assert_eq!(world.code("anna", "SELECT * FROM system.files").await, ErrorCode::ScopeViolation);
 }
 
+/// Everybody's rows by one statement: each owner's go to their own trash, and a file that they share lives until nobody
+/// can have it back.
+#[tokio::test]
+async fn an_admin_deletes_of_all_owners_and_each_has_their_own_back() {
+    for tier in TIERS {
+        let world = World::new();
+        world.run("anna", "INSERT INTO conversations (conversationId, conversationType) VALUES ('g', 'group')").await;
+        for name in ["ben", "cleo"] {
+            let join = format!("INSERT INTO conversationUsers (conversationId, userId) VALUES ('g', '{name}')");
+            world.run("anna", &join).await;
+        }
+        let large = "gone".repeat(world.store.rules().large_message_threshold_bytes);
+        let request = QueryRequest {
+            sql: "INSERT INTO messages (conversationId, conversationType, content) VALUES ('g', 'group', $1)"
+                .to_owned(),
+            params: Some(kalamdb_protocol::Params::Positional(vec![json!(large)])),
+        };
+        world.engine.execute(&caller("anna"), request, None, None).await.unwrap();
+        if tier == Tier::Mixed {
+            world.consolidate().await;
+        }
+        world.run("ben", "INSERT INTO messages (conversationId, content) VALUES ('b', 'gone too')").await;
+        world.run("cleo", "INSERT INTO messages (conversationId, content) VALUES ('c', 'stays')").await;
+        if tier == Tier::Cold {
+            world.consolidate().await;
+        }
+        let counts = async |name: &str| {
+            let sql = "SELECT (SELECT COUNT(*) FROM messages), (SELECT COUNT(*) FROM deletedMessages)";
+            world.rows(name, sql).await.remove(0)
+        };
+        let files = "SELECT COUNT(*) FROM system.files WHERE state = 'live'";
+
+        let everybodys = "DELETE FROM *.messages WHERE content LIKE 'gone%'";
+        assert_eq!(world.run("root", everybodys).await, 4, "{tier:?}");
+        assert_eq!(counts("anna").await, [0, 1], "{tier:?}");
+        assert_eq!(counts("ben").await, [0, 2], "{tier:?}");
+        assert_eq!(counts("cleo").await, [1, 1], "{tier:?}");
+        assert_eq!(world.rows("root", files).await, [[1]], "{tier:?}: it can be had back");
+
+        let back = "UPDATE deletedMessages SET deletedAt = NULL WHERE conversationId = 'g'";
+        assert_eq!(world.run("ben", back).await, 1, "{tier:?}");
+        world.clock.advance(RETENTION);
+        world.store.sweep().await.unwrap();
+        assert_eq!(counts("anna").await, [0, 0], "{tier:?}");
+        assert_eq!(counts("ben").await, [1, 0], "{tier:?}");
+        assert_eq!(world.rows("root", files).await, [[1]], "{tier:?}: ben has it");
+
+        assert_eq!(world.run("root", everybodys).await, 1, "{tier:?}");
+        world.clock.advance(RETENTION);
+        world.store.sweep().await.unwrap();
+        assert_eq!(world.rows("root", files).await, [[0]], "{tier:?}: nobody has it");
+        assert_eq!(counts("cleo").await, [1, 0], "{tier:?}");
+    }
+}
+
 /// A read of anna's whose rows are not computed yet.
 async fn begun(world: &World, sql: &str) -> Rows {
     let (anna, request) = (caller("anna"), QueryRequest { sql: sql.to_owned(), params: None });
