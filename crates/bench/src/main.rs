@@ -109,7 +109,7 @@ impl Size {
                 rounds: 1,
                 seconds: 1,
                 page_messages: 12_000,
-                history: vec![1_000, 20_000],
+                history: vec![10_000, 20_000],
                 users: vec![10, 100],
                 sends_live: 200,
             }
