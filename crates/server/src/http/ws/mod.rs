@@ -39,6 +39,7 @@ use super::{
     error::{ApiError, failures},
     listen::Stopping,
     metrics::LiveConnection,
+    socket::ClientAddress,
 };
 use crate::auth::Denied;
 
@@ -191,6 +192,7 @@ failures! {
 pub async fn ws(
     State(app): State<App>,
     Extension(stopping): Extension<Stopping>,
+    Extension(client): Extension<ClientAddress>,
     headers: HeaderMap,
     uri: Uri,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -207,17 +209,27 @@ pub async fn ws(
         // A message that is somewhat too long is read to its end before it is refused: a socket that closes with
         // something unread is reset, and our last words with it.
         .max_frame_size(2 * MAX_READ_BYTES)
-        .on_upgrade(move |socket| serve(app, socket, token, stopping)))
+        .on_upgrade(move |socket| serve(app, socket, token, client, stopping)))
 }
 
-async fn serve(app: App, socket: WebSocket, token: Option<String>, mut stopping: Stopping) {
+/// Says how a connection ended; and who tries tokens, which the log of requests does not: they are answered already.
+fn log(end: &End, ClientAddress(client): ClientAddress) {
+    match end {
+        End::Unauthorized(denied) if *denied != Denied::Expired => {
+            tracing::info!(%client, reason = denied.reason(), "a live connection's token is refused");
+        }
+        end => tracing::debug!(%client, ?end, "a live connection ended"),
+    }
+}
+
+async fn serve(app: App, socket: WebSocket, token: Option<String>, client: ClientAddress, mut stopping: Stopping) {
     let _open = LiveConnection::new();
     let (mut to_client, mut from_client) = socket.split();
     let end = tokio::select! {
         end = converse(&app, &mut from_client, &mut to_client, token) => end,
         () = stopping.wait() => End::Stopping,
     };
-    tracing::debug!(?end, "a live connection ended");
+    log(&end, client);
     // A client that neither reads nor closes is left.
     timeout(CLOSE_TIMEOUT, close(&end, from_client, to_client)).await.unwrap_or_default();
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{next_texts, server};
-use crate::harness::{Closed, Events, Live, Server};
+use crate::harness::{Closed, Events, Live, Server, eventually};
 
 const SECRET: &str = "a secret of at least thirty-two bytes, for tests";
 
@@ -146,6 +146,17 @@ fn a_connection_ends_with_its_token() {
         true
     });
     assert!(was_open);
+}
+
+/// Their requests are answered with 101 before their tokens are looked at.
+#[test]
+fn a_refused_token_is_logged_with_the_address_it_came_from() {
+    let server = server();
+    for live in &mut three_ways(&server, "bad") {
+        assert_eq!(live.expect_end(), unauthorized("malformed"));
+    }
+    let is_told = |line: &&str| line.contains("live connection") && line.contains("client=127.0.0.1");
+    eventually("the log says who it was", || server.log_text().lines().filter(is_told).count() == 3);
 }
 
 #[test]
