@@ -117,6 +117,7 @@ pub(crate) fn open_store_with(folder: &Path, clock: Arc<Shifted>, change: impl F
         base_path: folder.to_owned(),
         durability: Durability::Os,
         write_buffer_size_mb: 8,
+        block_cache_mb: 8,
         max_background_jobs: 1,
         rules,
     };

@@ -18,8 +18,6 @@ use crate::{
     settings::{Durability, Settings},
 };
 
-/// Uncompressed blocks kept in memory. Hot rows are few by design, so a small cache holds what is read often.
-const BLOCK_CACHE_BYTES: usize = 32 << 20;
 /// Open files of RocksDB: bounded, because an operator's limit on descriptors is.
 const MAX_OPEN_FILES: i32 = 512;
 /// The log is cut into memtables at this size whatever the families hold: it bounds the time of a restart.
@@ -70,7 +68,7 @@ impl Database {
         options.set_db_write_buffer_size(settings.write_buffer_size_mb << 20);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let cache = Cache::new_lru_cache(settings.block_cache_mb << 20);
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache, horizon))
         });
@@ -144,6 +142,12 @@ impl Database {
     /// Writes nothing to anybody's row, as durably as the settings say: whether a commit would be written now.
     pub(crate) fn probe(&self) -> Result<()> {
         self.write([(Family::Meta, PROBE_KEY, None)], false)
+    }
+
+    /// Bytes of blocks that may be kept for a family and all others together.
+    #[cfg(test)]
+    pub(crate) fn block_cache_bytes(&self, family: Family) -> u64 {
+        self.db.property_int_value_cf(self.family(family).unwrap(), "rocksdb.block-cache-capacity").unwrap().unwrap()
     }
 
     /// Bytes of a family's files, once RocksDB has nothing more to rewrite.

@@ -26,6 +26,8 @@ pub struct Settings {
     pub durability: Durability,
     /// RocksDB's memory for recent writes, in MiB.
     pub write_buffer_size_mb: usize,
+    /// RocksDB's memory for blocks that are read often, of all families together, in MiB; taken as they are read.
+    pub block_cache_mb: usize,
     /// RocksDB's background threads.
     pub max_background_jobs: i32,
     /// The rules that an operator may set.

@@ -54,6 +54,7 @@ pub(super) fn settings(base_path: &Path) -> Settings {
         base_path: base_path.to_owned(),
         durability: Durability::Os,
         write_buffer_size_mb: 8,
+        block_cache_mb: 8,
         max_background_jobs: 2,
         rules: Rules {
             default_type: ConversationType::Ai,

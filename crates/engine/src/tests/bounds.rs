@@ -186,6 +186,7 @@ fn gated(folder: &Path, timeout: Duration, gate: &Arc<Gate>) -> (Engine, Store) 
         base_path: folder.to_owned(),
         durability: Durability::Os,
         write_buffer_size_mb: 8,
+        block_cache_mb: 8,
         max_background_jobs: 1,
         rules,
     };

@@ -119,6 +119,7 @@ impl World {
             base_path: self.folder.path().to_owned(),
             durability: Durability::Os,
             write_buffer_size_mb: 8,
+            block_cache_mb: 8,
             max_background_jobs: 1,
             rules: self.rules.clone(),
         };

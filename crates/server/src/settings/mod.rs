@@ -235,6 +235,7 @@ impl Settings {
             base_path: self.storage.base_storage_path.clone(),
             durability: self.rocksdb.durability,
             write_buffer_size_mb: self.rocksdb.write_buffer_size_mb,
+            block_cache_mb: self.rocksdb.block_cache_mb,
             max_background_jobs: self.rocksdb.max_background_jobs,
             rules: Rules {
                 default_type: self.conversations.default_type,

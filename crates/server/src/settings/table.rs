@@ -156,6 +156,9 @@ settings! {
         durability: Durability = one_of("sync", Durability::NAMES);
         /// Memory for recent writes, in MiB.
         write_buffer_size_mb: usize = number(64, 1, 4_096);
+        /// Memory for what is read often, in MiB; it is taken as it is read. The rows of users,
+        /// conversations and groups grow with their number, and a million users have more than this.
+        block_cache_mb: usize = number(32, 8, 65_536);
         /// Background threads.
         max_background_jobs: i32 = number(4, 1, 64);
     }

@@ -54,3 +54,12 @@ async fn rows_that_have_moved_leave_nothing_in_the_database_but_the_change_log()
     assert!(log < 50_000, "{log}");
     assert_eq!(fixture.reopen().messages("ann"), before);
 }
+
+#[tokio::test]
+async fn the_cache_of_blocks_is_one_for_all_and_as_large_as_the_setting_says() {
+    let fixture = Fixture::new();
+    let database = &fixture.store.inner.database;
+    for family in Family::ALL {
+        assert_eq!(database.block_cache_bytes(family), 8 << 20, "{}", family.name());
+    }
+}
