@@ -11,7 +11,7 @@ use super::{
     forms::{AGGREGATES, Call, DISTANCE_FRAMES, GROUP_FRAMES, ROWS_FRAMES, Type, WINDOWS, making},
     judge::{TABLES, key},
     rows::{FIRST_SECOND, MOMENTS, STEP_SECONDS, TEXTS},
-    statement::{Body, By, Expr, Order, Query, Relation, Select, Source},
+    statement::{Body, By, Dialect, Expr, Grouping, Order, Query, Relation, Select, Source},
 };
 
 const SELECTABLE: [Type; 9] =
@@ -51,6 +51,8 @@ struct Scope {
     aggregated: Option<Vec<Expr>>,
     /// What windows are over, where they may stand.
     windowed: Option<Vec<Expr>>,
+    /// The keys of ROLLUP and its like, whose GROUPING may stand here.
+    grouping: Vec<Expr>,
     /// Whether subqueries may stand here.
     subqueries: bool,
 }
@@ -79,13 +81,13 @@ impl Generator {
         if self.dice.chance(8) {
             kinds.push(Type::Json);
         }
-        let with = self.with();
+        let mut with = self.with();
         let mut query = self.query(&kinds, 3);
         if query.order.is_empty() && self.dice.chance(30) {
             query.order = self.order_by_output(&kinds);
         }
-        query.with = with;
-        query
+        with.append(&mut query.with);
+        Query { with, ..query }
     }
 
     /// A SELECT of columns from something, and a condition on what it reads: for the identities.
@@ -124,20 +126,38 @@ impl Generator {
     fn with(&mut self) -> Vec<(String, Query)> {
         self.named.clear();
         let count = if self.dice.chance(25) { 1 + self.dice.below(2) } else { 0 };
-        let mut with = Vec::new();
-        for number in 0..count {
+        (0..count).map(|_| self.common(2)).collect()
+    }
+
+    /// One query of WITH, which is known by its name from here on.
+    fn common(&mut self, depth: usize) -> (String, Query) {
+        let name = format!("w{}", self.alias());
+        let (kinds, query) = if self.dice.chance(10) {
+            let (step, end) = (1 + self.dice.below(3), self.dice.below(9));
+            let text =
+                format!("SELECT 1 AS c0 UNION ALL SELECT {name}.c0 + {step} FROM {name} WHERE {name}.c0 < {end}");
+            (vec![Type::Int], Query { body: Body::Recursive(text), ..Query::of(Select::new(vec![], vec![], None)) })
+        } else {
             let kinds = self.kinds(3);
-            let query = self.query(&kinds, 2);
-            let name = format!("w{number}");
-            self.named.push(named(name.clone(), &kinds));
-            with.push((name, query));
-        }
-        with
+            let query = self.query(&kinds, depth);
+            (kinds, query)
+        };
+        self.named.push(named(name.clone(), &kinds));
+        (name, query)
     }
 
     // --- queries
 
     fn query(&mut self, kinds: &[Type], depth: usize) -> Query {
+        if depth > 0 && self.dice.chance(4) {
+            // A WITH of its own, known in here only.
+            let known = self.named.len();
+            let mut with = vec![self.common(depth - 1)];
+            let mut query = self.query(kinds, depth - 1);
+            self.named.truncate(known);
+            with.append(&mut query.with);
+            return Query { with, ..query };
+        }
         let has_fractions = kinds.contains(&Type::Real);
         let body = match self.dice.below(100) {
             0..12 if depth > 0 && !has_fractions => return self.set(kinds, depth),
@@ -151,7 +171,7 @@ impl Generator {
 
     fn set(&mut self, kinds: &[Type], depth: usize) -> Query {
         let operators = ["UNION", "UNION ALL", "UNION ALL", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL"];
-        let operator = *self.dice.pick(if self.portable { &operators[..5] } else { &operators });
+        let operator = *self.dice.pick(&operators);
         let left = Box::new(self.query(kinds, depth - 1));
         // The same twice is what an optimizer may take for once.
         let right = if self.dice.chance(15) { left.clone() } else { Box::new(self.query(kinds, depth - 1)) };
@@ -185,6 +205,7 @@ impl Generator {
                 self.windows_by_place = if select.from.iter().all(is_table) { usize::MAX } else { 1 };
                 select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
             }
+            42..46 if !kinds.contains(&Type::Real) => return self.first_of_each(select, &scope, kinds, keys),
             42..52 => {
                 select.distinct = true;
                 select.items = kinds.iter().map(|kind| self.expr(*kind, &scope, 2)).collect();
@@ -199,6 +220,16 @@ impl Generator {
         let mut query = Query::of(select);
         self.limit(&mut query, kinds, order_keys);
         query
+    }
+
+    /// `SELECT DISTINCT ON (a) … ORDER BY a, b`
+    fn first_of_each(&mut self, mut select: Select, scope: &Scope, kinds: &[Type], keys: Vec<Expr>) -> Query {
+        select.items = kinds.iter().map(|kind| self.expr(*kind, scope, 1)).collect();
+        let fitting: Vec<Expr> = scope.leaves.iter().filter(|leaf| leaf.kind() != Type::Real).cloned().collect();
+        select.distinct_on = vec![self.dice.pick(&fitting).clone()];
+        let order = select.distinct_on.iter().cloned().chain(keys).collect::<Vec<_>>();
+        let order = order.into_iter().map(|by| self.ordered(By::Value(by))).collect();
+        Query { order, ..Query::of(select) }
     }
 
     /// A column of the answer: subqueries stand there now and then only.
@@ -260,11 +291,22 @@ impl Generator {
         if select.group.is_empty() {
             select.group.push(scope.leaves[0].clone());
         }
-        select.rollup = self.dice.chance(20);
+        select.grouping = match self.dice.below(100) {
+            0..12 => Grouping::Rollup,
+            12..18 => Grouping::Cube,
+            18..24 => Grouping::Each,
+            _ => Grouping::Plain,
+        };
         let over = Scope { leaves: select.group.clone(), aggregated: Some(scope.leaves.clone()), ..Scope::default() };
-        select.items = kinds.iter().map(|kind| self.expr(*kind, &over, 2)).collect();
-        if !select.rollup && self.dice.chance(40) {
-            let subqueries = depth > 0 && self.dice.chance(20);
+        let several = select.grouping.is_several();
+        let over = Scope { grouping: if several { select.group.clone() } else { Vec::new() }, ..over };
+        let has_windows = !several && self.dice.chance(15);
+        self.windows_by_place = usize::MAX;
+        let windowed = has_windows.then(|| select.group.clone());
+        let above = Scope { windowed, ..over.clone() };
+        select.items = kinds.iter().map(|kind| self.expr(*kind, &above, 2)).collect();
+        if self.dice.chance(40) {
+            let subqueries = depth > 0 && !several && self.dice.chance(20);
             select.having = Some(self.condition(&Scope { subqueries, ..over }, 2));
         }
     }
@@ -276,8 +318,13 @@ impl Generator {
             return;
         }
         let limited = match self.dice.below(100) {
-            0..30 => true,
-            30..40 => false,
+            0..28 => true,
+            28..38 => false,
+            38..41 => {
+                query.order = if by_keys { self.order_by(keys) } else { self.order_by_output(kinds) };
+                query.offset = 1 + self.dice.below(4);
+                return;
+            }
             _ => return,
         };
         query.order = if by_keys { self.order_by(keys) } else { self.order_by_output(kinds) };
@@ -367,7 +414,9 @@ impl Generator {
 
     /// A column that both sides of a join have; its name alone joins the scope.
     fn merged(&mut self, before: &[Expr], scope: &mut Scope) -> Option<&'static str> {
-        let name = *self.dice.pick(&["conversationId", "userId", "c0"]);
+        // `SQLite` would take `c0` for a column of the answer.
+        let names = ["conversationId", "userId", "c0"];
+        let name = *self.dice.pick(if self.portable { &names[..2] } else { &names });
         let called = |leaves: &[Expr]| leaves.iter().filter(|leaf| self::name(leaf) == Some(name)).cloned().collect();
         let (left, right): (Vec<_>, Vec<_>) = (called(before), called(&scope.leaves[before.len()..]));
         let ([left], [right]) = (left.as_slice(), right.as_slice()) else { return None };
@@ -405,7 +454,8 @@ impl Generator {
                 (Relation::Named(of.name.clone()), of)
             }
             // All columns of a table, in the order that the newest ones are asked for.
-            50..58 if depth > 0 => self.newest(),
+            50..56 if depth > 0 => self.newest(),
+            56..60 if depth > 0 => self.numbered(),
             _ => {
                 let table = *self.dice.pick(&[0, 0, 0, 0, 0, 1, 2, 3]);
                 let of = table_named(table);
@@ -450,6 +500,41 @@ impl Generator {
     }
 }
 
+impl Generator {
+    /// `SELECT … FROM (SELECT …, ROW_NUMBER() OVER (PARTITION BY conversationId ORDER BY msgId DESC) AS c2 FROM messages)
+    /// WHERE c2 <= 2`
+    fn numbered(&mut self) -> (Relation, Named) {
+        let mut scope = Scope::default();
+        let (source, keys) = self.source("", 0, &mut scope);
+        let mut columns = scope.leaves;
+        self.dice.shuffle(&mut columns);
+        columns.truncate(2);
+        let partition: Vec<Expr> = columns.iter().filter(|_| self.dice.chance(40)).cloned().collect();
+        let partition = if partition.is_empty() { vec![columns[0].clone()] } else { partition };
+        let order = self.order_by(keys);
+        let call = WINDOWS.iter().find(|call| call.text(Dialect::Ours) == "ROW_NUMBER()").expect("there is one");
+        let number = Expr::Window { call, args: vec![], filter: None, partition, order, frame: "" };
+        let kinds: Vec<Type> = columns.iter().map(Expr::kind).chain([Type::Int]).collect();
+        let filter = self
+            .dice
+            .chance(30)
+            .then(|| self.expr(Type::Bool, &Scope { leaves: columns.clone(), ..Scope::default() }, 1));
+        let inside = Query::of(Select::new(columns.into_iter().chain([number]).collect(), vec![source], filter));
+        let alias = self.alias();
+        let of = named(String::new(), &kinds);
+        let column =
+            |(name, kind): &(String, Type)| Expr::Column { relation: alias.clone(), name: name.clone(), kind: *kind };
+        let items: Vec<Expr> = of.columns.iter().map(column).collect();
+        let most = self.literal(Type::Few);
+        let operator = *self.dice.pick(&["($0 <= $1)", "($0 = $1)", "($0 < $1)", "($0 > $1)"]);
+        let filter = compare(operator, items[items.len() - 1].clone(), most);
+        let relation = Relation::Derived(Box::new(inside));
+        let source = Source { join: "", relation, alias, on: None, using: None };
+        let query = Query::of(Select::new(items, vec![source], Some(filter)));
+        (Relation::Derived(Box::new(query)), of)
+    }
+}
+
 fn named(name: String, kinds: &[Type]) -> Named {
     let columns: Vec<_> = kinds.iter().enumerate().map(|(number, kind)| (format!("c{number}"), *kind)).collect();
     let key = columns.iter().filter(|(_, kind)| *kind != Type::Real).map(|(name, _)| name.clone()).collect();
@@ -484,7 +569,8 @@ pub(super) fn compare(text: &str, left: Expr, right: Expr) -> Expr {
 }
 
 pub(super) fn compare_all(text: &str, args: Vec<Expr>) -> Expr {
-    let takes: Vec<Type> = args.iter().map(Expr::kind).collect();
+    let alike = |kind: Type| if kind == Type::Few { Type::Int } else { kind };
+    let takes: Vec<Type> = args.iter().map(Expr::kind).map(alike).collect();
     let forms = making(Type::Bool, true, true).into_iter().chain(making(Type::Bool, true, false));
     let form = forms.into_iter().find(|form| form.takes == takes && form.is_called(text));
     Expr::Form(form.expect("every type has comparisons"), args)

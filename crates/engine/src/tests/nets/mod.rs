@@ -65,6 +65,8 @@ const REFUSALS: &[(ErrorCode, &str)] = &[
     (ErrorCode::SyntaxError, "The statement does not parse"),
     // The same where each row is looked at: a CASE in ON, of which all branches are computed.
     (ErrorCode::InvalidValue, "A value of one of the rows cannot be read as the type"),
+    // And where all rows are the statement's own, of which the value is told.
+    (ErrorCode::InvalidValue, "Cannot cast string"),
     // A function whose arguments are constants by the time that it is computed, as JSON that the statement writes.
     (ErrorCode::InvalidValue, "The statement cannot be computed for one of its rows"),
     // `SELECT (SELECT MAX('a') FROM … t WHERE t.x < outer.y)`: the optimizer loses a column on the way.

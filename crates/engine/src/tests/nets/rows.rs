@@ -174,6 +174,8 @@ fn history(dice: &mut Dice, rows: i64, file: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut there: Vec<i64> = Vec::new();
     let mut written_by_owner: Vec<i64> = Vec::new();
+    // A file that only messages in the trash refer to can be named no more.
+    let mut holders: Vec<i64> = Vec::new();
     for id in 1..=rows {
         if id == rows / 3 || id == 2 * rows / 3 {
             steps.push(Step::Consolidate);
@@ -182,10 +184,18 @@ fn history(dice: &mut Dice, rows: i64, file: &str) -> Vec<Step> {
         if message[1] == "ai" || message[2] == OWNER {
             written_by_owner.push(id);
         }
+        if !message[5].is_null() {
+            holders.push(id);
+        }
         steps.push(Step::Send(id, message));
         there.push(id);
-        if dice.chance(20) && !there.is_empty() {
-            steps.push(Step::Delete(there.swap_remove(dice.below(there.len()))));
+        if dice.chance(20) {
+            let gone = *dice.pick(&there);
+            if holders != [gone] {
+                there.retain(|id| *id != gone);
+                holders.retain(|id| *id != gone);
+                steps.push(Step::Delete(gone));
+            }
         }
         let editable: Vec<i64> = there.iter().copied().filter(|id| written_by_owner.contains(id)).collect();
         if dice.chance(20) && !editable.is_empty() {
@@ -236,6 +246,8 @@ fn metadata(dice: &mut Dice) -> Value {
     put(dice, "f", flag);
     put(dice, "o", inner);
     put(dice, "v", digits);
+    let list = json!([dice.below(5), dice.pick(&TEXTS), null]);
+    put(dice, "l", list);
     json!(Value::Object(object).to_string())
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     forms::Type,
-    statement::{Body, Expr, Query, Relation, Select},
+    statement::{Body, Expr, Grouping, Query, Relation, Select},
 };
 
 /// A piece of a statement.
@@ -62,13 +62,14 @@ fn simplify_query(query: &mut Query, way: usize) -> bool {
             }
         }));
     }
-    if query.limit.is_some() {
+    if query.limit.is_some() || query.offset > 0 {
         ways.push(Box::new(|query| (query.limit, query.offset) = (None, 0)));
     }
-    if query.offset > 0 {
+    if query.offset > 0 && query.limit.is_some() {
         ways.push(Box::new(|query| query.offset = 0));
     }
-    if !query.order.is_empty() && query.limit.is_none() {
+    let is_chosen = query.select().is_some_and(|select| !select.distinct_on.is_empty());
+    if !query.order.is_empty() && query.limit.is_none() && query.offset == 0 && !is_chosen {
         ways.push(Box::new(|query| query.order.clear()));
     }
     for number in 0..query.with.len() {
@@ -85,8 +86,11 @@ fn simplify_select(select: &mut Select, way: usize) -> bool {
     if select.having.is_some() {
         ways.push(Box::new(|select| select.having = None));
     }
-    if select.rollup {
-        ways.push(Box::new(|select| select.rollup = false));
+    if select.grouping.is_several() {
+        ways.push(Box::new(|select| select.grouping = Grouping::Plain));
+    }
+    if !select.distinct_on.is_empty() {
+        ways.push(Box::new(|select| select.distinct_on.clear()));
     }
     if select.distinct {
         ways.push(Box::new(|select| select.distinct = false));
@@ -144,7 +148,12 @@ fn simplify_expr(expr: &mut Expr, way: usize) -> bool {
             ways.extend(args.iter().filter(|arg| arg.kind() == kind).cloned());
             ways.extend(constants(kind));
         }
-        Expr::Moment { .. } | Expr::In { .. } | Expr::Exists { .. } | Expr::Scalar(..) => ways.extend(constants(kind)),
+        Expr::Moment { .. }
+        | Expr::In { .. }
+        | Expr::Quantified { .. }
+        | Expr::Exists { .. }
+        | Expr::Grouping(_)
+        | Expr::Scalar(..) => ways.extend(constants(kind)),
         Expr::Aggregate { call, args, distinct, filter } => {
             if filter.is_some() {
                 ways.push(Expr::Aggregate { call, args: args.clone(), distinct: *distinct, filter: None });
@@ -154,10 +163,16 @@ fn simplify_expr(expr: &mut Expr, way: usize) -> bool {
             }
             ways.extend(constants(kind));
         }
-        Expr::Window { call, args, partition, order, frame } => {
+        Expr::Window { call, args, filter, partition, order, frame } => {
+            let with = |filter: &Option<Box<Expr>>, partition: Vec<Expr>| {
+                let (args, filter, order) = (args.clone(), filter.clone(), order.clone());
+                Expr::Window { call, args, filter, partition, order, frame }
+            };
             if !partition.is_empty() {
-                let (args, order) = (args.clone(), order.clone());
-                ways.push(Expr::Window { call, args, partition: Vec::new(), order, frame });
+                ways.push(with(filter, Vec::new()));
+            }
+            if filter.is_some() {
+                ways.push(with(&None, partition.clone()));
             }
             ways.extend(constants(kind));
         }
@@ -208,6 +223,7 @@ fn visit(query: &mut Query, each: &mut dyn FnMut(Piece<'_>)) {
             visit(right, each);
         }
         Body::Values(rows) => rows.iter_mut().flatten().for_each(|expr| visit_expr(expr, each)),
+        Body::Recursive(_) => {}
     }
 }
 
@@ -230,9 +246,9 @@ fn visit_select(select: &mut Select, each: &mut dyn FnMut(Piece<'_>)) {
 fn visit_expr(expr: &mut Expr, each: &mut dyn FnMut(Piece<'_>)) {
     each(Piece::Expr(expr));
     match expr {
-        Expr::Column { .. } | Expr::Literal { .. } | Expr::Moment { .. } => {}
+        Expr::Column { .. } | Expr::Literal { .. } | Expr::Moment { .. } | Expr::Grouping(_) => {}
         Expr::Form(_, args) => args.iter_mut().for_each(|arg| visit_expr(arg, each)),
-        Expr::In { value, query, .. } => {
+        Expr::In { value, query, .. } | Expr::Quantified { value, query, .. } => {
             visit_expr(value, each);
             visit(query, each);
         }
@@ -242,8 +258,8 @@ fn visit_expr(expr: &mut Expr, each: &mut dyn FnMut(Piece<'_>)) {
                 visit_expr(part, each);
             }
         }
-        Expr::Window { args, partition, .. } => {
-            for part in args.iter_mut().chain(partition) {
+        Expr::Window { args, filter, partition, .. } => {
+            for part in args.iter_mut().chain(filter.as_deref_mut()).chain(partition) {
                 visit_expr(part, each);
             }
         }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::forms::{Call, Form, Type};
+use super::forms::{AGGREGATES, Call, Form, Type};
 
 /// Who reads the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +28,25 @@ pub(super) enum Expr {
     Moment { column: Box<Expr>, operator: &'static str, ours: String, micros: i64 },
     /// `a IN (SELECT …)`
     In { value: Box<Expr>, negated: bool, query: Box<Query> },
+    /// `a < ANY (SELECT …)`, or ALL.
+    Quantified { value: Box<Expr>, operator: &'static str, all: bool, query: Box<Query> },
     /// `EXISTS (SELECT …)`
     Exists { negated: bool, query: Box<Query> },
     /// `(SELECT MAX(…) …)`
     Scalar(Box<Query>, Type),
     /// `SUM(DISTINCT a) FILTER (WHERE b)`
     Aggregate { call: &'static Call, args: Vec<Expr>, distinct: bool, filter: Option<Box<Expr>> },
+    /// `GROUPING(a)`, of a key of ROLLUP and its like: 1 where rows are not grouped by it.
+    Grouping(Box<Expr>),
     /// `LAG(a) OVER (PARTITION BY b ORDER BY c)`
-    Window { call: &'static Call, args: Vec<Expr>, partition: Vec<Expr>, order: Vec<Order>, frame: &'static str },
+    Window {
+        call: &'static Call,
+        args: Vec<Expr>,
+        filter: Option<Box<Expr>>,
+        partition: Vec<Expr>,
+        order: Vec<Order>,
+        frame: &'static str,
+    },
 }
 
 /// One item of ORDER BY.
@@ -67,19 +78,57 @@ pub(super) struct Query {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Body {
     Select(Box<Select>),
-    Set { operator: &'static str, left: Box<Query>, right: Box<Query> },
+    Set {
+        operator: &'static str,
+        left: Box<Query>,
+        right: Box<Query>,
+    },
     Values(Vec<Vec<Expr>>),
+    /// One column of numbers, each made of those before: the text is the same for both.
+    Recursive(String),
+}
+
+/// How the rows are grouped by the keys of GROUP BY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grouping {
+    /// By all of them.
+    Plain,
+    /// `ROLLUP (…)`: by all of them, by all but the last, and so on to all rows together.
+    Rollup,
+    /// `CUBE (…)`: by each choice of them.
+    Cube,
+    /// `GROUPING SETS ((a), (b), …)`: by each of them alone.
+    Each,
+}
+
+impl Grouping {
+    /// Whether the rows are grouped in several ways.
+    pub(super) fn is_several(self) -> bool {
+        self != Self::Plain
+    }
+
+    /// Which keys rows are grouped by, for each way.
+    fn sets(self, keys: usize) -> Vec<Vec<bool>> {
+        let of = |kept: &dyn Fn(usize) -> bool| (0..keys).map(kept).collect::<Vec<_>>();
+        match self {
+            Self::Plain => vec![of(&|_| true)],
+            Self::Rollup => (0..=keys).rev().map(|level| of(&|key| key < level)).collect(),
+            Self::Cube => (0..1 << keys).map(|set: usize| of(&|key| set & (1 << key) != 0)).collect(),
+            Self::Each => (0..keys).map(|one| of(&|key| key == one)).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Select {
     pub(super) distinct: bool,
+    /// `DISTINCT ON (…)`: the first row of each of them in the query's order.
+    pub(super) distinct_on: Vec<Expr>,
     pub(super) items: Vec<Expr>,
     pub(super) from: Vec<Source>,
     pub(super) filter: Option<Expr>,
     pub(super) group: Vec<Expr>,
-    /// `GROUP BY ROLLUP (…)`: by all of them, by all but the last, and so on to all rows together. Without HAVING.
-    pub(super) rollup: bool,
+    pub(super) grouping: Grouping,
     pub(super) having: Option<Expr>,
 }
 
@@ -107,7 +156,8 @@ impl Expr {
         match self {
             Self::Column { kind, .. } | Self::Literal { kind, .. } | Self::Scalar(_, kind) => *kind,
             Self::Form(form, _) => form.gives,
-            Self::Moment { .. } | Self::In { .. } | Self::Exists { .. } => Type::Bool,
+            Self::Moment { .. } | Self::In { .. } | Self::Quantified { .. } | Self::Exists { .. } => Type::Bool,
+            Self::Grouping(_) => Type::Int,
             Self::Aggregate { call, args, .. } | Self::Window { call, args, .. } => call.gives(args),
         }
     }
@@ -118,13 +168,18 @@ impl Expr {
         match self {
             Self::Aggregate { .. } => true,
             Self::Form(_, args) => args.iter().any(Self::has_aggregate),
-            Self::In { value, .. } => value.has_aggregate(),
+            Self::In { value, .. } | Self::Quantified { value, .. } => value.has_aggregate(),
             _ => false,
         }
     }
 
     /// Puts NULL for these wherever they stand, but for what aggregates are over.
     fn without(&mut self, dropped: &[Self], kept: &[Self]) {
+        if let Self::Grouping(key) = self {
+            let text = if kept.contains(key) { "0" } else { "1" }.to_owned();
+            *self = Self::Literal { ours: text.clone(), sqlite: text, kind: Type::Int };
+            return;
+        }
         if kept.contains(self) {
             return;
         }
@@ -134,7 +189,7 @@ impl Expr {
         }
         match self {
             Self::Form(_, args) => args.iter_mut().for_each(|arg| arg.without(dropped, kept)),
-            Self::In { value, .. } => value.without(dropped, kept),
+            Self::In { value, .. } | Self::Quantified { value, .. } => value.without(dropped, kept),
             Self::Moment { column, .. } => column.without(dropped, kept),
             _ => {}
         }
@@ -161,6 +216,7 @@ impl Query {
             Body::Select(select) => select.items.len(),
             Body::Set { left, .. } => left.width(),
             Body::Values(rows) => rows.first().map_or(0, Vec::len),
+            Body::Recursive(_) => 1,
         }
     }
 
@@ -181,7 +237,8 @@ impl Query {
 impl Select {
     /// A SELECT of these columns from there.
     pub(super) fn new(items: Vec<Expr>, from: Vec<Source>, filter: Option<Expr>) -> Self {
-        Self { distinct: false, items, from, filter, group: Vec::new(), rollup: false, having: None }
+        let (distinct_on, group) = (Vec::new(), Vec::new());
+        Self { distinct: false, distinct_on, items, from, filter, group, grouping: Grouping::Plain, having: None }
     }
 
     fn has_aggregate(&self) -> bool {
@@ -227,7 +284,8 @@ impl Printer<'_> {
 
     fn query(&mut self, query: &Query) {
         if !query.with.is_empty() {
-            self.put("WITH ");
+            let recursive = query.with.iter().any(|(_, query)| matches!(query.body, Body::Recursive(_)));
+            self.put(if recursive { "WITH RECURSIVE " } else { "WITH " });
             self.joined(&query.with, |this, (name, query)| {
                 this.put(name);
                 this.put(" AS (");
@@ -236,19 +294,37 @@ impl Printer<'_> {
             });
             self.put(" ");
         }
-        self.body(&query.body);
-        self.order(&query.order);
-        match (query.limit, query.offset) {
-            (None, _) => {}
-            (Some(limit), 0) => self.put(&format!(" LIMIT {limit}")),
-            (Some(limit), offset) => self.put(&format!(" LIMIT {limit} OFFSET {offset}")),
+        match query.select() {
+            Some(select) if !select.distinct_on.is_empty() && self.dialect == Dialect::Sqlite => {
+                self.first_of_each(select, &query.order);
+            }
+            _ => {
+                self.body(&query.body);
+                self.order(&query.order);
+            }
+        }
+        match (query.limit, query.offset, self.dialect) {
+            (None, 0, _) => {}
+            (None, offset, Dialect::Ours) => self.put(&format!(" OFFSET {offset}")),
+            (None, offset, Dialect::Sqlite) => self.put(&format!(" LIMIT -1 OFFSET {offset}")),
+            (Some(limit), 0, _) => self.put(&format!(" LIMIT {limit}")),
+            (Some(limit), offset, _) => self.put(&format!(" LIMIT {limit} OFFSET {offset}")),
         }
     }
 
     fn body(&mut self, body: &Body) {
         match body {
-            Body::Select(select) if select.rollup && self.dialect == Dialect::Sqlite => self.rollup(select),
+            Body::Select(select) if select.grouping.is_several() && self.dialect == Dialect::Sqlite => {
+                self.each_grouping(select);
+            }
             Body::Select(select) => self.select(select),
+            Body::Set { operator: "INTERSECT ALL", left, right } if self.dialect == Dialect::Sqlite => {
+                self.numbered("INTERSECT", left, right);
+            }
+            Body::Set { operator: "EXCEPT ALL", left, right } if self.dialect == Dialect::Sqlite => {
+                self.numbered("EXCEPT", left, right);
+            }
+            Body::Recursive(text) => self.put(text),
             Body::Set { operator, left, right } => {
                 self.operand(left);
                 self.put(&format!(" {operator} "));
@@ -268,12 +344,43 @@ impl Printer<'_> {
         }
     }
 
+    /// `SQLite` has no ALL here: rows that are there twice are told apart by a number.
+    fn numbered(&mut self, operator: &str, left: &Query, right: &Query) {
+        let columns: Vec<String> = (0..left.width()).map(|number| format!("c{number}")).collect();
+        let columns = columns.join(", ");
+        self.put(&format!("SELECT {columns} FROM ("));
+        for (number, query) in [left, right].into_iter().enumerate() {
+            if number > 0 {
+                self.put(&format!(" {operator} "));
+            }
+            self.put(&format!("SELECT {columns}, ROW_NUMBER() OVER (PARTITION BY {columns}) AS n FROM ("));
+            self.query(query);
+            self.put(")");
+        }
+        self.put(")");
+    }
+
+    /// `SQLite` has no DISTINCT ON: the first by their number.
+    fn first_of_each(&mut self, select: &Select, order: &[Order]) {
+        let columns: Vec<String> = (0..select.items.len()).map(|number| format!("c{number}")).collect();
+        self.put(&format!("SELECT {} FROM (SELECT ", columns.join(", ")));
+        self.items(&select.items);
+        self.put(", ROW_NUMBER() OVER (PARTITION BY ");
+        self.joined(&select.distinct_on, Self::expr);
+        self.order(order);
+        self.put(") AS n");
+        self.from(&select.from);
+        self.filter(select.filter.as_ref());
+        self.put(") WHERE n = 1");
+    }
+
     /// `SQLite` takes no parentheses here, and has one precedence for all of them.
     fn operand(&mut self, query: &Query) {
         let is_plain = query.with.is_empty()
             && query.order.is_empty()
             && query.limit.is_none()
-            && query.select().is_some_and(|select| !select.rollup);
+            && query.offset == 0
+            && query.select().is_some_and(|select| !select.grouping.is_several() && select.distinct_on.is_empty());
         match (is_plain, self.dialect) {
             (true, _) => self.query(query),
             (false, Dialect::Ours) => {
@@ -289,47 +396,98 @@ impl Printer<'_> {
         }
     }
 
-    /// `SQLite` has no ROLLUP: one SELECT for each level, with NULL for what it does not group by.
-    fn rollup(&mut self, select: &Select) {
-        for level in (0..=select.group.len()).rev() {
-            let (kept, dropped) = select.group.split_at(level);
-            let mut of_level = Select { rollup: false, group: kept.to_vec(), ..select.clone() };
-            of_level.items.iter_mut().for_each(|item| item.without(dropped, kept));
-            if level < select.group.len() {
+    /// `SQLite` has no ROLLUP and the like: one SELECT for each set, with NULL for what it does not group by.
+    fn each_grouping(&mut self, select: &Select) {
+        for (number, set) in select.grouping.sets(select.group.len()).into_iter().enumerate() {
+            let of = |wanted: bool| {
+                let keys = select.group.iter().zip(&set).filter(move |(_, kept)| **kept == wanted);
+                keys.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+            };
+            let (kept, dropped) = (of(true), of(false));
+            let mut part = Select { grouping: Grouping::Plain, group: kept.clone(), ..select.clone() };
+            part.items.iter_mut().chain(&mut part.having).for_each(|item| item.without(&dropped, &kept));
+            if number > 0 {
                 self.put(" UNION ALL ");
             }
-            if level == 0 && !of_level.has_aggregate() {
+            let filters = part.having.as_ref().is_some_and(Expr::has_aggregate);
+            match (kept.is_empty() && !part.has_aggregate(), filters) {
                 // One row, also where there are none.
-                of_level.from.clear();
-                of_level.filter = None;
+                (true, false) => {
+                    part.from.clear();
+                    part.filter = part.having.take();
+                    self.select(&part);
+                }
+                // `SQLite` wants an aggregate in the answer too.
+                (true, true) => {
+                    let columns: Vec<String> = (0..part.items.len()).map(|number| format!("c{number}")).collect();
+                    self.put(&format!("SELECT {} FROM (", columns.join(", ")));
+                    part.items.push(Expr::Aggregate {
+                        call: &AGGREGATES[0],
+                        args: vec![],
+                        distinct: false,
+                        filter: None,
+                    });
+                    self.select(&part);
+                    self.put(")");
+                }
+                (false, _) => self.select(&part),
             }
-            self.select(&of_level);
         }
     }
 
     fn select(&mut self, select: &Select) {
         self.put(if select.distinct { "SELECT DISTINCT " } else { "SELECT " });
-        for (number, item) in select.items.iter().enumerate() {
+        if !select.distinct_on.is_empty() {
+            self.put("DISTINCT ON (");
+            self.joined(&select.distinct_on, Self::expr);
+            self.put(") ");
+        }
+        self.items(&select.items);
+        self.from(&select.from);
+        self.filter(select.filter.as_ref());
+        self.group(select);
+        if let Some(having) = &select.having {
+            self.put(" HAVING ");
+            self.expr(having);
+        }
+    }
+
+    fn items(&mut self, items: &[Expr]) {
+        for (number, item) in items.iter().enumerate() {
             if number > 0 {
                 self.put(", ");
             }
             self.expr(item);
             self.put(&format!(" AS c{number}"));
         }
-        self.from(&select.from);
-        if let Some(filter) = &select.filter {
+    }
+
+    fn filter(&mut self, filter: Option<&Expr>) {
+        if let Some(filter) = filter {
             self.put(" WHERE ");
             self.expr(filter);
         }
-        if !select.group.is_empty() {
-            self.put(if select.rollup { " GROUP BY ROLLUP (" } else { " GROUP BY " });
-            self.joined(&select.group, Self::expr);
-            self.put(if select.rollup { ")" } else { "" });
+    }
+
+    fn group(&mut self, select: &Select) {
+        if select.group.is_empty() {
+            return;
         }
-        if let Some(having) = &select.having {
-            self.put(" HAVING ");
-            self.expr(having);
-        }
+        let (start, end) = match select.grouping {
+            Grouping::Plain => ("", ""),
+            Grouping::Rollup => ("ROLLUP (", ")"),
+            Grouping::Cube => ("CUBE (", ")"),
+            Grouping::Each => ("GROUPING SETS (", ")"),
+        };
+        self.put(" GROUP BY ");
+        self.put(start);
+        let alone = select.grouping == Grouping::Each;
+        self.joined(&select.group, |this, key| {
+            this.put(if alone { "(" } else { "" });
+            this.expr(key);
+            this.put(if alone { ")" } else { "" });
+        });
+        self.put(end);
     }
 
     fn from(&mut self, sources: &[Source]) {
@@ -405,6 +563,12 @@ impl Printer<'_> {
                 self.query(query);
                 self.put("))");
             }
+            Expr::Quantified { value, operator, all, query } => self.quantified(value, operator, *all, query),
+            Expr::Grouping(key) => {
+                self.put("GROUPING(");
+                self.expr(key);
+                self.put(")");
+            }
             Expr::Exists { negated, query } => {
                 self.put(if *negated { "(NOT EXISTS (" } else { "(EXISTS (" });
                 self.query(query);
@@ -423,8 +587,13 @@ impl Printer<'_> {
                     self.put(")");
                 }
             }
-            Expr::Window { call, args, partition, order, frame } => {
+            Expr::Window { call, args, filter, partition, order, frame } => {
                 self.call(call, args, false);
+                if let Some(filter) = filter {
+                    self.put(" FILTER (WHERE ");
+                    self.expr(filter);
+                    self.put(")");
+                }
                 self.put(" OVER (");
                 if !partition.is_empty() {
                     self.put("PARTITION BY ");
@@ -434,6 +603,31 @@ impl Printer<'_> {
                 self.put(&format!(" {frame})"));
             }
         }
+    }
+
+    /// `SQLite` has no ANY and ALL: whether a row decides it, and whether one leaves it open.
+    fn quantified(&mut self, value: &Expr, operator: &str, all: bool, query: &Query) {
+        if self.dialect == Dialect::Ours {
+            self.put("(");
+            self.expr(value);
+            self.put(&format!(" {operator} {} (", if all { "ALL" } else { "ANY" }));
+            // A parenthesis at once would be taken for that of a list.
+            let is_set = matches!(query.body, Body::Set { .. });
+            self.put(if is_set { "SELECT * FROM (" } else { "" });
+            self.query(query);
+            self.put(if is_set { ") AS s))" } else { "))" });
+            return;
+        }
+        let (decides, otherwise) = if all { ("IS FALSE", "0") } else { ("IS TRUE", "1") };
+        self.put("CASE");
+        for (when, then) in [(decides, otherwise), ("IS NULL", "NULL")] {
+            self.put(" WHEN EXISTS (SELECT 1 FROM (");
+            self.query(query);
+            self.put(") AS s WHERE (");
+            self.expr(value);
+            self.put(&format!(" {operator} s.c0) {when}) THEN {then}"));
+        }
+        self.put(if all { " ELSE 1 END" } else { " ELSE 0 END" });
     }
 
     fn call(&mut self, call: &'static Call, args: &[Expr], distinct: bool) {

@@ -51,6 +51,9 @@ impl Generator {
 
     /// Aggregates, windows, subqueries and moments, where they may stand.
     pub(super) fn special(&mut self, kind: Type, scope: &Scope, depth: usize) -> Option<Expr> {
+        if kind == Type::Int && !scope.grouping.is_empty() && self.dice.chance(15) {
+            return Some(Expr::Grouping(Box::new(self.dice.pick(&scope.grouping).clone())));
+        }
         if let Some(over) = &scope.aggregated
             && self.dice.chance(if scope.leaves.is_empty() { 70 } else { 35 })
             && let Some(aggregate) = self.aggregate(kind, over)
@@ -176,12 +179,16 @@ impl Generator {
             return None;
         }
         let call = *self.dice.pick(&calls);
-        let inside = Scope { leaves: scope.leaves.clone(), ..Scope::default() };
+        // Over groups, a window is over what they are grouped by and over aggregates.
+        let inside = Scope { leaves: scope.leaves.clone(), aggregated: scope.aggregated.clone(), ..Scope::default() };
         let args = self.argument(call, kind, &inside);
+        let aggregates = call.has_frame && !call.needs_total_order;
+        let filter = (aggregates && self.dice.chance(15))
+            .then(|| Box::new(self.expr(Type::Bool, &Scope { aggregated: None, ..inside.clone() }, 1)));
         let partition: Vec<Expr> = (0..self.dice.below(3))
             .map(|_| {
                 let kind = *self.dice.pick(&SELECTABLE);
-                self.expr(kind, &inside, 0)
+                self.expr(kind, &Scope { aggregated: None, ..inside.clone() }, 0)
             })
             .filter(|by| !matches!(by, Expr::Literal { .. }))
             .collect();
@@ -211,18 +218,23 @@ impl Generator {
         if call.needs_total_order || ROWS_FRAMES.contains(&frame) {
             self.windows_by_place = self.windows_by_place.checked_sub(1)?;
         }
-        Some(Expr::Window { call, args, partition, order, frame })
+        Some(Expr::Window { call, args, filter, partition, order, frame })
     }
 
-    /// IN, EXISTS, or a query of one value; half of them tied to the query around.
+    /// IN, ANY, ALL, EXISTS, or a query of one value; half of them tied to the query around.
     pub(super) fn subquery(&mut self, kind: Type, scope: &Scope) -> Option<Expr> {
         let outer = if self.dice.chance(50) { scope.leaves.clone() } else { Vec::new() };
         if kind == Type::Bool {
             let negated = self.dice.chance(45);
-            if self.dice.chance(60) {
+            if self.dice.chance(70) {
                 let of = *self.dice.pick(&JOINABLE);
                 let inside = Scope { leaves: scope.leaves.clone(), ..Scope::default() };
                 let value = Box::new(self.expr(of, &inside, 1));
+                if self.dice.chance(20) {
+                    let operator = *self.dice.pick(&["=", "<>", "<", "<=", ">", ">="]);
+                    let query = Box::new(self.inner(&[of], &outer));
+                    return Some(Expr::Quantified { value, operator, all: negated, query });
+                }
                 return Some(Expr::In { value, negated, query: Box::new(self.inner(&[of], &outer)) });
             }
             return Some(Expr::Exists { negated, query: Box::new(self.inner(&[Type::Int], &outer)) });
@@ -245,6 +257,9 @@ impl Generator {
     pub(super) fn scalar(&mut self, kind: Type, outer: &[Expr]) -> Expr {
         if outer.is_empty() && self.dice.chance(30) {
             let mut query = self.select(&[kind], 1, &[]);
+            if let Body::Select(select) = &mut query.body {
+                select.distinct_on.clear();
+            }
             query.order = self.order_by_output(&[kind]);
             (query.limit, query.offset) = (Some(1), self.dice.below(2));
             return Expr::Scalar(Box::new(query), kind);
