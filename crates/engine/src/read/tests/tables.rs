@@ -8,7 +8,10 @@ use datafusion::{
         datatypes::Int64Type,
     },
     logical_expr::{ident, lit},
-    parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    parquet::{
+        arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions},
+        file::properties::{EnabledStatistics, WriterProperties},
+    },
 };
 use kalamdb_store::{Place, segment_schema};
 use roaring::RoaringBitmap;
@@ -68,7 +71,13 @@ fn forget_last_columns(path: &std::path::Path) {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
     let known: Vec<usize> = (0..segment_schema().fields().len() - 2).collect();
     let batches: Vec<RecordBatch> = reader.map(|batch| batch.unwrap().project(&known).unwrap()).collect();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batches[0].schema(), None).unwrap();
+    // With nothing besides the rows, so that it is no larger.
+    let plain = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(true);
+    let options = ArrowWriterOptions::new().with_properties(plain.build()).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batches[0].schema(), options).unwrap();
     for batch in &batches {
         writer.write(batch).unwrap();
     }
