@@ -180,9 +180,14 @@ fn internal(kind: &'static str) -> Error {
     Error::new(ErrorCode::Internal, "The server made a mistake with this statement; its log says more.")
 }
 
-/// The first line of a text, as a sentence.
+/// The first line of a text, as a sentence that a person can act on.
 fn sentence(text: &str) -> String {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("The statement cannot be run");
+    if let Some(known) = known_sentence(line) {
+        return known;
+    }
+    // `… is not valid Substring { expr: …`: what follows is the program's, and not the client's.
+    let line = line.split_once(" { ").map_or(line, |(before, _)| before.rsplit_once(' ').map_or(before, |(of, _)| of));
     let mut sentence: String = line.chars().take(MAX_SENTENCE_CHARS).collect();
     if let Some(first) = sentence.chars().next().filter(char::is_ascii_lowercase) {
         sentence.replace_range(..1, &first.to_ascii_uppercase().to_string());
@@ -191,6 +196,28 @@ fn sentence(text: &str) -> String {
         sentence.push('.');
     }
     sentence
+}
+
+/// A sentence in the place of one of DataFusion's that tells of its own parts.
+fn known_sentence(line: &str) -> Option<String> {
+    let quoted = || line.split('\'').nth(1);
+    if line.contains("failed to match any signature") || line.contains("user-defined coercion failed") {
+        return Some(format!(
+            "The function `{}` does not take arguments of this number or these types; CAST them to what it takes, for \
+             instance CAST(x AS BIGINT).",
+            quoted()?
+        ));
+    }
+    if line.starts_with("Physical plan does not support logical expression") {
+        return Some(
+            "An expression stands where it cannot be computed; compute it in a subquery, as in SELECT … FROM (SELECT …, \
+             row_number() OVER () AS n FROM messages) WHERE n = 1."
+                .to_owned(),
+        );
+    }
+    let unknown = line.strip_prefix("Unsupported ast node in sqltorel: ")?;
+    let name: String = unknown.chars().take_while(char::is_ascii_alphanumeric).collect();
+    Some(format!("This is not offered in a statement: {}.", name.to_ascii_uppercase()))
 }
 
 #[cfg(test)]
@@ -267,6 +294,19 @@ mod tests {
         assert_eq!(error.code, ErrorCode::UnknownColumn);
         assert_eq!(error.message, "There is no column `contnt` here; did you mean `content`?");
         assert_eq!(error.details["suggestions"], serde_json::json!(["content", "contentRef"]));
+    }
+
+    #[test]
+    fn the_planner_s_own_parts_are_in_no_sentence() {
+        let signature =
+            "Internal error: Function 'sum' failed to match any signature, errors: Error during planning: …";
+        assert!(sentence(signature).starts_with("The function `sum` does not take arguments"));
+        let window = "Physical plan does not support logical expression WindowFunction(WindowFunction { fun: …";
+        assert!(sentence(window).starts_with("An expression stands where it cannot be computed"));
+        let collation = "Unsupported ast node in sqltorel: Collate { expr: Identifier(Ident { value: …";
+        assert_eq!(sentence(collation), "This is not offered in a statement: COLLATE.");
+        let substring = "Substring without for/from is not valid Substring { expr: Value(…";
+        assert_eq!(sentence(substring), "Substring without for/from is not valid.");
     }
 
     #[test]

@@ -52,7 +52,7 @@ const REFUSALS: &[(ErrorCode, &str)] = &[
     (ErrorCode::InvalidValue, "Two columns here are called"),
     (ErrorCode::InvalidValue, "Projections require unique expression names"),
     // IN and EXISTS in the answer or in CASE; subqueries that are tied to the query around by more than an equality.
-    (ErrorCode::Unsupported, "Physical plan does not support logical expression"),
+    (ErrorCode::Unsupported, "An expression stands where it cannot be computed"),
     (ErrorCode::Unsupported, "The planner cannot take a statement of this form"),
     // The subqueries of one value that DataFusion can make no join of.
     (ErrorCode::Unsupported, "A subquery that makes one value may depend on the outer row by equalities"),
