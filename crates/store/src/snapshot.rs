@@ -110,13 +110,17 @@ impl Snapshot {
             Some(after) => keys::message_id(owner, after),
             None => keys::after_prefix(&prefix),
         };
-        let entries = self.database.iterate(Family::MessageIds, &from, &to, newest_first)?;
-        let mut walk = Walk::new(entries, newest_first.then(|| (prefix, keys::id_number(ids.0))));
+        let mut walk = None;
+        if from < to {
+            let entries = self.database.iterate(Family::MessageIds, &from, &to, newest_first)?;
+            walk = Some(Walk::new(entries, newest_first.then(|| (prefix, keys::id_number(ids.0)))));
+        }
         let (database, owner) = (self.database.clone(), owner.clone());
         Ok(std::iter::from_fn(move || {
-            let (conversation, msg_id) = match walk
-                .next(|key, value| Ok((keys::parse_conversation_value(value)?, keys::last_number(key)? as MsgId)))?
-            {
+            let read = |key: &[u8], value: &[u8]| {
+                Ok((keys::parse_conversation_value(value)?, keys::last_number(key)? as MsgId))
+            };
+            let (conversation, msg_id) = match walk.as_mut()?.next(read)? {
                 Ok(found) => found,
                 Err(error) => return Some(Err(error)),
             };

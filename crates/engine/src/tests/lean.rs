@@ -121,6 +121,10 @@ fn statements(ids: &[i64]) -> Vec<String> {
             let end = format!("ORDER BY msgId{order} LIMIT {limit}");
             statements.push(format!("SELECT msgId, conversationId, content FROM messages {end}"));
             statements.push(format!("SELECT * FROM messages WHERE msgId > {low} {end}"));
+            statements.push(format!("SELECT * FROM messages WHERE msgId <= {low} {end}"));
+            statements.push(format!("SELECT * FROM messages WHERE msgId > {low} AND msgId < {low} {end}"));
+            statements.push(format!("SELECT * FROM messages WHERE msgId < 0 {end}"));
+            // The planner's: of one type there may be few among many.
             statements.push(format!("SELECT * FROM messages WHERE conversationType = 'ai' AND msgId <= {low} {end}"));
         }
     }
@@ -173,7 +177,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let taken = runtime.block_on(both_answer_alike(&acts));
         // All pages, counts and lists, whatever lies where; of single messages those that need no long search.
-        assert!(taken >= 4 * 3 * 3 * 4 + 4 * 2 + 2 * 4 * 3 + 1 + LISTS.len(), "{taken}");
+        assert!(taken >= 4 * 3 * 3 * 4 + 4 * 2 + 2 * 4 * 5 + 1 + LISTS.len(), "{taken}");
     }
 }
 

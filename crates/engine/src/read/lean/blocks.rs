@@ -46,7 +46,7 @@ impl Blocks {
         columns.iter().all(|column| directory.bytes_of_rows(column, BLOCK_ROWS) <= MAX_BLOCK_BYTES)
     }
 
-    /// A block's columns, read where they are not there; with the first row and the number of rows.
+    /// A block's columns, read where they are not there.
     pub(super) async fn get(
         &self,
         directories: &Directories,

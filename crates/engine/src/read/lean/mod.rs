@@ -32,7 +32,7 @@ use datafusion::{
     sql::sqlparser::ast,
 };
 use futures::stream;
-use kalamdb_protocol::{ConversationId, Params, TableId, UserId};
+use kalamdb_protocol::{ConversationId, ConversationType, Params, TableId, UserId};
 use kalamdb_store::{ConversationKey, Segment};
 
 pub(super) use self::{blocks::Blocks, directory::Directories, templates::Templates};
@@ -112,9 +112,10 @@ impl View {
         let cold = self.segments_of(owner, &wanted)?;
         let by_id = wanted.conversation.is_none();
         let one = wanted.first == wanted.last;
-        if by_id && cold.iter().any(|segment| segment.rows > MAX_SEARCHED_ROWS)
-            || by_id && one && cold.len() > MAX_SEARCHED
-        {
+        // The index by id does not say of which type a message is: where few are, all others would be read in vain.
+        let of_one_type = wanted.kinds != ConversationType::ALL && !one;
+        let is_large = |segment: &Segment| segment.rows > MAX_SEARCHED_ROWS;
+        if by_id && (of_one_type || one && cold.len() > MAX_SEARCHED || cold.iter().any(is_large)) {
             return Ok(None);
         }
         let mut reading = Reading {
