@@ -279,6 +279,34 @@ pub struct UploadResponse {
     pub metadata: MediaMetadata,
 }
 
+/// `POST /api/v1/content/link`: for an address that reads one content file without a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"contentRef": "user_john/media-7389405184819200.jpg", "ttlSeconds": 600}))]
+pub struct ContentLinkRequest {
+    /// The reference of an upload, of its thumbnail, or of a large text.
+    pub content_ref: String,
+    /// The seconds for which the link is good, at most 14,400; 600 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 14_400)]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// The answer to `POST /api/v1/content/link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "url": "/api/v1/content/user_john/media-7389405184819200.jpg?link=eyJ0eXAi.eyJ1c2Vy.bG9uZ2Vy",
+    "expiresAt": 1_760_000_600_000_000_i64,
+}))]
+pub struct ContentLinkResponse {
+    /// The address, without the server's own: a page puts before it what its other requests go to.
+    pub url: String,
+    /// The end of the link, in microseconds: never later than that of the token which asked for it.
+    #[schema(value_type = i64)]
+    pub expires_at: Micros,
+}
+
 /// The facts that the server found out about an upload; a client may put them into the message's `metadata`, beside its
 /// own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

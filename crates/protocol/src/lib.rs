@@ -15,8 +15,8 @@ mod values;
 pub use audit::AuditAction;
 pub use error::{ErrorBody, ErrorCode};
 pub use http::{
-    Health, MediaMetadata, Params, QueryRequest, QueryResponse, SendMessageRequest, SendMessageResponse, SendRequest,
-    SendResponse, SendStatus, UploadResponse, WriteResponse,
+    ContentLinkRequest, ContentLinkResponse, Health, MediaMetadata, Params, QueryRequest, QueryResponse,
+    SendMessageRequest, SendMessageResponse, SendRequest, SendResponse, SendStatus, UploadResponse, WriteResponse,
 };
 pub use ids::{ConversationId, ConversationType, IdError, MAX_ID_CHARS, MsgId, RESERVED_USER_IDS, Role, UserId};
 pub use live::{Auth, ClientFrame, Lagged, LiveErrorCode, Position, ServerFrame, Subscribe, Unsubscribe};

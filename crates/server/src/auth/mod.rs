@@ -3,6 +3,7 @@
 //! Invariant: the algorithm and the key come from the configuration, never from the token; no token and no
 //! secret is in an error or in a log.
 
+mod link;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::{
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use kalamdb_engine::Caller;
 use kalamdb_protocol::{IdError, UserId};
+pub use link::{Link, Links};
 use moka::sync::Cache;
 pub use secret::{Error, Secret, check_configured};
 use serde::{Deserialize, Serialize};
@@ -76,6 +78,14 @@ pub enum Denied {
     /// A user id that cannot be one.
     #[error("The token's user id cannot be used: {0}.")]
     User(#[from] IdError),
+    /// A link that we did not sign, or that was changed since.
+    #[error(
+        "The link is not one of this server's, or not the whole of it; ask for one with POST /api/v1/content/link."
+    )]
+    Link,
+    /// A link past its end.
+    #[error("The link has expired; ask for another with POST /api/v1/content/link.")]
+    LinkExpired,
 }
 
 impl Denied {
@@ -85,8 +95,8 @@ impl Denied {
             Self::Missing => "missing",
             Self::Malformed | Self::Endless | Self::Nobody | Self::User(_) => "malformed",
             Self::Algorithm => "algorithm",
-            Self::Signature => "signature",
-            Self::Expired => "expired",
+            Self::Signature | Self::Link => "signature",
+            Self::Expired | Self::LinkExpired => "expired",
             Self::NotYet => "not_yet",
         }
     }

@@ -111,6 +111,64 @@ fn a_minted_token_is_let_in_until_it_ends() {
     assert_eq!(verifier.verify(&eternal, now_seconds()), Ok(caller("a", false)));
 }
 
+fn a_link(end: u64) -> Link {
+    Link { user: UserId::new("auth0|Zoë 🙂").unwrap(), content_ref: "auth0%7czo/media-1.jpg".to_owned(), end }
+}
+
+#[test]
+fn a_link_says_who_asked_for_what_until_it_ends() {
+    let (links, link) = (Links::new(&secret()), a_link(NOW + 1));
+    let text = links.sign(&link);
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)), "{text}");
+    assert_eq!(links.verify(&text, NOW), Ok(link.clone()));
+    // Another server of the same secret, such as this one after its next start.
+    assert_eq!(Links::new(&secret()).verify(&text, NOW), Ok(link));
+    assert_eq!(links.verify(&text, NOW + 1), Err(Denied::LinkExpired));
+    let longest = UserId::new(&"🙂".repeat(128)).unwrap();
+    let longest =
+        Link { user: longest, content_ref: format!("{}/msg-1.bin", "%f0%9f%99%82".repeat(128)), end: NOW + 1 };
+    assert_eq!(links.verify(&links.sign(&longest), NOW), Ok(longest));
+}
+
+#[test]
+fn a_link_that_was_changed_is_none() {
+    let links = Links::new(&secret());
+    let good = links.sign(&a_link(NOW + 1));
+    let [header, said, signature] = <[&str; 3]>::try_from(good.split('.').collect::<Vec<_>>()).unwrap();
+    let later = links.sign(&a_link(NOW + 2));
+    let later = later.split('.').nth(1).unwrap();
+    let of_another_secret = {
+        let folder = tempfile::tempdir().unwrap();
+        Links::new(&Secret::find_or_create(&settings(folder.path(), "")).unwrap()).sign(&a_link(NOW + 1))
+    };
+    // {"alg":"none","typ":"JWT"}
+    let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{said}.");
+    let bad = [
+        format!("{header}.{later}.{signature}"),
+        format!("{header}.{said}."),
+        format!("{header}.{said}"),
+        good[..good.len() - 1].to_owned(),
+        good.to_uppercase(),
+        of_another_secret,
+        none,
+        String::new(),
+        "x".repeat(100_000),
+    ];
+    for bad in bad {
+        assert_eq!(links.verify(&bad, NOW), Err(Denied::Link), "{bad:.80}");
+    }
+}
+
+/// Also where one says everything that the other has to say.
+#[test]
+fn no_link_is_a_token_and_no_token_a_link() {
+    let links = Links::new(&secret());
+    let both = json!({"exp": NOW + 1, "userId": "a", "contentRef": "a/media-1.jpg"});
+    assert_eq!(verify_claims(&both), Ok(caller("a", false)));
+    assert_eq!(links.verify(&sign(&both, Algorithm::HS256), NOW), Err(Denied::Link));
+    assert_eq!(verify(&links.sign(&a_link(NOW + 1))), Err(Denied::Signature));
+}
+
 #[test]
 fn a_secret_is_made_once_and_kept_for_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();

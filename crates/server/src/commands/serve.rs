@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     Failure,
-    auth::{self, Secret, Verifier},
+    auth::{self, Links, Secret, Verifier},
     http::{self, App, listen},
     log,
     settings::{self, Server, Settings, Source},
@@ -100,7 +100,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let secret = Secret::find_or_create(&settings)?;
     let verifier = Verifier::new(&secret, settings.server.jwt_algorithm);
     let counts = http::metrics::install().map_err(|error| Error::Start(error.into()))?;
-    let app = App::new(engine.clone(), store, verifier, counts, &settings);
+    let app = App::new(engine.clone(), store, verifier, Links::new(&secret), counts, &settings);
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     announce(listener.local_addr()?, &settings.storage.base_storage_path)?;

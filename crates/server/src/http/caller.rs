@@ -19,13 +19,24 @@ use crate::auth::{self, Denied};
 
 /// Lets the request through with its caller, or answers `unauthorized`.
 pub async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let caller = authenticated(&app, request.headers())?;
+    let token = bearer(request.headers()).ok_or(Denied::Missing)?;
+    let (caller, end) = app.verifier().verify_until(token, auth::now_seconds())?;
+    request.extensions_mut().insert(TokenEnd(end));
+    Ok(run_as(caller, request, next).await)
+}
+
+/// Lets the request through with that caller.
+pub async fn run_as(caller: Caller, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
     // The log sees responses only.
     response.extensions_mut().insert(caller);
-    Ok(response)
+    response
 }
+
+/// The end of the caller's token, in seconds since the Unix epoch: what a token begets ends with it.
+#[derive(Clone, Copy)]
+pub struct TokenEnd(pub u64);
 
 /// Lets a handler run for admins only, before its body is read.
 pub struct Admin;
@@ -67,10 +78,13 @@ pub fn admit(app: &App, token: &str) -> Result<Admitted, Denied> {
 
 /// The token of a live connection: browsers cannot set a header there, so it may stand in the query string too.
 pub fn live_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
-    bearer(headers).map(str::to_owned).or_else(|| {
-        let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
-        parameters.into_iter().find_map(|(name, value)| (name == "token" && !value.is_empty()).then_some(value))
-    })
+    bearer(headers).map(str::to_owned).or_else(|| in_query(uri, "token"))
+}
+
+/// The parameter of that name in the query string, unless it is empty.
+pub fn in_query(uri: &Uri, wanted: &str) -> Option<String> {
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    parameters.into_iter().find_map(|(name, value)| (name == wanted && !value.is_empty()).then_some(value))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

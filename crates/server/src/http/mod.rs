@@ -56,7 +56,7 @@ use tower_http::{
 
 use self::error::ApiError;
 use crate::{
-    auth::Verifier,
+    auth::{Links, Verifier},
     media::{self, Inspector},
     settings::{MetricsAccess, Settings},
 };
@@ -79,6 +79,7 @@ struct AppState {
     /// The store, for content files, which need no SQL.
     store: Store,
     verifier: Verifier,
+    links: Links,
     counts: PrometheusHandle,
     limits: body::Limits,
     flight: flight::Flight,
@@ -95,6 +96,7 @@ impl App {
         engine: Engine,
         store: Store,
         verifier: Verifier,
+        links: Links,
         counts: PrometheusHandle,
         settings: &Settings,
     ) -> Self {
@@ -104,6 +106,7 @@ impl App {
             engine,
             store,
             verifier,
+            links,
             counts,
             limits: body::Limits { max_bytes: server.max_body_bytes, timeout },
             flight: flight::Flight::new(server.max_bodies_mb * MIB, server.max_body_bytes, timeout),
@@ -125,6 +128,10 @@ impl App {
 
     fn verifier(&self) -> &Verifier {
         &self.0.verifier
+    }
+
+    fn links(&self) -> &Links {
+        &self.0.links
     }
 
     fn limits(&self) -> body::Limits {
@@ -166,7 +173,7 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route("/api/v1/query", post(query::query).layer(compression()))
         .route("/api/v1/messages", post(messages::send).get(gone::gone).delete(gone::gone))
         .route("/api/v1/media/upload", post(upload::upload))
-        .route("/api/v1/content/{*contentRef}", get(content::content))
+        .route("/api/v1/content/link", post(content::link::link))
         .route("/api/v1/messages/{*rest}", gone::routes())
         .route("/api/v1/conversations", gone::routes())
         .route("/api/v1/conversations/{*rest}", gone::routes())
@@ -176,6 +183,10 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route("/api/admin/consolidate", post(consolidate::consolidate))
         .method_not_allowed_fallback(wrong_method)
         .route_layer(from_fn_with_state(app.clone(), caller::authenticate));
+    let linked = Router::new()
+        .route("/api/v1/content/{*contentRef}", get(content::content))
+        .method_not_allowed_fallback(wrong_method)
+        .route_layer(from_fn_with_state(app.clone(), content::link::admit));
     let open = Router::new()
         .route("/api/v1/health", get(health::health))
         .route("/api/v1/health/ready", get(health::ready))
@@ -185,7 +196,8 @@ pub fn router(app: App, cors_origins: &[String]) -> Router {
         .route("/api/v1/live", get(live::live))
         .route("/api/v1/ws", get(ws::ws))
         .method_not_allowed_fallback(wrong_method);
-    let all = protected.merge(open).fallback(unknown_route).layer(from_fn(observe::observe)).with_state(app);
+    let all =
+        protected.merge(linked).merge(open).fallback(unknown_route).layer(from_fn(observe::observe)).with_state(app);
     if cors_origins.is_empty() { all } else { all.layer(cors(cors_origins)) }
 }
 

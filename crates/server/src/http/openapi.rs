@@ -34,6 +34,7 @@ use utoipa::{
         super::metrics::metrics,
         super::upload::upload,
         super::content::content,
+        super::content::link::link,
         super::compact::compact,
         super::live::live,
         super::ws::ws,
@@ -82,6 +83,8 @@ impl Modify for Tokens {
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
         components.add_security_scheme("tokenInQuery", SecurityScheme::ApiKey(ApiKey::Query(in_query)));
+        let link = ApiKeyValue::with_description("link", "A link to one content file, for what can send no header.");
+        components.add_security_scheme("linkInQuery", SecurityScheme::ApiKey(ApiKey::Query(link)));
     }
 }
 
@@ -149,6 +152,7 @@ mod tests {
         let api = api();
         let mut names = BTreeSet::new();
         let open = ["/api/v1/health", "/api/v1/health/ready", "/api/openapi.json", "/api/v1/ws", "/metrics"];
+        let in_query = [("/api/v1/live", "tokenInQuery"), ("/api/v1/content/{contentRef}", "linkInQuery")];
         for (path, operations) in api["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
                 let place = format!("{method} {path}");
@@ -159,9 +163,8 @@ mod tests {
                 }
                 if open.contains(&path.as_str()) {
                     assert_eq!(operation["security"][0], serde_json::json!({}), "{place}");
-                } else if path == "/api/v1/live" {
-                    let either = serde_json::json!([{"token": []}, {"tokenInQuery": []}]);
-                    assert_eq!(operation["security"], either, "{place}");
+                } else if let Some((_, other)) = in_query.into_iter().find(|(of, _)| of == path) {
+                    assert_eq!(operation["security"], serde_json::json!([{"token": []}, {other: []}]), "{place}");
                 } else {
                     assert!(operation.get("security").is_none(), "{place} takes the token of the whole");
                     assert!(operation["responses"]["401"].is_object(), "{place}");

@@ -16,6 +16,7 @@ mod full_disk;
 mod harness;
 mod import;
 mod limits;
+mod links;
 mod live;
 mod machine;
 mod media;

@@ -49,6 +49,7 @@ fn examples() -> Vec<Example> {
             ..example(Method::POST, "/api/v1/media/upload", None, 201)
         },
         Example { documented: "/api/v1/content/{contentRef}", ..example(Method::GET, CONTENT, None, 200) },
+        example(Method::POST, "/api/v1/content/link", Some(json!({ "contentRef": "root/msg-1.bin" })), 200),
         example(Method::GET, "/api/v1/live", None, 200),
         Example { headers: UPGRADE, ..example(Method::GET, "/api/v1/ws", None, 101) },
         example(Method::GET, "/api/v1/health", None, 200),
@@ -356,7 +357,9 @@ fn a_client_can_be_made_from_the_document() {
     for name in schemas.keys() {
         assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name} is no name of a schema");
     }
-    for name in ["QueryRequest", "QueryResponse", "SendMessageRequest", "UploadResponse", "ErrorBody"] {
+    for name in
+        ["QueryRequest", "QueryResponse", "SendMessageRequest", "UploadResponse", "ContentLinkResponse", "ErrorBody"]
+    {
         let schema = &schemas[name];
         assert!(schema.get("example").is_some() || schema.get("examples").is_some(), "{name} has an example");
     }

@@ -5,6 +5,7 @@
 //! runs in a browser under the server's origin.
 
 mod conditions;
+pub mod link;
 
 use std::borrow::Cow;
 
@@ -16,7 +17,7 @@ use axum::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
         header::{
             ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-            CONTENT_TYPE, ETAG, LAST_MODIFIED, X_CONTENT_TYPE_OPTIONS,
+            CONTENT_TYPE, ETAG, LAST_MODIFIED, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
         },
     },
     response::{IntoResponse, Response},
@@ -26,7 +27,7 @@ use kalamdb_protocol::{ErrorCode, UserId};
 use kalamdb_store::{Store, StoredFile};
 use percent_encoding::percent_decode_str;
 
-use self::conditions::FilePart;
+use self::{conditions::FilePart, link::OnlyFile};
 use super::{
     App,
     error::{ApiError, failures},
@@ -49,8 +50,10 @@ failures! {
     get,
     path = "/api/v1/content/{contentRef}",
     tag = "data",
+    security(("token" = []), ("linkInQuery" = [])),
     params(
         ("contentRef" = String, Path, description = "The `contentRef` of a message or upload; its slashes as they are, or as `%2F`"),
+        ("link" = Option<String>, Query, description = "A link that `POST /api/v1/content/link` has made, in place of a token"),
         ("Range" = Option<String>, Header, description = "One range of bytes, such as `bytes=0-1023`; several are answered with the whole"),
         ("If-Range" = Option<String>, Header, description = "An `ETag`: the range is of that file, and of another the whole is wanted"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has"),
@@ -85,12 +88,14 @@ failures! {
 pub async fn content(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    only: Option<Extension<OnlyFile>>,
     method: Method,
     uri: Uri,
     asked: HeaderMap,
 ) -> Result<Response, ApiError> {
     let raw = uri.path().strip_prefix(ROUTE).unwrap_or_default();
-    let file = find(app.store(), &caller.user, raw)?.ok_or_else(not_found)?;
+    let is_meant = |file: &StoredFile| only.is_none_or(|Extension(OnlyFile(path))| path == file.path);
+    let file = find(app.store(), &caller.user, raw)?.filter(is_meant).ok_or_else(not_found)?;
     let tag = conditions::tag(&file);
     let mut headers = describe(&file, &tag)?;
     if conditions::is_known(&asked, &tag) {
@@ -152,6 +157,8 @@ fn describe(file: &StoredFile, tag: &str) -> Result<HeaderMap, ApiError> {
         (ACCEPT_RANGES, "bytes"),
         // A client may keep a file, and must ask each time whether it still may show it: a deletion is to be felt.
         (CACHE_CONTROL, "private, no-cache"),
+        // The address may be a link, which nobody else is to be told.
+        (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
     ];
@@ -230,6 +237,7 @@ mod tests {
             ("x-content-type-options", "nosniff"),
             ("content-security-policy", "sandbox; default-src 'none'"),
             ("cache-control", "private, no-cache"),
+            ("referrer-policy", "no-referrer"),
             ("accept-ranges", "bytes"),
             ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT"),
             ("etag", "\"user_john/msg-1.bin-0\""),
