@@ -4,6 +4,7 @@
 //! Invariant: no test reaches into the server; what is checked here is what a client, an operator or another
 //! program that opens the files can see.
 
+mod answers;
 mod bodies;
 mod cli;
 mod cold_files;
