@@ -3,7 +3,13 @@
 //! Invariant: a token minted here lives for minutes and belongs to one request; only `demo --print-tokens` mints
 //! one for a person to keep.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    fs::File,
+    io::{self, BufRead as _, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kalamdb_protocol::UserId;
 use serde::Deserialize;
@@ -20,6 +26,9 @@ const MINTED_TTL: Duration = Duration::from_mins(5);
 /// The environment variable for a token that is not to be seen in a list of processes.
 const TOKEN_VARIABLE: &str = "KALAMDB_TOKEN";
 
+/// The most that is read of a file in which a token should be: eight times the longest that a server takes.
+const MAX_TOKEN_FILE_BYTES: u64 = 64 * 1024;
+
 /// How to reach the server.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionArgs {
@@ -29,6 +38,9 @@ pub(super) struct ConnectionArgs {
     /// A token [env: `KALAMDB_TOKEN`] [default: minted from the local server's secret]
     #[arg(long)]
     token: Option<String>,
+    /// The file of a token, which no list of processes shows; `-` is the first line of standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
     /// The local server's settings [default: ./config.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "KALAMDB_CONFIG")]
     config: Option<PathBuf>,
@@ -124,9 +136,8 @@ impl ConnectionArgs {
     /// A client as `identity`, if one was asked for; else with the token of the command line or the environment, else as
     /// the operator.
     pub(super) fn client(&self, identity: Option<Identity>) -> Result<Client, Error> {
-        let environment = || env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
         // A user named on the command line counts more than a token in the environment.
-        let token = if identity.is_some() { None } else { self.token.clone().or_else(environment) };
+        let token = if identity.is_some() { None } else { self.given_token()? };
         if let (Some(url), Some(token)) = (&self.url, &token) {
             return Client::new(checked_url(url)?, Credentials::given(token.clone()));
         }
@@ -140,6 +151,14 @@ impl ConnectionArgs {
         };
         let credentials = token.map_or_else(|| minted(identity), |token| Ok(Credentials::given(token)))?;
         Client::new(url, credentials)
+    }
+
+    fn given_token(&self) -> Result<Option<String>, Error> {
+        if let Some(path) = &self.token_file {
+            return read_token(path).map(Some);
+        }
+        let environment = || env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+        Ok(self.token.clone().or_else(environment))
     }
 
     /// A client without a token, for a server that may not have started yet and so has no secret.
@@ -179,7 +198,7 @@ impl Local {
             Ok(Some(secret)) => Ok(secret),
             Ok(None) => Err(Error::Settings(
                 "There is no secret to make a token from: the server with these settings has not been started yet. \
-                 Start it, or say which one you mean by --config or --data, or by --url and --token."
+                 Start it, or say which one you mean by --config or --data, or by --url and --token-file."
                     .to_owned(),
             )),
             Err(error) => Err(Error::Settings(error.to_string())),
@@ -189,6 +208,23 @@ impl Local {
 
 fn mint(secret: &Secret, identity: &Identity, ttl: Duration) -> String {
     secret.mint(&identity.user, if identity.admin { Role::Admin } else { Role::User }, ttl)
+}
+
+/// The token in a file. Of standard input no more than a line is taken: statements may follow.
+fn read_token(path: &Path) -> Result<String, Error> {
+    let (mut text, is_input) = (String::new(), path == Path::new("-"));
+    let read = if is_input {
+        io::stdin().lock().take(MAX_TOKEN_FILE_BYTES).read_line(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text))
+    };
+    let name = if is_input { "standard input".to_owned() } else { path.display().to_string() };
+    read.map_err(|error| Error::Input(format!("The token cannot be read from {name}: {error}.")))?;
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some(token), None) => Ok(token.to_owned()),
+        _ => Err(Error::Input(format!("There is no token in {name}: it must be the only thing there."))),
+    }
 }
 
 /// A server that listens on all addresses is reached by the loopback one.

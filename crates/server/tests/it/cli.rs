@@ -144,6 +144,64 @@ fn who_is_named_is_meant_whatever_token_stands_in_the_environment() {
     assert!(stderr(&both).contains("cannot be used with"), "{}", stderr(&both));
 }
 
+/// A command line is in the list of processes, for everybody on the machine.
+#[test]
+fn a_token_comes_from_a_file_or_from_standard_input() {
+    let server = Server::start();
+    server.client("amy").say("c", "hello");
+    let (url, token) = (server.url(), server.token("amy", false));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |text: &str| {
+        let path = folder.path().join("a token");
+        std::fs::write(&path, text).expect("it is written");
+        path.to_str().expect("a UTF-8 path").to_owned()
+    };
+    let asked = |path: &str, statements: &str, input: &str| {
+        let mut command = server.command(&["sql", "--url", &url, "--format", "csv", "--token-file", path]);
+        command.args(statements.split(' ').filter(|word| !word.is_empty())).env("KALAMDB_TOKEN", "of somebody else");
+        let mut typed = tempfile::tempfile().expect("a file");
+        std::io::Write::write_all(&mut typed, input.as_bytes()).expect("it is written");
+        std::io::Seek::rewind(&mut typed).expect("it can be read again");
+        command.stdin(typed).output().expect("it runs")
+    };
+    let statement = "SELECT content FROM messages;\nSELECT 40 + 2 AS answer;";
+    let script = folder.path().join("script.sql");
+    std::fs::write(&script, statement).expect("it is written");
+    let script = format!("-f {}", script.display());
+    let answered = "content\nhello\nanswer\n42\n";
+    assert_eq!(stdout(&asked(&file(&format!("{token}\n")), &script, "")), answered);
+    assert_eq!(stdout(&asked(&file(&token), "", statement)), answered);
+    assert_eq!(stdout(&asked("-", &script, &token)), answered);
+    // The statements follow the token.
+    assert_eq!(stdout(&asked("-", "", &format!("{token}\r\n{statement}"))), answered);
+    for (path, input) in [
+        (file("").as_str(), ""),
+        (&file(&format!("{token} {token}")), ""),
+        (&file(&"x".repeat(100_000)), ""),
+        ("-", "\n"),
+        ("-", ""),
+        ("no-such-token", ""),
+    ] {
+        let refused = asked(path, "-c SELECT", input);
+        assert!(!refused.status.success() && refused.stdout.is_empty(), "{path}");
+        assert!(!stderr(&refused).contains(&token), "{}", stderr(&refused));
+    }
+    for other in [["--token", "x"], ["--user", "amy"]] {
+        let both = bounded_output(server.command(&["sql", "--token-file", "-", other[0], other[1]]));
+        assert!(stderr(&both).contains("cannot be used with"), "{}", stderr(&both));
+    }
+    // The other clients take it as well.
+    let conversations = folder.path().join("mine.ndjson");
+    let line = r#"{"owner":"amy","conversationId":"i","conversationType":"ai","from":"amy","turn":0,"content":"in"}"#;
+    std::fs::write(&conversations, line).expect("it is written");
+    let admin = file(&server.token("admin", true));
+    let conversations = conversations.to_str().expect("a UTF-8 path");
+    let imported = server.command(&["import", conversations, "--url", &url, "--token-file", &admin]);
+    assert!(stdout(&bounded_output(imported)).starts_with("Imported 1 message"));
+    let demo = bounded_output(server.command(&["demo", "--url", &url, "--token-file", &admin]));
+    assert!(stdout(&demo).contains("is loaded"), "{}", stderr(&demo));
+}
+
 #[test]
 fn a_cut_answer_is_a_success_that_says_so() {
     let server = Server::with(&[("query.max_rows", "2")]);

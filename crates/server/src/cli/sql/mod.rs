@@ -31,7 +31,7 @@ pub struct SqlArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Who to be [default: the operator, user `admin` with role admin]
-    #[arg(long, value_name = "ID", conflicts_with = "token")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["token", "token_file"])]
     user: Option<UserId>,
     /// Have the role admin, too
     #[arg(long, requires = "user")]
