@@ -215,7 +215,7 @@ pub struct SendMessageRequest {
     pub from: Option<String>,
     /// The id to give it; generated when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub msg_id: Option<MsgId>,
     /// The time of sending: seconds, milliseconds or microseconds; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

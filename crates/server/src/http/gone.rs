@@ -41,15 +41,15 @@ documented! {
     /// Lists or deletes messages; replaced by SQL.
     v1_messages: get, delete "/api/v1/messages";
     /// Reads, changes or deletes one message; replaced by SQL.
-    v1_message: get, put, delete "/api/v1/messages/{msgId}" of "msgId";
+    v1_message: get, post, put, patch, delete "/api/v1/messages/{msgId}" of "msgId";
     /// Lists or creates conversations; replaced by SQL.
-    v1_conversations: get, post, delete "/api/v1/conversations";
+    v1_conversations: get, post, put, patch, delete "/api/v1/conversations";
     /// Reads, changes or deletes one conversation; replaced by SQL.
-    v1_conversation: get, put, delete "/api/v1/conversations/{conversationId}" of "conversationId";
+    v1_conversation: get, post, put, patch, delete "/api/v1/conversations/{conversationId}" of "conversationId";
     /// Lists or adds participants; replaced by SQL.
-    v1_conversation_users: get, post, delete "/api/v1/conversationUsers";
+    v1_conversation_users: get, post, put, patch, delete "/api/v1/conversationUsers";
     /// Reads or removes participants; replaced by SQL.
-    v1_conversation_user: get, put, delete "/api/v1/conversationUsers/{conversationId}" of "conversationId";
+    v1_conversation_user: get, post, put, patch, delete "/api/v1/conversationUsers/{conversationId}" of "conversationId";
 }
 
 /// A route that is gone whatever version 1 could do there.

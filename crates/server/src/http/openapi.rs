@@ -110,7 +110,7 @@ struct NoNamesForTheGone;
 impl Modify for NoNamesForTheGone {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         for item in api.paths.paths.values_mut() {
-            let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+            let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
             for operation in methods.into_iter().flatten().filter(|operation| operation.deprecated.is_some()) {
                 operation.operation_id = None;
             }

@@ -72,7 +72,7 @@ fn gone() -> Vec<Example> {
         ("/api/v1/conversationUsers", "/api/v1/conversationUsers"),
         ("/api/v1/conversationUsers/{}", "/api/v1/conversationUsers/c"),
     ] {
-        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             routes.push(Example { method, path, documented, body: None, headers: &[], status: 410 });
         }
     }
@@ -243,6 +243,29 @@ fn every_documented_route_is_known_here() {
 fn shape(path: &str) -> String {
     let part = |part: &str| if part.starts_with('{') { "{}".to_owned() } else { part.to_owned() };
     path.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+/// What a route refuses names the methods that it takes, and those are in the document.
+#[test]
+fn a_route_takes_the_methods_that_are_documented() {
+    let server = server();
+    let admin = server.admin();
+    let document = document(&admin);
+    let operations = operations(&document);
+    let paths: BTreeSet<&str> = operations.iter().map(|(path, ..)| path.as_str()).collect();
+    for path in paths {
+        let mut documented: BTreeSet<String> =
+            operations.iter().filter(|(of, ..)| of == path).map(|(_, method, _)| method.to_uppercase()).collect();
+        if documented.contains("GET") {
+            documented.insert("HEAD".to_owned());
+        }
+        let concrete = path.replace("{contentRef}", "root/msg-1.bin").replace("{conversationId}", "c");
+        let concrete = concrete.replace("{msgId}", "1");
+        let answer = admin.request(Method::TRACE, &concrete, &[], None).expect("an answer");
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed: BTreeSet<String> = answer.header("allow").split(',').map(|one| one.trim().to_owned()).collect();
+        assert_eq!(allowed, documented, "{path}");
+    }
 }
 
 #[test]

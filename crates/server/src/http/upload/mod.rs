@@ -36,6 +36,7 @@ pub struct UploadForm {
     pub conversation_id: ConversationId,
     /// The conversation's type. When absent: the group of that id the caller is in, else their AI conversation, else
     /// the default.
+    #[schema(required = false, nullable = false)]
     pub conversation_type: Option<ConversationType>,
 }
 
