@@ -38,6 +38,10 @@ pub struct Limits {
 
 /// A request's body, with a count of what it takes besides its texts once it is read.
 pub trait Said: DeserializeOwned + Send + 'static {
+    /// Whether it may be an array, too. Readers of a struct take one for the fields in their order (`["SELECT 1"]`), which
+    /// would then never change.
+    const MAY_BE_ARRAY: bool = false;
+
     /// Memory that the text of the body does not cover: each `0,` of an array becomes a value.
     fn bytes_beside_text(&self) -> usize {
         0
@@ -55,6 +59,8 @@ impl Said for QueryRequest {
 }
 
 impl Said for SendRequest {
+    const MAY_BE_ARRAY: bool = true;
+
     fn bytes_beside_text(&self) -> usize {
         // A short message of many is more in memory than it is as text, here and on its way to be committed.
         let each = if matches!(self, Self::Many(_)) { 2 * size_of::<SendMessageRequest>() } else { 0 };
@@ -84,7 +90,7 @@ impl<T: Said> FromRequest<App> for JsonBody<T> {
     }
 }
 
-/// A body that may be missing.
+/// A body that may be missing, or `null`.
 pub struct OptionalJsonBody<T>(pub T);
 
 impl<T: Said + Default> FromRequest<App> for OptionalJsonBody<T> {
@@ -92,7 +98,7 @@ impl<T: Said + Default> FromRequest<App> for OptionalJsonBody<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (bytes, _room) = receive(request, app).await?;
-        if bytes.trim_ascii().is_empty() {
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self(T::default()));
         }
         parse_where_it_belongs(bytes, app.flight()).await.map(Self)
@@ -183,7 +189,10 @@ async fn parse_where_it_belongs<T: Said>(bytes: Vec<u8>, flight: &Flight) -> Res
     tokio::task::spawn_blocking(move || parse(&bytes)).await.unwrap_or_else(|_| Err(ApiError::internal()))
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+fn parse<T: Said>(bytes: &[u8]) -> Result<T, ApiError> {
+    if !T::MAY_BE_ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::new(ErrorCode::InvalidValue, "The body must be an object."));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let place = error.path().to_string();
@@ -241,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    fn complaint<T: DeserializeOwned>(body: &str) -> String {
+    fn complaint<T: Said>(body: &str) -> String {
         parse::<T>(body.as_bytes()).err().unwrap().message().to_owned()
     }
 
@@ -270,6 +279,14 @@ mod tests {
             ]
             .join("\n")
         );
+    }
+
+    #[test]
+    fn an_object_s_fields_are_told_by_name() {
+        for array in ["[]", " [\"SELECT 1\"]", "\n[\"SELECT 1\", [1]]"] {
+            assert_eq!(complaint::<QueryRequest>(array), "The body must be an object.", "{array}");
+        }
+        assert!(parse::<QueryRequest>(b" {\"sql\": \"SELECT 1\"}").is_ok());
     }
 
     async fn read_by_john(headers: &HeaderMap, body: Body, limits: Limits) -> Result<Vec<u8>, ApiError> {

@@ -222,6 +222,8 @@ fn a_body_that_is_not_what_it_should_be_is_refused_by_name() {
         ("/api/v1/query", "{"),
         ("/api/v1/query", "[]"),
         ("/api/v1/query", "{}"),
+        ("/api/v1/query", r#"["SELECT 1"]"#),
+        ("/api/v1/content/link", r#"["user_john/media-1.jpg"]"#),
         ("/api/v1/query", r#"{"sql":1}"#),
         ("/api/v1/query", r#"{"sql":"SELECT 1","param":[1]}"#),
         ("/api/v1/query", r#"{"sql":"SELECT 1","params":7}"#),
@@ -318,6 +320,9 @@ fn consolidation_can_be_asked_for_one_user() {
     for user in ["user_john", "user_alice"] {
         server.client(user).say("c", "hello");
     }
+    let wrong = post(&server.admin(), "/api/admin/consolidate", r#"["user_john"]"#);
+    assert_eq!(wrong.refusal().error.error, ErrorCode::InvalidValue);
+    assert_eq!(server.segment_files(), [""; 0]);
     let answer = post(&server.admin(), "/api/admin/consolidate", r#"{"userId":"user_john"}"#);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let files = server.segment_files();
