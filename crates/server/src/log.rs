@@ -3,7 +3,7 @@
 //! Invariant: our own lines by `log.level`, the libraries' only when they warn: at lower levels some of them
 //! print statements and rows.
 
-use std::io;
+use std::{env, io};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -24,12 +24,23 @@ pub fn start(settings: &Log) {
         }
         LogFormat::Json => fmt::layer().with_writer(io::stderr).json().boxed(),
     };
-    let lines = match EnvFilter::try_from_default_env() {
-        Ok(filter) => lines.with_filter(filter).boxed(),
-        Err(_) => lines.with_filter(ours(level(settings.level))).boxed(),
+    // Set to nothing is not set.
+    let chosen = env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
+    let by_setting = ours(level(settings.level));
+    let (lines, said) = match chosen.map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (lines.with_filter(filter).boxed(), Some(CHOSEN)),
+        Some(Err(_)) => (lines.with_filter(by_setting).boxed(), Some(NOT_UNDERSTOOD)),
+        None => (lines.with_filter(by_setting).boxed(), None),
     };
     Registry::default().with(lines).init();
+    if let Some(said) = said {
+        tracing::warn!("{said}");
+    }
 }
+
+const CHOSEN: &str = "the environment variable RUST_LOG says what is logged, and not `log.level`: below warnings, libraries \
+                      may print statements and rows";
+const NOT_UNDERSTOOD: &str = "the environment variable RUST_LOG is no filter, so that `log.level` says what is logged";
 
 fn ours(level: LevelFilter) -> Targets {
     Targets::new()

@@ -360,6 +360,21 @@ fn a_deleted_message_s_file_comes_back_with_it() {
 }
 
 #[test]
+fn what_is_deleted_for_good_is_gone_at_once() {
+    let server = Server::with(&[("deletion.soft_delete_enabled", "false")]);
+    let john = server.client("user_john");
+    let hot = john.say("c", "short");
+    let text = format!("user_john/msg-{}.bin", john.say("c", &long_text()));
+    assert_eq!(john.content(&text).status, 200);
+    assert_eq!(john.run("DELETE FROM messages"), 2);
+    assert_eq!(john.number("SELECT COUNT(*) FROM deletedMessages"), 0);
+    let back = format!("UPDATE deletedMessages SET deletedAt = NULL WHERE msgId = {hot}");
+    assert_eq!(john.run(&back), 0);
+    is_nothing(&john, &text);
+    eventually("the file is removed", || files(&server, "user_john").is_empty());
+}
+
+#[test]
 fn a_token_is_needed() {
     let server = Server::start();
     let content_ref = server.client("user_john").upload(b"bread, milk", "c").expect("it is taken").content_ref;

@@ -10,6 +10,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use serde_json::Value;
+
 use crate::harness::Server;
 
 /// Everything in the folder, itself too, whose rights are not its owner's alone.
@@ -71,6 +73,43 @@ fn a_folder_that_an_earlier_version_left_open_is_closed() {
     fs::set_permissions(server.data(), fs::Permissions::from_mode(0o755)).expect("it can be changed");
     server.spawn();
     assert_eq!(fs::metadata(server.data()).expect("the folder").permissions().mode() & 0o777, 0o700);
+}
+
+/// What a server that starts with these variables writes on standard error.
+fn log_of(variables: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kalamdb"));
+    command.args(["serve", "--port", "0", "--data"]).arg(folder.path().join("data")).current_dir(folder.path());
+    command.env_remove("RUST_LOG").envs(variables.iter().copied());
+    command.stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a file"));
+    let mut child = command.spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("its first line");
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    assert!(line.contains("listens on"), "{line}");
+    fs::read_to_string(log).expect("its log")
+}
+
+#[test]
+fn the_log_is_for_people_or_for_programs() {
+    let text = log_of(&[]);
+    assert!(text.contains(" INFO ") && text.contains("started"), "{text}");
+    let lines = log_of(&[("KALAMDB_LOG__FORMAT", "json")]);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let started = lines.iter().find(|line| line["fields"]["message"] == "started").expect("that it started");
+    assert_eq!(started["level"], "INFO");
+}
+
+/// A variable that other programs read, too, and so may be set for their sake.
+#[test]
+fn what_is_logged_in_place_of_the_setting_is_said() {
+    let empty = log_of(&[("RUST_LOG", "")]);
+    assert!(empty.contains("started") && !empty.contains("RUST_LOG"), "{empty}");
+    let chosen = log_of(&[("RUST_LOG", "warn")]);
+    assert!(!chosen.contains("started") && chosen.contains("RUST_LOG says what is logged"), "{chosen}");
+    let odd = log_of(&[("RUST_LOG", "a=b=c")]);
+    assert!(odd.contains("started") && odd.contains("RUST_LOG is no filter"), "{odd}");
 }
 
 #[test]
