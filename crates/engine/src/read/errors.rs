@@ -131,8 +131,16 @@ fn schema_error(error: &SchemaError) -> Error {
 
 fn unknown_column(field: &Column, valid_fields: &[Column]) -> Error {
     let names = valid_fields.iter().map(|valid| valid.name.as_str()).filter(|name| !name.starts_with('_'));
-    let suggestions = suggestions(&field.name, names);
+    let mut suggestions = suggestions(&field.name, names);
+    // A column of that name is there, and not the one that is meant.
+    suggestions.retain(|name| *name != field.name);
     let message = match suggestions.first() {
+        None if field.relation.is_some() && valid_fields.iter().any(|valid| valid.name == field.name) => format!(
+            "The column `{0}` of `{1}` cannot be used here; after GROUP BY only what it groups by can: name that in a \
+             subquery first, SELECT … FROM (SELECT upper({0}) AS k FROM …) GROUP BY k.",
+            field.name,
+            field.relation.as_ref().map_or("", |relation| relation.table())
+        ),
         Some(likely) => format!("There is no column `{}` here; did you mean `{likely}`?", field.name),
         None => format!("There is no column `{}` here.", field.name),
     };
@@ -207,6 +215,12 @@ fn known_sentence(line: &str) -> Option<String> {
              instance CAST(x AS BIGINT).",
             quoted()?
         ));
+    }
+    if line.starts_with("Physical plan does not support logical expression OuterReferenceColumn") {
+        return Some(
+            "A subquery here depends on the row around it in a way that cannot be computed; write it as a join."
+                .to_owned(),
+        );
     }
     if line.starts_with("Physical plan does not support logical expression") {
         return Some(

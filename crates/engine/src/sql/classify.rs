@@ -64,8 +64,8 @@ fn read(
     tells: bool,
     statement: impl FnOnce(Box<ast::Query>) -> ast::Statement,
 ) -> Result<Statement> {
-    outputs::tell_apart(&mut query);
     scope.resolve(&mut query)?;
+    outputs::tell_apart(&mut query);
     scope::shorten(&scope, &mut query);
     let foreign = if tells { scope.foreign() } else { Vec::new() };
     Ok(Statement::Read(Read { statement: statement(Box::new(query)), foreign }))
@@ -85,8 +85,8 @@ fn classify_insert(insert: ast::Insert, mut scope: Scope) -> Result<Insert> {
         return Err(Error::new(ErrorCode::Unsupported, message));
     };
     refuse_defaults(&source.body)?;
-    outputs::tell_apart(&mut source);
     scope.resolve(&mut source)?;
+    outputs::tell_apart(&mut source);
     scope::shorten(&scope, &mut source);
     Ok(Insert { target, columns, source, foreign: scope.foreign() })
 }

@@ -21,6 +21,8 @@ mod shape;
 mod syntax;
 mod tokens;
 mod values;
+mod wildcards;
+mod windows;
 
 use datafusion::sql::sqlparser::ast;
 use kalamdb_protocol::{Params, QueryRequest, Table, UserId};
@@ -175,6 +177,7 @@ fn read(sql: &str, caller: &Caller, bind: impl FnOnce(&mut ast::Statement) -> Re
     let mut statement = syntax::parse(tokens)?;
     bind(&mut statement)?;
     values::settle(&mut statement)?;
+    windows::settle(&mut statement)?;
     merged::settle(&mut statement)?;
     casts::settle(&mut statement);
     ordering::settle(&mut statement)?;

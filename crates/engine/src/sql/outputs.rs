@@ -1,7 +1,7 @@
 //! Columns of an answer that have the same name: the planner wants each to have its own, SQL does not.
 //!
-//! Invariant: only the outermost SELECT changes, whose columns nobody refers to but its own ORDER BY, and there only what
-//! a name would be taken twice for. [`shown`] says what such a column is really called.
+//! Invariant: only what a name would be taken twice for changes. Who refers to the name means the first of them, in ORDER BY
+//! and in a query around. [`shown`] says what such a column is really called.
 
 use std::{collections::HashSet, ops::ControlFlow};
 
@@ -15,31 +15,53 @@ pub(super) const MARK: &str = "(column ";
 
 /// Gives columns of the outermost SELECT that the planner would confuse a name of their own.
 pub(super) fn tell_apart(query: &mut Query) {
+    in_query(query, Place { within: None, alone: true });
+}
+
+/// The same in the query that is the `number`th within others.
+pub(super) fn tell_apart_within(query: &mut Query, number: usize) {
+    in_query(query, Place { within: Some(number), alone: true });
+}
+
+/// Where a SELECT stands.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The number of the query within others; `None` for the outermost.
+    within: Option<usize>,
+    /// Whether it is no part of a UNION or the like, whose ORDER BY knows the columns by their names only.
+    alone: bool,
+}
+
+fn in_query(query: &mut Query, place: Place) {
     // With pipes it is not the SELECT that names the answer's columns.
     if query.pipe_operators.is_empty() {
-        in_body(&mut query.body, true);
+        in_body(&mut query.body, place);
     }
 }
 
-/// `alone` says whether it is no part of a UNION or the like, whose ORDER BY knows the columns by their names only.
-fn in_body(body: &mut SetExpr, alone: bool) {
+fn in_body(body: &mut SetExpr, place: Place) {
     match body {
-        SetExpr::Select(select) => in_select(select, alone),
-        SetExpr::Query(query) if query.pipe_operators.is_empty() => in_body(&mut query.body, alone),
+        SetExpr::Select(select) => in_select(select, place),
+        SetExpr::Query(query) => in_query(query, place),
         SetExpr::SetOperation { left, right, .. } => {
-            in_body(left, false);
-            in_body(right, false);
+            let place = Place { alone: false, ..place };
+            in_body(left, place);
+            in_body(right, place);
         }
         _ => {}
     }
 }
 
-fn in_select(select: &mut Select, alone: bool) {
+fn in_select(select: &mut Select, place: Place) {
     let all = select.projection.iter().any(is_wildcard);
-    let distinct = select.distinct.is_some() || !alone;
+    // A query around knows a CAST by the name of its column.
+    let distinct = select.distinct.is_some() || !place.alone || place.within.is_some();
     let mut taken = HashSet::new();
     for (number, item) in select.projection.iter_mut().enumerate() {
-        let mark = format!("{MARK}{})", number + 1);
+        let mark = match place.within {
+            Some(query) => format!("{MARK}{}.{query})", number + 1),
+            None => format!("{MARK}{})", number + 1),
+        };
         match item {
             SelectItem::UnnamedExpr(expr) => {
                 // A column beside a `*` is one of those already. A CAST would be called as what it is of, which ORDER BY

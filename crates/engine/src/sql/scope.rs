@@ -15,8 +15,9 @@ use super::{
     Foreign, Schema, forms,
     limits::too_large,
     names::{PLACEHOLDER_SCHEMA, enumerated, suggestions},
-    qualify,
+    outputs, qualify,
     tokens::Spellings,
+    wildcards,
 };
 use crate::{Caller, Error, Result};
 
@@ -79,11 +80,13 @@ pub(super) struct Scope<'a> {
     tables: usize,
     /// The tables named so far, each once.
     named: Vec<NamedTable>,
+    /// The number of queries within others so far.
+    within: usize,
 }
 
 impl<'a> Scope<'a> {
     pub(super) fn new(caller: &'a Caller, spellings: &'a Spellings) -> Self {
-        Self { caller, spellings, frames: Vec::new(), withs: Vec::new(), tables: 0, named: Vec::new() }
+        Self { caller, spellings, frames: Vec::new(), withs: Vec::new(), tables: 0, named: Vec::new(), within: 0 }
     }
 
     /// Resolves every name in `node`.
@@ -351,6 +354,13 @@ impl VisitorMut for Scope<'_> {
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         self.frames.pop();
         query.with = self.withs.pop().flatten();
+        if let Err(error) = wildcards::write_out(&mut query.body) {
+            return ControlFlow::Break(Box::new(error));
+        }
+        if !self.frames.is_empty() {
+            self.within += 1;
+            outputs::tell_apart_within(query, self.within);
+        }
         ControlFlow::Continue(())
     }
 

@@ -12,7 +12,10 @@
 //! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
 //! | – | ANY and ALL compare a column of the subquery with itself | [`subqueries`] |
-//! | apache/datafusion#25519 | a condition on the outer row is moved above a ROLLUP | [`subqueries`] |
+//! | apache/datafusion#25519 | a condition on the outer row is moved above a ROLLUP | [`pulled_up`] |
+//! | – | of `CAST(u.v AS BIGINT) = t.id` a correlated aggregate makes a group for each `u.v` | [`dependents`] |
+//! | – | a window in LATERAL is over the rows of all outer rows | [`dependents`] |
+//! | – | correlated subqueries that make one value take equalities only, and no LIMIT | [`dependents`] |
 //! | – | what is constant below an outer join is taken for constant above | [`TakeBackClaims`] |
 //! | apache/datafusion#25052 | a hash join of two sorted sides is taken for sorted by both | [`TakeBackClaims`] |
 //! | apache/datafusion#24421 | GROUPING SETS over sorted rows lose rows | [`TakeBackClaims`] |
@@ -31,9 +34,12 @@
 //! | – | an item of IN (…) that is computed from the row is computed once | [`lists`] |
 //! | – | several `string_agg` with an order each are refused | [`joined_texts`] |
 //! | – | a subquery that depends on the row stands in WHERE and in plain columns only | [`subquery_places`] |
+//!
+//! Of text, before a plan is made: `sql/merged`, `sql/windows` and `sql/outputs` settle what the planner knows in part only.
 
 mod claims;
 mod copies;
+mod dependents;
 mod escapes;
 mod fences;
 mod fetch;
@@ -44,6 +50,7 @@ mod list_pairs;
 mod lists;
 mod multisets;
 mod orders;
+mod pulled_up;
 mod row_values;
 mod same_names;
 mod subqueries;
@@ -84,5 +91,5 @@ pub(crate) fn rewrite_first(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 /// The rest, after it.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
-    fences::rewrite(subqueries::rewrite(subquery_places::rewrite(plan)?)?)
+    fences::rewrite(dependents::rewrite(subqueries::rewrite(subquery_places::rewrite(plan)?)?)?)
 }

@@ -4,8 +4,8 @@
 //! DataFusion would forget of that (apache/datafusion#25340, #25347) is spelt out as EXISTS, which has two values only.
 //! `x < ANY (SELECT y …)` is the same with another comparison (DataFusion takes `msgId > ALL (SELECT msgId …)` for a
 //! comparison of the inner `msgId` with itself), and `x < ALL (…)` is `NOT (x >= ANY (…))`.
-//! An EXISTS that no outer row decides becomes a scalar subquery, which runs once and may stand anywhere. What
-//! DataFusion would move out of a subquery through something that it changes (a LIMIT, a window) is refused.
+//! An EXISTS that no outer row decides becomes a scalar subquery, which runs once and may stand anywhere; one that
+//! DataFusion would make a wrong join of ([`super::pulled_up`]) becomes the number of its rows, for [`super::dependents`].
 
 use std::sync::Arc;
 
@@ -17,19 +17,23 @@ use datafusion::{
     },
     functions_aggregate::expr_fn::count,
     logical_expr::{
-        BinaryExpr, Cast, ColumnarValue, Distinct, Expr, ExprSchemable, FetchType, Filter, JoinType, LogicalPlan,
-        LogicalPlanBuilder, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-        SkipType, Subquery, Volatility, binary_expr,
+        BinaryExpr, ColumnarValue, Distinct, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
+        Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, SkipType, Subquery,
+        Volatility, binary_expr,
         expr::{Exists, InSubquery, SetComparison, SetQuantifier},
         lit, not,
-        utils::{conjunction, merge_schema, split_conjunction, split_conjunction_owned},
+        utils::{conjunction, merge_schema, split_conjunction_owned},
         when,
     },
     optimizer::utils::NamePreserver,
 };
 use kalamdb_protocol::ErrorCode;
 
-use super::copies::Copies;
+use super::{
+    copies::Copies,
+    dependents::is_one_row_at_most,
+    pulled_up::{check_joined, check_value},
+};
 use crate::Error;
 
 /// Rewrites every IN and EXISTS of the plan that needs it.
@@ -38,7 +42,8 @@ pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| rewriter.node(node)).data()
 }
 
-fn refused(message: &str) -> DataFusionError {
+/// The refusal with this sentence.
+pub(super) fn refused(message: &str) -> DataFusionError {
     DataFusionError::External(Box::new(Error::new(ErrorCode::Unsupported, message)))
 }
 
@@ -116,8 +121,8 @@ impl Rewriter {
                 None => not(found),
             });
         }
-        check_pulled_up(&set.rows)?;
-        if !is_equality || !whole && !references(&set.rows)?.is_empty() {
+        let correlated = !references(&set.rows)?.is_empty();
+        if !is_equality || correlated && (!whole || check_joined(&set.rows).is_err()) {
             // As part of a condition, of which DataFusion would find the column twice.
             return self.found(&set, place);
         }
@@ -150,8 +155,9 @@ impl Rewriter {
     fn scalar(&mut self, subquery: Subquery) -> Result<Expr> {
         let mut rows = Arc::unwrap_or_clone(subquery.subquery);
         if !references(&rows)?.is_empty() {
-            check_pulled_up_beside_aggregates(&rows)?;
-            check_grouped(&rows)?;
+            if !is_one_row_at_most(&rows)? {
+                check_value(&rows)?;
+            }
             self.names += 1;
             rows = with_name(rows, &format!("__value_{}", self.names))?;
         }
@@ -371,15 +377,9 @@ fn exists(rows: LogicalPlan, place: ExprPlace) -> Result<Expr> {
         return Ok(lit(true));
     }
     let correlated = !references(&rows)?.is_empty();
-    if correlated {
-        check_pulled_up(&rows)?;
-    }
-    if correlated && place.filter {
+    if correlated && place.filter && check_joined(&rows).is_ok() {
         let rows = LogicalPlanBuilder::from(rows).project([lit(1)])?.build()?;
         return Ok(Expr::Exists(Exists { subquery: subquery_of(rows)?, negated: false }));
-    }
-    if correlated {
-        check_grouped(&rows)?;
     }
     let rows = LogicalPlanBuilder::from(rows);
     // The first row is enough, where it is the same for all.
@@ -418,7 +418,7 @@ fn is_one_row(rows: &LogicalPlan) -> bool {
 
 /// The rows with their one column under a name that nothing else has: what a condition on the outer row is compared with
 /// becomes a column beside it, and may be called as the statement calls this one.
-fn with_name(rows: LogicalPlan, name: &str) -> Result<LogicalPlan> {
+pub(super) fn with_name(rows: LogicalPlan, name: &str) -> Result<LogicalPlan> {
     if let LogicalPlan::Projection(projection) = &rows
         && let [only] = projection.expr.as_slice()
     {
@@ -437,7 +437,8 @@ fn without_distinct(rows: LogicalPlan) -> LogicalPlan {
     }
 }
 
-fn subquery_of(rows: LogicalPlan) -> Result<Subquery> {
+/// These rows as a subquery.
+pub(super) fn subquery_of(rows: LogicalPlan) -> Result<Subquery> {
     Ok(Subquery { outer_ref_columns: references(&rows)?, subquery: Arc::new(rows), spans: Spans::new() })
 }
 
@@ -460,7 +461,7 @@ fn outer(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 }
 
 /// Columns from around the query that it refers to.
-fn references(query: &LogicalPlan) -> Result<Vec<Expr>> {
+pub(super) fn references(query: &LogicalPlan) -> Result<Vec<Expr>> {
     let mut found: Vec<Expr> = Vec::new();
     query.apply(|node| {
         node.apply_expressions(|expr| {
@@ -491,7 +492,8 @@ fn is_of(reference: &Expr, schema: &DFSchema) -> bool {
     matches!(reference, Expr::OuterReferenceColumn(_, column) if schema.has_column(column))
 }
 
-fn subquery_in(expr: &Expr) -> Option<&Subquery> {
+/// The subquery that an expression is.
+pub(super) fn subquery_in(expr: &Expr) -> Option<&Subquery> {
     match expr {
         Expr::Exists(exists) => Some(&exists.subquery),
         Expr::InSubquery(query) => Some(&query.subquery),
@@ -501,7 +503,8 @@ fn subquery_in(expr: &Expr) -> Option<&Subquery> {
     }
 }
 
-fn has_subquery(node: &LogicalPlan) -> Result<bool> {
+/// Whether a subquery stands in an expression of this node.
+pub(super) fn has_subquery(node: &LogicalPlan) -> Result<bool> {
     let mut has = false;
     node.apply_expressions(|expr| {
         has |= expr.exists(|expr| Ok(subquery_in(expr).is_some()))?;
@@ -510,7 +513,8 @@ fn has_subquery(node: &LogicalPlan) -> Result<bool> {
     Ok(has)
 }
 
-fn is_volatile(rows: &LogicalPlan) -> Result<bool> {
+/// Whether rows may be others the next time.
+pub(super) fn is_volatile(rows: &LogicalPlan) -> Result<bool> {
     let mut volatile = false;
     rows.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
@@ -519,77 +523,4 @@ fn is_volatile(rows: &LogicalPlan) -> Result<bool> {
         })
     })?;
     Ok(volatile)
-}
-
-/// DataFusion moves conditions on the outer row up, out of the subquery; where there is something on the way that
-/// comes to something else then, it does not notice.
-fn check_pulled_up(rows: &LogicalPlan) -> Result<()> {
-    check(rows, true)
-}
-
-/// The same where an aggregate without GROUP BY is minded.
-fn check_pulled_up_beside_aggregates(rows: &LogicalPlan) -> Result<()> {
-    check(rows, false)
-}
-
-fn check(rows: &LogicalPlan, aggregates: bool) -> Result<()> {
-    rows.apply(|node| {
-        for input in changed(node, aggregates) {
-            if !references(input)?.is_empty() {
-                return Err(refused(
-                    "A subquery that depends on the outer row cannot have that condition below a LIMIT, a window, an \
-                     outer join, an aggregate without GROUP BY or a ROLLUP; write it as a join, or with the condition outside.",
-                ));
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(())
-}
-
-/// DataFusion computes the aggregates for all outer rows at once, grouped by what is compared with them.
-fn check_grouped(rows: &LogicalPlan) -> Result<()> {
-    rows.apply(|node| match node {
-        LogicalPlan::Filter(filter) if node.contains_outer_reference() => {
-            let is_fine = |one: &&Expr| !one.contains_outer() || is_equality(one);
-            if split_conjunction(&filter.predicate).iter().all(is_fine) {
-                return Ok(TreeNodeRecursion::Continue);
-            }
-            Err(refused(
-                "A subquery that makes one value may depend on the outer row by equalities of a column only (a = outer.b); \
-                 write it as a join with GROUP BY.",
-            ))
-        }
-        _ => Ok(TreeNodeRecursion::Continue),
-    })
-    .map(drop)
-}
-
-/// Whether a condition says what a column of the subquery is for an outer row.
-fn is_equality(condition: &Expr) -> bool {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
-    let is_column = |side: &Expr| match side {
-        Expr::Cast(Cast { expr, .. }) => matches!(expr.as_ref(), Expr::Column(_)),
-        side => matches!(side, Expr::Column(_)),
-    };
-    is_column(left) && !right.any_column_refs() || is_column(right) && !left.any_column_refs()
-}
-
-/// The inputs of a node whose rows it changes to something that a condition could not be applied to any more.
-fn changed(node: &LogicalPlan, aggregates: bool) -> Vec<&LogicalPlan> {
-    match node {
-        LogicalPlan::Limit(_) | LogicalPlan::Window(_) | LogicalPlan::Distinct(Distinct::On(_)) => node.inputs(),
-        LogicalPlan::Aggregate(aggregate) if aggregates && aggregate.group_expr.is_empty() => node.inputs(),
-        // One of the sets may be all rows, and would be no more (apache/datafusion#25519).
-        LogicalPlan::Aggregate(aggregate) if matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]) => {
-            node.inputs()
-        }
-        LogicalPlan::Join(join) => match join.join_type {
-            JoinType::Inner => Vec::new(),
-            JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => vec![&join.right],
-            JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => vec![&join.left],
-            JoinType::Full => node.inputs(),
-        },
-        _ => Vec::new(),
-    }
 }

@@ -250,10 +250,16 @@ fn a_with_name_is_seen_in_its_own_query_only() {
 
 #[test]
 fn columns_may_be_named_in_full() {
-    let sql = "SELECT userId.messages.content, user_john.messages.from, messages.msgId, messages.*, userId.messages.* FROM messages";
+    let sql =
+        "SELECT userId.messages.content, user_john.messages.from, messages.msgId, userId.messages.* FROM messages";
     assert_eq!(
         john(sql),
-        r#"SELECT "messages".content AS "(column 1)", "messages"."from" AS "(column 2)", messages.msgId AS "(column 3)", messages.*, "messages".* FROM "user_john"."messages" AS "messages""#
+        r#"SELECT "messages".content AS "(column 1)", "messages"."from" AS "(column 2)", messages.msgId AS "(column 3)", "messages".* FROM "user_john"."messages" AS "messages""#
+    );
+    // The second time, column by column.
+    let twice = john("SELECT messages.*, userId.messages.* FROM messages");
+    assert!(
+        twice.starts_with(r#"SELECT messages.*, "messages"."msgId" AS "(column 2)", "messages"."conversationId" AS"#)
     );
     john("SELECT m.*, alice.content FROM messages m, messages alice");
     john("DELETE FROM messages WHERE userId.messages.msgId = 1");

@@ -54,9 +54,6 @@ const REFUSALS: &[(ErrorCode, &str)] = &[
     // IN and EXISTS in the answer or in CASE; subqueries that are tied to the query around by more than an equality.
     (ErrorCode::Unsupported, "An expression stands where it cannot be computed"),
     (ErrorCode::Unsupported, "The planner cannot take a statement of this form"),
-    // The subqueries of one value that DataFusion can make no join of.
-    (ErrorCode::Unsupported, "A subquery that makes one value may depend on the outer row by equalities"),
-    (ErrorCode::Unsupported, "A subquery that depends on the outer row cannot have that condition below"),
     (ErrorCode::Unsupported, "A table has the same name inside of this IN"),
     // A name that USING has merged, in a subquery; and USING after three tables.
     (ErrorCode::Unsupported, "Within a subquery, a column that USING has merged"),
