@@ -17,7 +17,7 @@ use datafusion::{
 };
 
 use super::{metered::MeterOperators, portions::PortionOperators, stops::stoppable};
-use crate::upstream::{DetachFetch, SameNames, TakeBackClaims};
+use crate::upstream::{DetachFetch, PartitionInnerJoins, SameNames, TakeBackClaims};
 
 /// The optimizer's rule.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sy
     let place = rules.iter().position(|rule| rule.name() == "PushdownSort").unwrap_or(rules.len());
     rules.insert(place, Arc::new(SortReachesTiers));
     TakeBackClaims::insert(&mut rules);
+    PartitionInnerJoins::insert(&mut rules);
     DetachFetch::insert(&mut rules);
     SameNames::insert(&mut rules);
     rules.push(Arc::new(PortionOperators));

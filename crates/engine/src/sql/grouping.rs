@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, GroupByWithModifier, Value, visit_expressions};
 
-use super::limits::too_large;
+use super::{forms::unsupported, limits::too_large};
 use crate::Result;
 
 /// Sets of one GROUP BY: CUBE of twelve expressions, and each is aggregated by itself.
@@ -25,7 +25,7 @@ pub(super) fn check(group_by: &GroupByExpr) -> Result<()> {
         GroupByExpr::All(modifiers) => (&[][..], modifiers),
         GroupByExpr::Expressions(expressions, modifiers) => (expressions.as_slice(), modifiers),
     };
-    let mut size = Size { sets: 1, expressions: 0, largest_cube: 0 };
+    let mut size = Size { sets: 1, expressions: 0, largest_cube: 0, nested: false };
     for expr in expressions {
         size.multiply(expr);
     }
@@ -36,6 +36,12 @@ pub(super) fn check(group_by: &GroupByExpr) -> Result<()> {
             GroupByWithModifier::GroupingSets(expr) => size.multiply(expr),
             GroupByWithModifier::Totals => {}
         }
+    }
+    if size.nested {
+        return Err(unsupported(
+            "Within GROUPING SETS stand lists of columns only; write the sets of CUBE or ROLLUP out: ROLLUP (a, b) is (a, b), \
+             (a), ().",
+        ));
     }
     if size.sets == 1 {
         return Ok(());
@@ -57,6 +63,8 @@ struct Size {
     sets: u128,
     expressions: u128,
     largest_cube: usize,
+    /// Whether sets stand within sets, which the parser takes for a function of that name.
+    nested: bool,
 }
 
 impl Size {
@@ -74,12 +82,14 @@ impl Size {
             Expr::GroupingSets(sets) => {
                 let mut all = 0_u128;
                 for set in sets {
+                    self.nested |= set.iter().any(is_of_sets);
                     let mut one = Self { sets: 1, ..*self };
                     for expr in set {
                         one.multiply(expr);
                     }
                     all = all.saturating_add(one.sets);
-                    (self.expressions, self.largest_cube) = (one.expressions, one.largest_cube);
+                    (self.expressions, self.largest_cube, self.nested) =
+                        (one.expressions, one.largest_cube, one.nested);
                 }
                 self.sets = self.sets.saturating_mul(all.max(1));
             }
@@ -96,6 +106,16 @@ impl Size {
         self.largest_cube = self.largest_cube.max(expressions);
         let sets = u32::try_from(expressions).ok().and_then(|power| 2_u128.checked_pow(power)).unwrap_or(u128::MAX);
         self.sets = self.sets.saturating_mul(sets);
+    }
+}
+
+fn is_of_sets(expr: &Expr) -> bool {
+    let names_sets = |name: &str| ["cube", "rollup", "grouping sets"].iter().any(|one| name.eq_ignore_ascii_case(one));
+    match expr {
+        Expr::Cube(_) | Expr::Rollup(_) | Expr::GroupingSets(_) => true,
+        Expr::Function(function) => names_sets(&function.name.to_string()),
+        Expr::Nested(inner) => is_of_sets(inner),
+        _ => false,
     }
 }
 
@@ -152,6 +172,9 @@ mod tests {
         ] {
             let error = checked(&refused).unwrap_err();
             assert_eq!(error.code, ErrorCode::QueryTooLarge, "{}", &refused[..60.min(refused.len())]);
+        }
+        for nested in ["GROUPING SETS (CUBE (a, b), (a))", "GROUPING SETS ((a), ROLLUP (a, b))"] {
+            assert_eq!(checked(nested).unwrap_err().code, ErrorCode::Unsupported, "{nested}");
         }
     }
 }

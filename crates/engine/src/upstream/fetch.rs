@@ -1,7 +1,12 @@
-//! Keeps the limit of a sort apart from the sort while DataFusion moves sorts around (apache/datafusion#24927).
+//! Keeps the limit of a sort apart from the sort, and the sort where its limit is, while DataFusion moves sorts around.
 //!
-//! Invariant: the plan means the same. A sort that moves below an aggregate takes its limit with it, and the aggregate
-//! sees too few rows; a limit of its own stays where it is, and `LimitPushdown` puts it back into the sort later.
+//! - A sort that moves below an aggregate takes its limit with it, and the aggregate sees too few rows
+//!   (apache/datafusion#24927). A limit of its own stays where it is, and `LimitPushdown` puts it back into the sort later.
+//! - A sort by what is no column of the answer is taken away below a limit, of which only the OFFSET shows
+//!   (apache/datafusion#23534): `SELECT count(*) FROM (SELECT content FROM messages ORDER BY msgId OFFSET 1)`. A limit right
+//!   above the sort keeps it.
+//!
+//! Invariant: the plan means the same.
 
 use std::sync::Arc;
 
@@ -12,7 +17,7 @@ use datafusion::{
     },
     config::ConfigOptions,
     physical_optimizer::PhysicalOptimizerRule,
-    physical_plan::{ExecutionPlan, limit::GlobalLimitExec, sorts::sort::SortExec},
+    physical_plan::{ExecutionPlan, limit::GlobalLimitExec, projection::ProjectionExec, sorts::sort::SortExec},
 };
 
 /// The rule that moves sorts; ours comes right before it.
@@ -33,6 +38,11 @@ impl DetachFetch {
 impl PhysicalOptimizerRule for DetachFetch {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
+            if let Some(limit) = node.downcast_ref::<GlobalLimitExec>()
+                && limit.input().is::<ProjectionExec>()
+            {
+                return limited(limit.input(), limit).map(Transformed::yes);
+            }
             let Some(sort) = node.downcast_ref::<SortExec>() else { return Ok(Transformed::no(node)) };
             // With no other sort below there is none that could be given the limit in this one's place, and other rules
             // make use of it where it is.
@@ -52,5 +62,17 @@ impl PhysicalOptimizerRule for DetachFetch {
 
     fn schema_check(&self) -> bool {
         true
+    }
+}
+
+/// The limit below the projections, which make one row of each.
+fn limited(input: &Arc<dyn ExecutionPlan>, limit: &GlobalLimitExec) -> Result<Arc<dyn ExecutionPlan>> {
+    match input.downcast_ref::<ProjectionExec>() {
+        Some(projection) => {
+            let below = limited(projection.input(), limit)?;
+            #[expect(deprecated, reason = "its replacement wants to be told what this finds out for itself")]
+            Arc::clone(input).with_new_children(vec![below])
+        }
+        None => Ok(Arc::new(GlobalLimitExec::new(Arc::clone(input), limit.skip(), limit.fetch()))),
     }
 }

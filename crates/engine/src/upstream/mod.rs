@@ -9,6 +9,7 @@
 //! | apache/datafusion#25350 | DISTINCT over a renamed subquery is an internal error | [`settle`] |
 //! | – | a condition over JSON names a column `__datafusion_extracted_n` that is not there | [`settle`] |
 //! | apache/datafusion#24927 | DISTINCT … ORDER BY … LIMIT loses rows | [`DetachFetch`] |
+//! | apache/datafusion#23534 | OFFSET by an order that the answer does not show skips any rows | [`DetachFetch`] |
 //! | apache/datafusion#25340, #25347 | NOT IN forgets NULLs of a constant, and of a correlated subquery | [`subqueries`] |
 //! | apache/datafusion#23022 | EXISTS and IN stand in WHERE alone | [`subqueries`] |
 //! | – | ANY and ALL compare a column of the subquery with itself | [`subqueries`] |
@@ -16,8 +17,10 @@
 //! | – | of `CAST(u.v AS BIGINT) = t.id` a correlated aggregate makes a group for each `u.v` | [`dependents`] |
 //! | – | a window in LATERAL is over the rows of all outer rows | [`dependents`] |
 //! | – | correlated subqueries that make one value take equalities only, and no LIMIT | [`dependents`] |
+//! | – | and have to be aggregates | [`one_row`] |
 //! | – | what is constant below an outer join is taken for constant above | [`TakeBackClaims`] |
 //! | apache/datafusion#25052 | a hash join of two sorted sides is taken for sorted by both | [`TakeBackClaims`] |
+//! | apache/datafusion#21625 | a join below one that has no rows in a partition waits for ever | [`PartitionInnerJoins`] |
 //! | apache/datafusion#24421 | GROUPING SETS over sorted rows lose rows | [`TakeBackClaims`] |
 //! | – | `(a, b) = (1, NULL)` is true or false | [`row_values`] |
 //! | – | an aggregate whose ORDER BY has a key twice panics | [`orders`] |
@@ -49,6 +52,7 @@ mod json_keys;
 mod list_pairs;
 mod lists;
 mod multisets;
+mod one_row;
 mod orders;
 mod pulled_up;
 mod row_values;
@@ -57,12 +61,13 @@ mod subqueries;
 mod subquery_places;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::sync::Arc;
 
 use datafusion::{common::Result, config::OptimizerOptions, logical_expr::LogicalPlan, optimizer::OptimizerRule};
 
-pub(crate) use self::{claims::TakeBackClaims, fetch::DetachFetch, same_names::SameNames};
+pub(crate) use self::{claims::TakeBackClaims, fetch::DetachFetch, same_names::SameNames, waits::PartitionInnerJoins};
 
 /// Turns off what is wrong and has a switch.
 pub(crate) fn settle(options: &mut OptimizerOptions) {

@@ -29,11 +29,7 @@ use datafusion::{
 };
 use kalamdb_protocol::ErrorCode;
 
-use super::{
-    copies::Copies,
-    dependents::is_one_row_at_most,
-    pulled_up::{check_joined, check_value},
-};
+use super::{copies::Copies, dependents::is_one_row_at_most, one_row::only, pulled_up::check_joined};
 use crate::Error;
 
 /// Rewrites every IN and EXISTS of the plan that needs it.
@@ -156,7 +152,7 @@ impl Rewriter {
         let mut rows = Arc::unwrap_or_clone(subquery.subquery);
         if !references(&rows)?.is_empty() {
             if !is_one_row_at_most(&rows)? {
-                check_value(&rows)?;
+                rows = only(rows)?;
             }
             self.names += 1;
             rows = with_name(rows, &format!("__value_{}", self.names))?;

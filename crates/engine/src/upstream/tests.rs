@@ -34,6 +34,7 @@ fn session(ours: bool) -> SessionContext {
     if ours {
         settle(&mut config.options_mut().optimizer);
         TakeBackClaims::insert(&mut rules);
+        PartitionInnerJoins::insert(&mut rules);
         DetachFetch::insert(&mut rules);
         SameNames::insert(&mut rules);
     }
@@ -62,7 +63,7 @@ fn session(ours: bool) -> SessionContext {
     session
 }
 
-async fn answer(sql: &str, ours: bool) -> Result<Vec<String>> {
+pub(super) async fn answer(sql: &str, ours: bool) -> Result<Vec<String>> {
     answer_of(&session(ours), sql, ours).await
 }
 
@@ -114,6 +115,30 @@ async fn distinct_over_a_renamed_subquery() {
     let sql =
         "SELECT * FROM (SELECT DISTINCT upper(c) AS z FROM (SELECT k AS c FROM t) AS r) AS x WHERE z = 'A' LIMIT 9";
     right(sql, &["A"]).await;
+}
+
+/// apache/datafusion#21625. A statement that waits for ever shows nothing, so the plan is looked at.
+#[tokio::test]
+async fn a_join_below_a_join_waits_for_nobody() {
+    let sql = "SELECT a.id FROM t a JOIN (SELECT b.id FROM t b JOIN t c ON b.k = c.k GROUP BY b.id) d ON a.id = d.id";
+    for (ours, collected) in [(false, true), (true, false)] {
+        let state = session(ours).state();
+        let plan = state.optimize(&state.create_logical_plan(sql).await.unwrap()).unwrap();
+        let plan = state.query_planner().create_physical_plan(&plan, &state).await.unwrap();
+        let plan = datafusion::physical_plan::displayable(plan.as_ref()).indent(false).to_string();
+        let inner = plan.lines().filter(|line| line.contains("HashJoinExec")).nth(1).expect("two joins");
+        assert_eq!(inner.contains("CollectLeft"), collected, "{plan}");
+    }
+}
+
+/// apache/datafusion#23534.
+#[tokio::test]
+async fn an_offset_skips_the_first_of_an_order_that_is_not_shown() {
+    mended("SELECT max(q.k) AS m FROM (SELECT k FROM t ORDER BY id DESC OFFSET 2) q", &["a"]).await;
+    mended("SELECT DISTINCT c FROM (SELECT upper(k) AS c FROM t ORDER BY id DESC OFFSET 2) q", &["A"]).await;
+    right("SELECT id FROM t WHERE k IN (SELECT k FROM t ORDER BY id DESC OFFSET 2) ORDER BY id", &["1", "2"]).await;
+    right("SELECT k FROM t ORDER BY id DESC OFFSET 3", &["a"]).await;
+    right("SELECT k || v AS c FROM (SELECT k, v FROM t ORDER BY id OFFSET 1 LIMIT 1) q", &["ay"]).await;
 }
 
 /// apache/datafusion#24927, mended by apache/datafusion#24932.

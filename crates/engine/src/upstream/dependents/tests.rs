@@ -1,4 +1,4 @@
-use crate::upstream::tests::{mended, refused, right};
+use crate::upstream::tests::{answer, mended, refused, right};
 
 #[tokio::test]
 async fn a_value_for_each_row_is_found_by_any_condition() {
@@ -40,6 +40,21 @@ async fn the_newest_of_each() {
     )
     .await;
     right("SELECT id, (SELECT max(u.id) + t.id FROM t u) AS n FROM t ORDER BY id", &["1 5", "2 6", "3 7", "4 8"]).await;
+}
+
+#[tokio::test]
+async fn a_value_has_one_row_or_none() {
+    let by_key = "SELECT id, (SELECT u.v FROM t u WHERE u.id = t.id + 1) AS n FROM t ORDER BY id";
+    mended(by_key, &["1 y", "2 NULL", "3 x", "4 NULL"]).await;
+    right("SELECT id FROM t WHERE 'x' = (SELECT u.v FROM t u WHERE u.id = t.id + 1 ORDER BY u.v)", &["3"]).await;
+    right("SELECT id, (SELECT u.k FROM e u WHERE u.k = t.k) AS n FROM t WHERE id = 1", &["1 NULL"]).await;
+    right("SELECT id, (SELECT count(*) FROM t u WHERE u.k = t.k GROUP BY u.k) AS n FROM t WHERE id = 1", &["1 2"])
+        .await;
+    for several in ["u.k = t.k", "u.id >= t.id"] {
+        let error = answer(&format!("SELECT id, (SELECT u.v FROM t u WHERE {several}) AS n FROM t"), true).await;
+        let error = crate::read::client_error(&error.unwrap_err(), None);
+        assert!(error.message.contains("has several rows"), "{error}");
+    }
 }
 
 #[tokio::test]

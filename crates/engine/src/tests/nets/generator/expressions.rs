@@ -250,13 +250,18 @@ impl Generator {
         let (from, _) = self.from(1, &mut scope);
         let items = kinds.iter().map(|kind| self.expr(*kind, &scope, 1)).collect();
         let filter = Some(self.filter(&scope, 0, outer));
-        Query::of(Select { distinct: self.dice.chance(10), ..Select::new(items, from, filter) })
+        let mut query = Query::of(Select { distinct: self.dice.chance(10), ..Select::new(items, from, filter) });
+        if self.dice.chance(20) {
+            query.order = self.order_by_output(kinds);
+            (query.limit, query.offset) = (Some(1 + self.dice.below(3)), self.dice.below(2));
+        }
+        query
     }
 
     /// A query of one row: an aggregate of everything, or the first row.
     pub(super) fn scalar(&mut self, kind: Type, outer: &[Expr]) -> Expr {
-        if outer.is_empty() && self.dice.chance(30) {
-            let mut query = self.select(&[kind], 1, &[]);
+        if self.dice.chance(30) {
+            let mut query = if outer.is_empty() { self.select(&[kind], 1, &[]) } else { self.inner(&[kind], outer) };
             if let Body::Select(select) = &mut query.body {
                 select.distinct_on.clear();
             }
