@@ -5,6 +5,7 @@
 
 mod cache;
 mod catalog;
+mod counted;
 mod errors;
 mod lean;
 mod memory;

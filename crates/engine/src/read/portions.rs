@@ -33,6 +33,7 @@ use datafusion::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
+    counted,
     stops::StopSign,
     through::{Pass, above},
 };
@@ -66,10 +67,13 @@ impl PhysicalOptimizerRule for PortionOperators {
 fn portioned(plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
     let mut repeats = is_repeating(&plan);
     let mut inputs = Vec::new();
-    for input in plan.children() {
+    for (number, input) in plan.children().into_iter().enumerate() {
         let (input, repeats_rows) = portioned(Arc::clone(input))?;
+        if repeats_rows && counted::spreads_nothing(&plan) {
+            return Ok((input, true));
+        }
         repeats |= repeats_rows;
-        inputs.push(input);
+        inputs.push(counted::kept(&plan, number, input));
     }
     if !repeats {
         return Ok((plan, false));

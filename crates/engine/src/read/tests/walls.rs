@@ -93,6 +93,33 @@ async fn memory_ends_a_query_and_nothing_else() {
     assert_eq!(crowded.answer(&anna, "SELECT 1").await, [[1]]);
 }
 
+/// A join keeps its first input. Where nothing of the rows is needed they had no size, and were kept one by one.
+#[tokio::test]
+async fn rows_of_which_nothing_is_needed_are_only_counted() {
+    let messages = ["a", "b", "c"].map(|content| message("anna", "c", content));
+    for (tier, world) in tiers(messages.to_vec()).await {
+        let anna = caller("anna");
+        let table = r#""anna"."messages""#;
+        for (from, expected) in [
+            (format!("{table} a, {table} b, {table} c, {table} d"), 81),
+            (format!("{table} a LEFT JOIN {table} b ON b.\"msgId\" < 0"), 3),
+            (format!("{table} a LEFT JOIN {table} b ON b.\"msgId\" > 0"), 9),
+            (format!("(SELECT 1 FROM {table} a, {table} b UNION ALL SELECT 2 FROM {table}) a, {table} c"), 36),
+            (format!("{table} a, {table} b WHERE false"), 0),
+            ("UNNEST(range(20)) a(v), UNNEST(range(20)) b(w), UNNEST(range(20)) c(x)".to_owned(), 8_000),
+        ] {
+            let sql = format!("SELECT count(*) FROM {from}");
+            assert_eq!(world.answer(&anna, &sql).await, [[expected]], "{tier} {sql}");
+        }
+    }
+    let world = World::new();
+    let ranges = "UNNEST(range(20)) a(v), UNNEST(range(20)) b(w), UNNEST(range(20)) c(x)";
+    let plan = world.answer(&caller("anna"), &format!("EXPLAIN SELECT count(*) FROM {ranges}")).await;
+    let plan = plan[1][1].as_str().expect("the plan's text");
+    assert_eq!(plan.matches("CountedExec").count(), plan.matches("CrossJoinExec").count(), "{plan}");
+    assert!(!plan.contains("RepartitionExec"), "{plan}");
+}
+
 /// One text of a megabyte in each of 10,000 rows: the window's memory has to see what it computes from small columns.
 #[tokio::test]
 async fn what_a_window_computes_counts_before_it_is_copied() {
