@@ -17,6 +17,7 @@ mod workers;
 mod write;
 
 use std::{
+    ops::ControlFlow,
     pin::Pin,
     sync::{Arc, OnceLock},
 };
@@ -35,7 +36,7 @@ use crate::{
     background::{Background, Whose},
     live::Hub,
     read::{Reader, Rows, View},
-    sql::{Shape, Statement},
+    sql::{Shape, Statement, Template},
     workers::{Stage, Threads, Ticket, Workers, ended_early},
     write::{NamedRequest, Write},
 };
@@ -130,7 +131,7 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let max_statement_bytes = settings.query.max_statement_bytes;
         let feed = store.feed().ok_or_else(|| Error::fault("the store has an engine already"))?;
-        let live = Hub::start(store.clone(), reader.clone(), workers.handle(), &settings, feed, stopped.clone())?;
+        let live = Hub::start(store.clone(), reader.clone(), workers.short(), &settings, feed, stopped.clone())?;
         background.handle().spawn(Background::new(store.clone(), settings).run(stopped));
         Ok(Self(Arc::new(Inner { store, reader, workers, background, live, max_statement_bytes, stop })))
     }
@@ -152,6 +153,17 @@ impl Engine {
         let (inner, caller, place) = (Arc::clone(&self.0), caller.clone(), ticket.clone());
         // One task to the last byte of a JSON document: each hand-over between threads costs more than a small read. On
         // the heap, because the future is moved a dozen times on its way there.
+        let request = match self.0.reader.known(&request.sql) {
+            None => request,
+            Some((template, shape)) => {
+                let (inner, caller, place) = (Arc::clone(&inner), caller.clone(), place.clone());
+                let run = async move { inner.again(&caller, &template, &shape, request, format, &place).await };
+                match ticket.run_short(Box::pin(run)).await? {
+                    ControlFlow::Break(outcome) => return Ok(outcome),
+                    ControlFlow::Continue(request) => request,
+                }
+            }
+        };
         let run = async move { inner.execute(&caller, &request, idempotency_key, format, &place).await };
         ticket.run(Box::pin(run)).await
     }
@@ -176,7 +188,7 @@ impl Engine {
         let (inner, caller, stage) = (Arc::clone(&self.0), caller.clone(), Arc::clone(ticket.stage()));
         let send =
             async move { write::send(&inner.store, &inner.reader, &caller, request, idempotency_key, &stage).await };
-        ticket.run(send).await
+        ticket.run_short(send).await
     }
 
     /// Consolidates one owner's hot messages, or everybody's, whatever their number.
@@ -252,6 +264,27 @@ impl Inner {
         self.reader.view(caller, self.store.snapshot()).in_stage(Arc::clone(ticket.stage()))
     }
 
+    /// Runs a read whose statement was parsed before; gives the request back where it needs the planner with these
+    /// values.
+    async fn again(
+        &self,
+        caller: &Caller,
+        template: &Template,
+        shape: &Shape,
+        request: QueryRequest,
+        format: Option<Format>,
+        ticket: &Ticket,
+    ) -> Result<ControlFlow<Outcome, QueryRequest>> {
+        let rows = match self.reader.cached(caller, &request, ticket) {
+            Some(rows) => Some(rows),
+            None => self.view(caller, ticket).rows_again(template, shape, &request, ticket)?,
+        };
+        Ok(match rows {
+            Some(rows) => ControlFlow::Break(answer(rows, format).await?),
+            None => ControlFlow::Continue(request),
+        })
+    }
+
     async fn execute(
         &self,
         caller: &Caller,
@@ -263,20 +296,9 @@ impl Inner {
         if let Some(rows) = self.reader.cached(caller, request, ticket) {
             return answer(rows, format).await;
         }
-        let shape = Shape::of(&request.sql);
-        if let Some(shape) = &shape
-            && let Some(template) = self.reader.template(shape)
-        {
-            let view = self.view(caller, ticket);
-            if let Some(rows) = view.rows_again(&template, shape, request, ticket)? {
-                return answer(rows, format).await;
-            }
-        }
         let write = match sql::parse(caller, request, self.max_statement_bytes)? {
             Statement::Read(read) => {
-                if let Some(shape) = shape {
-                    self.reader.learn(shape);
-                }
+                self.reader.learn(&request.sql);
                 let rows = self.view(caller, ticket).rows(&read, request, ticket).await?;
                 Box::pin(write::record_read(&self.store, caller, &read.foreign)).await?;
                 return answer(rows, format).await;

@@ -1,5 +1,9 @@
 //! The threads that plan and run statements, and who gets a place on them.
 //!
+//! There are two sets of threads. What is bounded and small (the short way of a read, a send) runs on the one, and
+//! what needs the planner on the other, which gives way: a user who has all their places taken by joins leaves others'
+//! pages as quick as they were.
+//!
 //! Invariant: no statement runs anywhere else. A statement ends at its deadline and when nobody waits for it any
 //! more, unless its commit is on its way: that is waited for, so that the answer is true. Its place is free again only
 //! when its work has really ended, so that abandoned work cannot pile up. A panic ends one statement, never the process.
@@ -16,6 +20,9 @@ use std::{
 
 use kalamdb_protocol::{ErrorCode, UserId};
 use parking_lot::Mutex;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -38,6 +45,11 @@ const MAX_WAITING_PER_USER: usize = 256;
 /// Statements that may wait altogether, so that a flood costs a bounded amount of memory.
 const MAX_WAITING: usize = 4096;
 
+/// The niceness of the threads of planned statements, by which the system shares out the cores (`man 7 sched`): a thread
+/// of 0 that wakes up takes the core from one of 10, and where both have work the one of 10 gets a tenth. More would
+/// starve statements beside anything else on the machine.
+const PLANNED_NICENESS: i8 = 10;
+
 /// Threads of the engine's.
 pub(crate) struct Threads {
     /// `None` once it is gone: a runtime must not be dropped where async code runs.
@@ -47,7 +59,10 @@ pub(crate) struct Threads {
 
 /// The threads of statements.
 pub(crate) struct Workers {
-    threads: Threads,
+    /// The threads of what is bounded and small.
+    short: Threads,
+    /// The threads of everything else, which give way.
+    planned: Threads,
     gate: Arc<Gate>,
     timeout: Duration,
 }
@@ -81,7 +96,8 @@ struct UserSeats {
 pub(crate) struct Ticket(Arc<Seat>);
 
 struct Seat {
-    threads: Handle,
+    short: Handle,
+    planned: Handle,
     started: Instant,
     deadline: Instant,
     stage: Arc<Stage>,
@@ -97,17 +113,27 @@ impl Threads {
     /// # Errors
     /// When the system gives no threads.
     pub fn start(name: &'static str, workers: usize, blocking: usize) -> Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(workers)
-            .max_blocking_threads(blocking)
-            .thread_name(name)
-            .thread_stack_size(STACK_BYTES)
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                tracing::error!(%error, name, "threads cannot be started");
-                Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
-            })?;
+        Self::with(name, workers, blocking, |_| {})
+    }
+
+    /// As [`Self::start`], of threads that give way to others.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_nice(name: &'static str, workers: usize, blocking: usize, niceness: i8) -> Result<Self> {
+        Self::with(name, workers, blocking, |builder| {
+            builder.on_thread_start(move || give_way(niceness));
+        })
+    }
+
+    fn with(name: &'static str, workers: usize, blocking: usize, set: impl FnOnce(&mut Builder)) -> Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(workers).max_blocking_threads(blocking).thread_name(name).enable_all();
+        set(builder.thread_stack_size(STACK_BYTES));
+        let runtime = builder.build().map_err(|error| {
+            tracing::error!(%error, name, "threads cannot be started");
+            Error::new(ErrorCode::ResourceExhausted, "The server cannot start its threads; free some memory.")
+        })?;
         let handle = runtime.handle().clone();
         Ok(Self { runtime: Mutex::new(Some(runtime)), handle })
     }
@@ -128,6 +154,20 @@ impl Threads {
     }
 }
 
+/// Makes the thread that calls it one of this niceness.
+fn give_way(niceness: i8) {
+    // The crate counts from 0 (a niceness of 19) to 99 (one of -20).
+    let priority = u8::try_from((19 - i32::from(niceness)) * 99 / 39).ok().and_then(|value| value.try_into().ok());
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    let set = priority.map(|priority| {
+        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy)
+    });
+    if !matches!(set, Some(Ok(()))) {
+        // The thread works all the same: others are slower beside it.
+        tracing::warn!("a thread keeps its priority");
+    }
+}
+
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.get_mut().take() {
@@ -143,10 +183,14 @@ impl Workers {
     /// When the system gives no threads.
     pub fn start(settings: &QuerySettings) -> Result<Self> {
         let max_concurrent = settings.max_concurrent.max(1);
-        // The work of a statement between two yields is bounded, and can still take long (planning, a window, a sort).
-        // With a thread more for each place none of it keeps another statement from a thread: the system shares out the
-        // cores.
-        let threads = Threads::start("kalamdb-engine", settings.threads.max(1) + max_concurrent, MAX_FILE_THREADS)?;
+        let threads = settings.threads.max(1);
+        // Two for a core: one computes while the other's rows come from the disk.
+        let short = Threads::start("kalamdb-short", 2 * threads, MAX_FILE_THREADS)?;
+        // The work of a planned statement between two yields is bounded, and can still take long (planning, a window, a
+        // sort). With a thread more for each place none of it keeps another statement from a thread: the system shares
+        // out the cores.
+        let planned =
+            Threads::start_nice("kalamdb-engine", threads + max_concurrent, MAX_FILE_THREADS, PLANNED_NICENESS)?;
         let gate = Gate {
             places: Arc::new(Semaphore::new(max_concurrent)),
             max_concurrent,
@@ -155,12 +199,12 @@ impl Workers {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         };
-        Ok(Self { threads, gate: Arc::new(gate), timeout: settings.timeout })
+        Ok(Self { short, planned, gate: Arc::new(gate), timeout: settings.timeout })
     }
 
-    /// The runtime on which background work is spawned.
-    pub fn handle(&self) -> Handle {
-        self.threads.handle().clone()
+    /// The threads of what is bounded and small.
+    pub fn short(&self) -> Handle {
+        self.short.handle().clone()
     }
 
     /// Waits for a place; the waiting counts against the statement's time.
@@ -182,8 +226,9 @@ impl Workers {
         if self.gate.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
-        let (threads, stage) = (self.handle(), Arc::new(Stage::new(deadline)));
-        Ok(Ticket(Arc::new(Seat { threads, started, deadline, stage, _own: own, _all: all, _entry: entry })))
+        let (short, planned) = (self.short(), self.planned.handle().clone());
+        let stage = Arc::new(Stage::new(deadline));
+        Ok(Ticket(Arc::new(Seat { short, planned, started, deadline, stage, _own: own, _all: all, _entry: entry })))
     }
 
     /// Lets no statement in any more, waits for those inside (each ends at its deadline at the latest), and ends
@@ -196,7 +241,7 @@ impl Workers {
             tracing::warn!("statements were still running at shutdown");
         }
         self.gate.places.close();
-        self.threads.end(self.timeout).await;
+        tokio::join!(self.short.end(self.timeout), self.planned.end(self.timeout));
     }
 }
 
@@ -211,14 +256,33 @@ impl Ticket {
         &self.0.stage
     }
 
-    /// Runs the future on the engine's threads. It is stopped, at the next point where it yields, at the deadline
-    /// and when the returned future is dropped; but not in the middle of a commit, which is waited for.
+    /// Runs the future on the threads of planned statements. It is stopped, at the next point where it yields, at the
+    /// deadline and when the returned future is dropped; but not in the middle of a commit, which is waited for.
     ///
     /// # Errors
     /// The future's own, `query_timeout`, and `internal` when it panicked.
     pub async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        self.run_on(&self.0.planned, future).await
+    }
+
+    /// Like [`Self::run`], for work that is bounded and small: on threads that do not give way.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn run_short<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.run_on(&self.0.short, future).await
+    }
+
+    async fn run_on<T: Send + 'static>(
+        &self,
+        threads: &Handle,
+        future: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let place = self.clone();
-        let mut task = self.0.threads.spawn(async move {
+        let mut task = threads.spawn(async move {
             let result = future.await;
             drop(place);
             result
@@ -237,7 +301,7 @@ impl Ticket {
     pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Running<T> {
         let place = self.clone();
         let deadline = self.0.deadline;
-        let task = self.0.threads.spawn(async move {
+        let task = self.0.planned.spawn(async move {
             let result = timeout_at(deadline.into(), future).await.unwrap_or_else(|_| Err(timed_out()));
             drop(place);
             result

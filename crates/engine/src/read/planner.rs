@@ -150,14 +150,17 @@ impl Reader {
         Some(Rows::cached(&answer, ticket.clone(), self.0.limits, held))
     }
 
-    /// The statement of this shape, if it was parsed before and needs no planner.
-    pub fn template(&self, shape: &Shape) -> Option<Arc<Template>> {
-        self.0.templates.get(shape)
+    /// The statement of this shape and its values, if the shape was parsed before and needs no planner.
+    pub fn known(&self, sql: &str) -> Option<(Arc<Template>, Shape)> {
+        let shape = Shape::of(sql)?;
+        Some((self.0.templates.get(&shape)?, shape))
     }
 
-    /// Keeps the statement of a shape that was parsed as a read.
-    pub fn learn(&self, shape: Shape) {
-        self.0.templates.learn(shape);
+    /// Keeps the shape of a statement that was parsed as a read.
+    pub fn learn(&self, sql: &str) {
+        if let Some(shape) = Shape::of(sql) {
+            self.0.templates.learn(shape);
+        }
     }
 
     /// A statement of the caller's over the snapshot.

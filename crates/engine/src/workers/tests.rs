@@ -48,6 +48,24 @@ async fn work_runs_on_our_threads_and_a_panic_is_an_error() {
     assert_eq!(ticket.run(async { Ok(1) }).await.unwrap(), 1);
 }
 
+/// The niceness of the thread that asks: field 19 of `/proc/thread-self/stat`, of which the second is a name in brackets.
+fn niceness() -> Option<i8> {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()
+}
+
+#[tokio::test]
+async fn planned_statements_give_way_to_short_ones() {
+    let workers = Workers::start(&settings()).unwrap();
+    let ticket = workers.admit(&user("a")).await.unwrap();
+    assert_eq!(ticket.run_short(async { Ok(niceness()) }).await.unwrap(), niceness());
+    let planned = ticket.run(async { Ok(niceness()) }).await.unwrap();
+    assert!(planned >= Some(PLANNED_NICENESS), "{planned:?}");
+    // What waits for the disk or computes without a pause does so for a statement.
+    let blocking = async { Ok(tokio::task::spawn_blocking(niceness).await.unwrap()) };
+    assert!(ticket.run(blocking).await.unwrap() >= Some(PLANNED_NICENESS));
+}
+
 #[tokio::test]
 async fn dropped_work_stops_and_gives_its_place_back() {
     let workers = Workers::start(&settings()).unwrap();

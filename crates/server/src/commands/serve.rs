@@ -88,6 +88,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     auth::check_configured(&settings)?;
 
     keep_from_others();
+    give_each_thread_an_arena();
     let stop = stop_signal()?;
     // Before the database opens its files.
     let limits = listen::Limits::new(
@@ -134,6 +135,24 @@ fn open_files_limit() -> Option<u32> {
     let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     // Beyond 32 bits is as good as no limit.
     u32::try_from(limit).ok()
+}
+
+/// Lets each thread have a part of the heap of its own, as far as glibc goes: by itself it makes eight for a processor,
+/// and threads that share one wait for each other. A thread of a long statement, which gives way to others, would make
+/// them wait until it has a processor again (a page's slowest hundredth then takes twice as long). A part that is not
+/// used takes no memory.
+fn give_each_thread_an_arena() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// More than there are threads that compute.
+        const ARENAS: i32 = 256;
+        #[allow(unsafe_code, reason = "a call into C that takes two numbers, and keeps no reference")]
+        // SAFETY: `mallopt` sets a number, under the allocator's own lock.
+        let is_set = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, ARENAS) } == 1;
+        if !is_set {
+            tracing::warn!("the allocator keeps its own number of arenas");
+        }
+    }
 }
 
 /// Makes the files of this process its own user's alone, also those that RocksDB and Parquet make without being asked.
