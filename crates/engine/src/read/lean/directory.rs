@@ -42,7 +42,7 @@ use super::corrupt;
 
 /// Memory of all directories: those of about a thousand segments.
 const CACHE_BYTES: u64 = 32 << 20;
-/// Memory of all lists of message ids: those of four million messages.
+/// Memory of all lists of message ids: those of some million messages.
 const IDS_BYTES: u64 = 32 << 20;
 /// Bytes of a conversation besides its id, about.
 const ENTRY_BYTES: usize = 64;
@@ -71,8 +71,11 @@ pub(super) struct Directory {
     rows: u32,
 }
 
-/// The message ids of one segment, by row.
-pub(super) struct Ids(Box<[MsgId]>);
+/// The message ids of one segment, in their order, and the row of each.
+pub(super) struct Ids {
+    ids: Box<[MsgId]>,
+    rows: Box<[u32]>,
+}
 
 impl Ids {
     async fn load(reader: SegmentFile, metadata: &ArrowReaderMetadata, rows: u32) -> Result<Self> {
@@ -85,13 +88,25 @@ impl Ids {
             let column = batch.column_by_name("msgId").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
             ids.extend_from_slice(column.ok_or_else(|| corrupt("a segment has no ids"))?.values());
         }
-        if ids.len() == rows as usize { Ok(Self(ids.into())) } else { Err(corrupt("a segment has other rows")) }
+        if ids.len() != rows as usize {
+            return Err(corrupt("a segment has other rows"));
+        }
+        // There are as many as a segment says it has rows, in 32 bits.
+        let mut by_id: Vec<(MsgId, u32)> = ids.into_iter().zip(0_u32..).collect();
+        by_id.sort_unstable();
+        let (ids, rows): (Vec<MsgId>, Vec<u32>) = by_id.into_iter().unzip();
+        Ok(Self { ids: ids.into(), rows: rows.into() })
     }
 
-    /// The rows with their message ids, deleted ones too.
-    pub fn rows(&self) -> impl Iterator<Item = (u32, MsgId)> {
-        // There are as many as a segment says it has rows, in 32 bits.
-        (0_u32..).zip(self.0.iter().copied())
+    /// The rows of the ids between two, both included, in the order of the ids; deleted ones too.
+    pub fn between(&self, first: MsgId, last: MsgId) -> impl DoubleEndedIterator<Item = u32> {
+        let from = self.ids.partition_point(|id| *id < first);
+        let to = self.ids.partition_point(|id| *id <= last).max(from);
+        self.rows[from..to].iter().copied()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.ids) + size_of_val(&*self.rows)
     }
 }
 
@@ -108,7 +123,7 @@ impl Directories {
             u32::try_from(path.len() + directory.memory_bytes()).unwrap_or(u32::MAX)
         };
         let weigh_ids =
-            |path: &String, ids: &Arc<Ids>| u32::try_from(path.len() + size_of_val(&*ids.0)).unwrap_or(u32::MAX);
+            |path: &String, ids: &Arc<Ids>| u32::try_from(path.len() + ids.memory_bytes()).unwrap_or(u32::MAX);
         Self {
             entries: Moka::builder().max_capacity(CACHE_BYTES).weigher(weigh).build(),
             ids: Moka::builder().max_capacity(IDS_BYTES).weigher(weigh_ids).build(),

@@ -190,25 +190,13 @@ impl Reading {
         let ids = self.directories.ids(segment, directory).await?;
         let of_any_kind = self.wanted.kinds == ConversationType::ALL;
         let of_kind = |row| directory.kind_of(row).is_some_and(|kind| self.wanted.kinds.contains(&kind));
-        let is_wanted = |(row, id): &(u32, MsgId)| {
-            self.wanted.has(*id) && !segment.deleted.contains(*row) && (of_any_kind || of_kind(*row))
+        let is_wanted = |row: &u32| !segment.deleted.contains(*row) && (of_any_kind || of_kind(*row));
+        let rows = ids.between(self.wanted.first, self.wanted.last).filter(is_wanted);
+        let mut rows: Vec<u32> = if self.wanted.newest_first {
+            rows.rev().take(self.wanted.rows).collect()
+        } else {
+            rows.take(self.wanted.rows).collect()
         };
-        let mut rows: Vec<(u32, MsgId)> = Vec::new();
-        let keep_best = |rows: &mut Vec<(u32, MsgId)>| {
-            if rows.len() > self.wanted.rows {
-                rows.select_nth_unstable_by_key(self.wanted.rows, |(_, id)| self.wanted.rank(*id));
-                rows.truncate(self.wanted.rows);
-            }
-        };
-        for row in ids.rows().filter(is_wanted) {
-            rows.push(row);
-            // However many there are, some pages of them are held at the most.
-            if rows.len() >= 4 * self.wanted.rows.max(BATCH_ROWS) {
-                keep_best(&mut rows);
-            }
-        }
-        keep_best(&mut rows);
-        let mut rows: Vec<u32> = rows.into_iter().map(|(row, _)| row).collect();
         rows.sort_unstable();
         if rows.is_empty() { Ok(()) } else { self.read_rows(segment, directory, &rows).await.map(drop) }
     }
