@@ -169,6 +169,112 @@ async fn both_answer_alike(acts: &[Act]) -> usize {
     taken
 }
 
+/// Conditions of a write: keys, and after them what only the planner understands.
+fn keys(ids: &[i64]) -> (Vec<String>, Vec<String>) {
+    let mut keys = Vec::new();
+    for (name, kind) in CONVERSATIONS.into_iter().chain([("nobody", "ai")]) {
+        keys.push(format!("conversations WHERE conversationId = '{name}'"));
+        keys.push(format!("conversations AS x WHERE x.conversationType = '{kind}' AND (x.conversationId = '{name}')"));
+    }
+    for id in ids.iter().step_by(ids.len() / 5 + 1).chain(&[i64::MAX]) {
+        keys.push(format!("messages WHERE msgId = {id}"));
+        keys.push(format!("messages WHERE msgId = {id} AND conversationId = 'c!' AND conversationType = 'group'"));
+    }
+    let others = ["conversations", "conversations WHERE conversationType = 'ai'", "messages WHERE msgId > 7"];
+    (keys, others.map(str::to_owned).to_vec())
+}
+
+/// How many writes named a row by its key.
+async fn keys_find_what_the_planner_finds(acts: &[Act]) -> usize {
+    let world = world(acts).await;
+    let anna = caller("anna");
+    let ids = world.rows("anna", "SELECT msgId FROM messages ORDER BY msgId LIMIT 1000").await;
+    let ids: Vec<i64> = ids.iter().filter_map(|row| row[0].as_i64()).collect();
+    let view = || world.engine.0.reader.view(&anna, world.store.snapshot()).with_hidden();
+    let parsed = |sql: String| sql::parse(&anna, &QueryRequest { sql, params: None }, 4096).unwrap();
+    let found = async |of: &str| {
+        let sql::Statement::Delete(delete) = parsed(format!("DELETE FROM {of}")) else { panic!("{of}") };
+        let hidden: &[&str] = if of.starts_with("messages") { &["_segment", "_position"] } else { &[] };
+        let own = delete.target.table.columns.iter().map(|column| column.name);
+        let columns: Vec<&str> = own.chain(hidden.iter().copied()).chain(["_version"]).collect();
+        let keyed = view().keyed(&delete.from, delete.selection.as_ref(), &columns).unwrap();
+        let quoted: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
+        let sql::Statement::Read(read) = parsed(format!("SELECT {} FROM {of}", quoted.join(", "))) else {
+            panic!("{of}")
+        };
+        let (planned, _) = view().planned(&read.statement).await.unwrap();
+        (keyed, all(planned).await)
+    };
+    let (keys, others) = keys(&ids);
+    let mut taken = 0;
+    for of in &keys {
+        let (keyed, planned) = found(of).await;
+        match keyed {
+            Some(columns) => {
+                assert_eq!(columns, planned.columns(), "{of}\nafter {acts:?}");
+                taken += 1;
+            }
+            // A message in a segment, or nowhere.
+            None => assert!(of.starts_with("messages"), "{of}"),
+        }
+    }
+    for of in others {
+        assert!(found(&of).await.0.is_none(), "{of}");
+    }
+    taken
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_write_finds_by_key_what_the_planner_finds(acts in acts()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let taken = runtime.block_on(keys_find_what_the_planner_finds(&acts));
+        assert!(taken >= 2 * (CONVERSATIONS.len() + 1), "{taken}");
+    }
+}
+
+/// Statements that find their rows by key have the effect of those that do not.
+#[tokio::test]
+async fn writes_by_key_do_what_others_do() {
+    for tier in TIERS {
+        let world = World::new();
+        let sent = (0..9).map(|number| format!("('c', 'text {number}', 'x')")).collect::<Vec<_>>().join(", ");
+        world.run("anna", &format!("INSERT INTO messages (conversationId, content, from) VALUES {sent}")).await;
+        if tier != Tier::Hot {
+            world.consolidate().await;
+        }
+        if tier != Tier::Cold {
+            world.run("anna", &format!("INSERT INTO messages (conversationId, content, from) VALUES {sent}")).await;
+        }
+        let ids = world.rows("anna", "SELECT msgId FROM messages ORDER BY msgId").await;
+        let marks = "SELECT lastReadMsgId, unreadCount, metadata FROM conversations";
+        for mark in [ids[0][0].to_string(), ids[ids.len() - 2][0].to_string(), "NULL".to_owned(), "'7'".to_owned()] {
+            let update = format!("UPDATE conversations SET lastReadMsgId = {mark}, metadata = '{{\"a\": 1}}'");
+            world.run("anna", &format!("{update} WHERE conversationId = 'c'")).await;
+            let by_key = world.rows("anna", marks).await;
+            world.run("anna", "UPDATE conversations SET lastReadMsgId = 1, metadata = NULL WHERE 1 = 1").await;
+            world.run("anna", &format!("{update} WHERE lower(conversationId) = 'c'")).await;
+            assert_eq!(world.rows("anna", marks).await, by_key, "{mark} {tier:?}");
+        }
+        let last = &ids[ids.len() - 1][0];
+        world.run("anna", &format!("UPDATE messages SET content = 'edited' WHERE msgId = {last}")).await;
+        let read = format!("SELECT content FROM messages WHERE msgId = {last}");
+        assert_eq!(world.rows("anna", &read).await, [[json!("edited")]], "{tier:?}");
+        world.run("anna", &format!("DELETE FROM messages WHERE msgId = {last} AND conversationId = 'c'")).await;
+        assert_eq!(world.rows("anna", &read).await.len(), 0, "{tier:?}");
+        assert_eq!(world.rows("anna", "SELECT 1 FROM deletedMessages").await.len(), 1, "{tier:?}");
+        assert_eq!(world.rows("anna", "SELECT lastMsgId FROM conversations").await, [[ids[ids.len() - 2][0].clone()]]);
+        for wrong in ["'x'", "-1.5", "true"] {
+            let update = format!("UPDATE conversations SET lastReadMsgId = {wrong} WHERE conversationId = 'c'");
+            assert_eq!(world.code("anna", &update).await, ErrorCode::InvalidValue, "{wrong}");
+        }
+        let others = "UPDATE bert.conversations SET lastReadMsgId = 7 WHERE conversationId = 'c'";
+        assert_eq!(world.code("anna", others).await, ErrorCode::ScopeViolation);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use datafusion::{
+    arrow::array::RecordBatch,
     functions_aggregate::expr_fn::{count, max, min},
     logical_expr::Expr,
     prelude::{DataFrame, lit},
@@ -32,6 +33,12 @@ fn may_hold(segment: &Segment, ids: &[MsgId]) -> bool {
     ids.iter().any(|id| (first..=last).contains(id))
 }
 
+/// Whether messages of this conversation can lie in the segment, going by its bounds.
+fn is_within(segment: &Segment, key: &ConversationKey) -> bool {
+    let (first, last) = &segment.conversations;
+    (first..=last).contains(&key)
+}
+
 fn column(name: &str) -> Expr {
     datafusion::common::Column::from_name(name).into()
 }
@@ -50,7 +57,7 @@ impl Preparing<'_> {
     async fn collect(&self, frame: datafusion::error::Result<DataFrame>, names: &[&str]) -> Result<TypedRows> {
         let batches = self.view.collect(self.view.built(frame)?).await?;
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        TypedRows::new(names, &batches, |name| {
+        TypedRows::new(names, batches.iter().map(RecordBatch::columns), |name| {
             if name == "count" { ColumnType::BigInt } else { kind_in(TableId::Messages.table(), name) }
         })
     }
@@ -115,9 +122,7 @@ impl Preparing<'_> {
         deleted: Deleted,
     ) -> Result<Vec<Change>> {
         let mut left: BTreeMap<ConversationKey, (MsgId, MsgId)> = BTreeMap::new();
-        let within = |segment: &Segment| {
-            conversations.iter().any(|key| (&segment.conversations.0..=&segment.conversations.1).contains(&key))
-        };
+        let within = |segment: &Segment| conversations.iter().any(|key| is_within(segment, key));
         if self.segments_with(owner, within)? {
             let frame = self.cold_messages(owner, deleted)?;
             // A single conversation is looked up by its pages; of many, all keys are read once.
@@ -150,6 +155,10 @@ impl Preparing<'_> {
 
     /// Messages of a conversation in segments after `after` that are from somebody else than the owner.
     pub(super) async fn cold_unread(&self, owner: &UserId, key: &ConversationKey, after: MsgId) -> Result<u64> {
+        let may_hold = |segment: &Segment| is_within(segment, key) && segment.msg_ids.1 > after;
+        if !self.segments_with(owner, may_hold)? {
+            return Ok(0);
+        }
         let unread =
             in_conversation(key).and(column("msgId").gt(lit(after))).and(column("from").not_eq(lit(owner.as_str())));
         let frame = self.cold_messages(owner, Deleted::new())?.filter(unread);
@@ -165,7 +174,7 @@ impl Preparing<'_> {
         owner: &UserId,
         key: &ConversationKey,
     ) -> Result<Vec<(u64, Vec<(u32, u32)>)>> {
-        if !self.segments_with(owner, |segment| (&segment.conversations.0..=&segment.conversations.1).contains(&key))? {
+        if !self.segments_with(owner, |segment| is_within(segment, key))? {
             return Ok(Vec::new());
         }
         let frame = self.cold_messages(owner, Deleted::new())?.filter(in_conversation(key));

@@ -5,7 +5,7 @@
 use std::{str::FromStr, sync::Arc};
 
 use datafusion::arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Float64Type, Int64Type, TimeUnit},
     error::ArrowError,
@@ -37,14 +37,16 @@ const HOT: i64 = -1;
 const DELETION: &str = "_deletion";
 
 impl TypedRows {
-    /// Gives the columns of `batches`, in order, these names, and the types that `kind` says.
-    pub(super) fn new(names: Vec<String>, batches: &[RecordBatch], kind: impl Fn(&str) -> ColumnType) -> Result<Self> {
-        let batches = batches
-            .iter()
-            .map(|batch| {
-                names.iter().zip(batch.columns()).map(|(name, column)| converted(name, column, kind(name))).collect()
-            })
-            .collect::<Result<_>>()?;
+    /// Gives the columns of each batch, in order, these names, and the types that `kind` says.
+    pub(super) fn new<'a>(
+        names: Vec<String>,
+        batches: impl IntoIterator<Item = &'a [ArrayRef]>,
+        kind: impl Fn(&str) -> ColumnType,
+    ) -> Result<Self> {
+        let in_types = |columns: &'a [ArrayRef]| {
+            names.iter().zip(columns).map(|(name, column)| converted(name, column, kind(name))).collect()
+        };
+        let batches = batches.into_iter().map(in_types).collect::<Result<_>>()?;
         Ok(Self { names, batches })
     }
 

@@ -5,9 +5,11 @@
 use std::sync::atomic::Ordering;
 
 use datafusion::{
+    arrow::array::{Array, ArrayRef, RecordBatch},
+    common::ScalarValue,
     logical_expr::LogicalPlan,
     sql::sqlparser::{
-        ast::{self, Expr, Ident, SelectItem, SetExpr},
+        ast::{self, Expr, Ident, SelectItem, SetExpr, Value, ValueWithSpan},
         dialect::GenericDialect,
         parser::Parser,
     },
@@ -49,12 +51,35 @@ impl Preparing<'_> {
         let columns: Vec<&str> = owner.into_iter().chain(columns.iter().copied()).collect();
         let mut names: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
         names.extend(assignments.iter().map(|(column, _)| assigned(column)));
+        if let Some(rows) = self.keyed(target, from, &columns, assignments, selection)? {
+            return typed(names, [rows.as_slice()], target.table);
+        }
         let existing = columns.iter().map(|column| SelectItem::UnnamedExpr(Expr::Identifier(quoted(column))));
         let new = assignments
             .iter()
             .map(|(column, value)| SelectItem::ExprWithAlias { expr: value.clone(), alias: quoted(&assigned(column)) });
         let query = query(existing.chain(new).collect(), from.clone(), selection.cloned())?;
         self.rows(query, names, columns.len(), target.table).await
+    }
+
+    /// The same columns, of rows that are named by their key and get plain values: no planner is needed to find them.
+    fn keyed(
+        &self,
+        target: &Target,
+        from: &ast::TableWithJoins,
+        columns: &[&str],
+        assignments: &[(String, Expr)],
+        selection: Option<&Expr>,
+    ) -> Result<Option<Vec<ArrayRef>>> {
+        let values = assignments.iter().map(|(_, value)| constant(value)).collect::<Option<Vec<_>>>();
+        let Some(values) = values.filter(|_| target.schema != Schema::All) else { return Ok(None) };
+        let Some(mut rows) = self.view.checked(|| self.view.keyed(from, selection, columns))? else { return Ok(None) };
+        self.has_read.store(true, Ordering::Relaxed);
+        let count = rows.first().map_or(0, Array::len);
+        for value in values {
+            rows.push(self.view.checked(|| value.to_array_of_size(count))?);
+        }
+        Ok(Some(rows))
     }
 
     /// The rows that an INSERT's source comes to, under the names of its columns. Times that the client gives are told
@@ -91,7 +116,27 @@ impl Preparing<'_> {
     async fn collected(&self, plan: LogicalPlan, names: Vec<String>, table: &Table) -> Result<TypedRows> {
         self.has_read.store(true, Ordering::Relaxed);
         let batches = self.view.collect(plan).await?;
-        TypedRows::new(names, &batches, |name| kind_in(table, assigned_column(name)))
+        typed(names, batches.iter().map(RecordBatch::columns), table)
+    }
+}
+
+/// The rows in the types of the table's columns.
+fn typed<'a>(
+    names: Vec<String>,
+    batches: impl IntoIterator<Item = &'a [ArrayRef]>,
+    table: &Table,
+) -> Result<TypedRows> {
+    TypedRows::new(names, batches, |name| kind_in(table, assigned_column(name)))
+}
+
+/// The value of a plain constant: `7`, `'text'`, `NULL`.
+fn constant(value: &Expr) -> Option<ScalarValue> {
+    let Expr::Value(ValueWithSpan { value, .. }) = value else { return None };
+    match value {
+        Value::Number(digits, false) => digits.parse().ok().map(|number| ScalarValue::Int64(Some(number))),
+        Value::SingleQuotedString(text) => Some(ScalarValue::Utf8View(Some(text.clone()))),
+        Value::Null => Some(ScalarValue::Null),
+        _ => None,
     }
 }
 

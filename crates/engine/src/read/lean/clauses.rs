@@ -50,6 +50,13 @@ impl<'a> Plain<'a> {
         };
         Some(Self { schema, table, projection, condition, order, limit })
     }
+
+    /// As [`Self::of`], of the table and the condition of an UPDATE or DELETE.
+    pub fn of_write(from: &'a TableWithJoins, condition: Option<&'a Expr>) -> Option<Self> {
+        let TableWithJoins { relation, joins } = from;
+        let (schema, table) = named(relation)?;
+        joins.is_empty().then_some(Self { schema, table, projection: &[], condition, order: &[], limit: None })
+    }
 }
 
 /// A query that is a SELECT with at most ORDER BY and LIMIT behind it.

@@ -75,15 +75,35 @@ impl Question {
     }
 }
 
+/// The key that the condition of an UPDATE or DELETE names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// `WHERE conversationId = 'c' AND conversationType = 'ai'`: the conversation, and the types that it may have.
+    Conversation(ConversationId, Vec<ConversationType>),
+    /// `WHERE msgId = 7 AND conversationId = 'c'`
+    Message(Wanted),
+}
+
+impl Key {
+    /// The key; `None` when the condition says anything more, or other rows.
+    pub fn of(plain: &Plain) -> Option<Self> {
+        match plain.table.table.id {
+            TableId::Messages => {
+                let mut wanted = Wanted::everything();
+                wanted.restrict(plain.condition?, plain.table, Values::None)?;
+                (wanted.first == wanted.last).then_some(Self::Message(wanted))
+            }
+            TableId::Conversations => {
+                let (conversation, kinds) = of_conversation(plain, Values::None)?;
+                Some(Self::Conversation(conversation?, kinds))
+            }
+            _ => None,
+        }
+    }
+}
+
 fn page(plain: &Plain, values: Values) -> Option<Asked> {
-    let mut wanted = Wanted {
-        conversation: None,
-        kinds: ConversationType::ALL.to_vec(),
-        first: MsgId::MIN,
-        last: MsgId::MAX,
-        newest_first: false,
-        rows: 1,
-    };
+    let mut wanted = Wanted::everything();
     if let Some(condition) = plain.condition {
         wanted.restrict(condition, plain.table, values)?;
     }
@@ -171,6 +191,12 @@ fn rows(limit: &Expr, values: Values) -> Option<usize> {
 }
 
 impl Wanted {
+    /// One row of any.
+    fn everything() -> Self {
+        let (kinds, first, last) = (ConversationType::ALL.to_vec(), MsgId::MIN, MsgId::MAX);
+        Self { conversation: None, kinds, first, last, newest_first: false, rows: 1 }
+    }
+
     /// Takes in a condition: comparisons of the key's columns with values, all of which hold.
     fn restrict(&mut self, condition: &Expr, table: Named, values: Values) -> Option<()> {
         restrict(condition, &mut |left, op, right| match (table.column(left)?.1.name, op) {

@@ -1,8 +1,8 @@
 //! The short way: what applications ask all the time, read without the planner.
 //!
 //! A page of one conversation or of all, one message by its id, the number of a conversation's messages, and one's
-//! conversations: to plan one takes ten times as long as to read its rows. Everything else goes through the planner, and so does EXPLAIN
-//! of these.
+//! conversations: to plan one takes ten times as long as to read its rows. So do the rows of a write that names a
+//! conversation or a hot message by its key. Everything else goes through the planner, and so does EXPLAIN of these.
 //!
 //! Invariant: what is taken here is answered as the planner would have it answered, in every column, type and order (a
 //! test gives both the same statements), from the same snapshot, under the same two walls, within the same memory.
@@ -12,6 +12,7 @@ mod clauses;
 mod count;
 mod directory;
 mod form;
+mod keyed;
 mod listing;
 mod page;
 mod templates;

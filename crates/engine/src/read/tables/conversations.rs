@@ -35,10 +35,14 @@ pub(in crate::read) fn conversations(
     let schema = table_schema(table.columns, &owners, extra.into_iter().filter(|_| hidden));
     let open = by_owner(snapshot, owners, Snapshot::conversations);
     let text_bytes = |(_, row): &WithOwner<Conversation>| row.metadata.as_ref().map_or(0, String::len);
-    Streamed { schema, open, column, text_bytes }.into_table()
+    Streamed { schema, open, column: conversation_with_owner_column, text_bytes }.into_table()
 }
 
-fn column(name: &str, rows: &[WithOwner<Conversation>]) -> Option<ArrayRef> {
+/// A column of the table, hidden ones too.
+pub(in crate::read) fn conversation_with_owner_column(
+    name: &str,
+    rows: &[WithOwner<Conversation>],
+) -> Option<ArrayRef> {
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
         "_version" => ints(rows.iter().map(|(_, row)| count(row.version))),

@@ -450,7 +450,7 @@ impl HotBatches {
         if rows.is_empty() {
             return Ok(None);
         }
-        let mut batch = batch(&self.schema, &rows, column)?;
+        let mut batch = batch(&self.schema, &rows, hot_message_column)?;
         if let Some(condition) = &self.condition {
             let matches = condition.evaluate(&batch)?.into_array(batch.num_rows())?;
             batch = filter_record_batch(&batch, matches.as_boolean())?;
@@ -480,7 +480,8 @@ impl Iterator for HotBatches {
     }
 }
 
-fn column(name: &str, rows: &[OwnedMessage]) -> Option<ArrayRef> {
+/// A column of `messages`, hidden ones too, of hot ones.
+pub(in crate::read) fn hot_message_column(name: &str, rows: &[OwnedMessage]) -> Option<ArrayRef> {
     Some(match name {
         OWNER => texts(rows.iter().map(|(owner, _)| owner.as_str())),
         SEGMENT => ints(rows.iter().map(|_| HOT)),

@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) use arrays::{batch, message_column, texts};
 pub(super) use audit::audit_log;
 pub(crate) use conversations::conversation_column;
-pub(super) use conversations::conversations;
+pub(super) use conversations::{conversation_with_owner_column, conversations};
 use datafusion::{
     arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef},
     catalog::Session,
@@ -32,6 +32,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
 pub(super) use deleted::{DeletedMessages, DeletedOptions};
+pub(super) use hot::hot_message_column;
 use kalamdb_protocol::{Column, ColumnType, UserId};
 use kalamdb_store::Snapshot;
 pub(crate) use messages::{MessageOptions, MessagesTable};
