@@ -178,10 +178,18 @@ fn member<'a>(union: &UnionArray, members: &'a [(i8, bool, Cells)], row: usize) 
     Some((*is_json, cells, union.value_offset(row)))
 }
 
+/// Bytes of a text that are looked at together.
+const RUN_BYTES: usize = 64;
+
 /// A text in quotes. Most hold nothing that JSON writes otherwise, and to find that out is quicker than to write byte by
 /// byte.
 fn write_text(text: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
-    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+    // In runs, each looked at as a whole, so that the compiler takes many bytes at a time.
+    let is_plain = |run: &[u8]| {
+        let is_special = |byte: &u8| u8::from(*byte < b' ') | u8::from(*byte == b'"') | u8::from(*byte == b'\\');
+        run.iter().fold(0, |special, byte| special | is_special(byte)) == 0
+    };
+    if !text.as_bytes().chunks(RUN_BYTES).all(is_plain) {
         return Ok(serde_json::to_writer(out, text)?);
     }
     out.reserve(text.len() + 2);
