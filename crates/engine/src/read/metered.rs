@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, RecordBatch},
+        array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions},
         datatypes::{ArrowNativeType, DataType},
     },
     common::{
@@ -40,6 +40,10 @@ use crate::functions::{MAX_FRAME_ROWS, logical_bytes};
 
 /// Bytes that an UNNEST may make of a batch without a closer look.
 const SMALL_EXPANSION_BYTES: usize = 8 << 20;
+
+/// Bytes that a window holds for each value of a list that it writes, besides the value, and again for each batch read: of texts
+/// in a list it keeps handles on all the memory in which the texts of its rows lie.
+const HANDLE_BYTES: usize = 64;
 
 /// Puts the operators where they belong; the last rule, so that no other moves or drops them.
 #[derive(Debug)]
@@ -78,6 +82,8 @@ struct Window {
     constant_bytes: usize,
     /// The number of values of its input that it writes into each row.
     values: usize,
+    /// Whether it makes lists of them.
+    makes_lists: bool,
 }
 
 impl Window {
@@ -88,13 +94,16 @@ impl Window {
             (node.downcast_ref::<BoundedWindowAggExec>()?.window_expr(), 1, true)
         };
         let constant_bytes = exprs.iter().flat_map(|expr| expr.expressions()).map(|expr| constant_bytes(&expr)).sum();
-        Some(Self { copies, streams, constant_bytes, values: exprs.iter().map(values_in_a_row).sum() })
+        let values: Vec<usize> = exprs.iter().map(values_in_a_row).collect();
+        let makes_lists = values.iter().any(|values| *values > 1);
+        Some(Self { copies, streams, constant_bytes, values: values.iter().sum(), makes_lists })
     }
 
     /// Bytes that it holds after rows of so many bytes, in batches whose largest value has so many.
     fn bytes(&self, read: &Read) -> usize {
         let rows = if self.streams { read.batch_rows } else { read.rows };
-        let row = self.constant_bytes.saturating_add(self.values.saturating_mul(read.largest));
+        let handles = if self.makes_lists { HANDLE_BYTES.saturating_mul(read.batches + 1) } else { 0 };
+        let row = self.constant_bytes.saturating_add(self.values.saturating_mul(read.largest.saturating_add(handles)));
         read.bytes.saturating_mul(self.copies).saturating_add(rows.saturating_mul(row))
     }
 }
@@ -176,6 +185,7 @@ impl Pass for Use {
 /// The sizes of what has passed so far.
 #[derive(Debug, Default)]
 struct Read {
+    batches: usize,
     rows: usize,
     batch_rows: usize,
     bytes: usize,
@@ -199,12 +209,28 @@ impl Meter {
             }
         };
         self.held.try_resize(bytes)?;
-        Ok(batch)
+        match &self.is_for {
+            Use::Window(window) if window.makes_lists => compacted(&batch),
+            _ => Ok(batch),
+        }
     }
+}
+
+/// The batch with the texts of each column in one piece of memory: a list of such texts has a handle on each piece for each of
+/// them.
+fn compacted(batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()) as ArrayRef,
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()) as ArrayRef,
+        _ => Arc::clone(column),
+    });
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns.collect(), &rows)?)
 }
 
 impl Read {
     fn add(&mut self, batch: &RecordBatch) {
+        self.batches += 1;
         self.rows += batch.num_rows();
         self.batch_rows = self.batch_rows.max(batch.num_rows());
         self.bytes = batch.columns().iter().map(logical_bytes).fold(self.bytes, usize::saturating_add);

@@ -30,13 +30,18 @@ impl World {
 }
 
 /// Statements that would write what they compute of the first KB of a long text.
-const CUTTING: [&str; 12] = [
+const CUTTING: [&str; 15] = [
     "UPDATE messages SET content = content",
     "UPDATE messages SET content = trim(content) WHERE conversationId = 'c'",
     "UPDATE messages m SET content = m.content || '!', metadata = '{}'",
     "UPDATE messages SET metadata = concat('{\"n\":', length(content), '}')",
     "UPDATE messages SET content = (SELECT max(content) FROM messages)",
     "UPDATE messages SET content = CASE WHEN msgId > 0 THEN upper(content) ELSE 'x' END",
+    "UPDATE messages SET content = (SELECT k.content FROM messages k WHERE k.msgId = messages.msgId)",
+    "UPDATE messages SET content = \
+     (SELECT k.content FROM messages k WHERE k.msgId >= messages.msgId ORDER BY k.msgId LIMIT 1)",
+    "INSERT INTO messages (conversationId, content) SELECT 'fork', x.content FROM conversations c, LATERAL \
+     (SELECT m.content FROM messages m WHERE m.conversationId = c.conversationId ORDER BY m.msgId LIMIT 1) x",
     "INSERT INTO messages (conversationId, content) SELECT 'fork', content FROM messages",
     "INSERT INTO messages (conversationId, content) SELECT 'fork', x FROM (SELECT content AS x, msgId FROM messages) q",
     "INSERT INTO messages (conversationId, content) SELECT 'fork', string_agg(content, ' ') FROM messages",
@@ -247,4 +252,19 @@ async fn one_user_s_statements_leave_half_of_the_memory() {
     tokio::join!(one("anna"), one("anna"), one("anna"), one("anna"));
     assert!(refused.into_inner() > 0);
     assert_eq!(world.rows("ben", "SELECT 1").await, [[json!(1)]]);
+}
+
+/// Each text of a list has a handle on the memory of all texts that were read with it: gigabytes, of some hundred thousand.
+#[tokio::test]
+async fn lists_of_a_window_count_for_what_they_hold() {
+    let world = World::new();
+    let lists = |rows: u64| {
+        format!(
+            "SELECT max(cardinality(z)) FROM (SELECT array_agg('a text that is not short ' || value) OVER (ORDER BY value ROWS \
+             BETWEEN {rows} PRECEDING AND CURRENT ROW) AS z FROM UNNEST(generate_series(1, 20000)) AS n(value)) AS q"
+        )
+    };
+    let Err(error) = world.execute("anna", &lists(900)).await else { panic!("it was not refused") };
+    assert_eq!(error.code, ErrorCode::QueryTooLarge, "{error:?}");
+    assert_eq!(world.rows("anna", &lists(1)).await, [[json!(2)]]);
 }

@@ -81,6 +81,7 @@ fn depends_on(subquery: &Expr, schema: &DFSchema) -> bool {
         all &= match expr {
             Expr::Column(column) => schema.has_column(column),
             Expr::InSubquery(found) => found.subquery.outer_ref_columns.iter().all(is_there),
+            Expr::SetComparison(compared) => compared.subquery.outer_ref_columns.iter().all(is_there),
             Expr::Exists(exists) => exists.subquery.outer_ref_columns.iter().all(is_there),
             Expr::ScalarSubquery(subquery) => subquery.outer_ref_columns.iter().all(is_there),
             _ => true,
@@ -92,7 +93,7 @@ fn depends_on(subquery: &Expr, schema: &DFSchema) -> bool {
 
 fn is_moved(expr: &Expr) -> bool {
     match expr {
-        Expr::InSubquery(_) => true,
+        Expr::InSubquery(_) | Expr::SetComparison(_) => true,
         Expr::Exists(exists) => !exists.subquery.outer_ref_columns.is_empty(),
         Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
         _ => false,

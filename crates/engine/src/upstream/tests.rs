@@ -368,6 +368,13 @@ async fn subqueries_stand_in_aggregates_windows_and_orders() {
     )
     .await;
     right("SELECT count(*) FILTER (WHERE v NOT IN (SELECT u.v FROM t u WHERE u.k = t.k)) AS n FROM t", &["0"]).await;
+    right("SELECT count(*) FILTER (WHERE id > ANY (SELECT u.id FROM t u)) AS n FROM t", &["3"]).await;
+    right("SELECT count(*) FILTER (WHERE id >= ALL (SELECT u.id FROM t u)) AS n FROM t", &["1"]).await;
+    right(
+        "SELECT id FROM t ORDER BY v = ANY (SELECT u.v FROM t u WHERE u.id <> t.id) NULLS FIRST, id",
+        &["2", "3", "1", "4"],
+    )
+    .await;
     right("SELECT max((SELECT max(u.id) FROM t u WHERE u.k = t.k)) OVER () AS m FROM t ORDER BY id LIMIT 1", &["4"])
         .await;
     right("SELECT id FROM t ORDER BY (SELECT max(u.id) FROM t u WHERE u.k = t.k) DESC, id", &["3", "4", "1", "2"])

@@ -55,6 +55,12 @@ const REFUSALS: &[(ErrorCode, &str)] = &[
     (ErrorCode::Unsupported, "An expression stands where it cannot be computed"),
     (ErrorCode::Unsupported, "The planner cannot take a statement of this form"),
     (ErrorCode::Unsupported, "A table has the same name inside of this IN"),
+    (ErrorCode::Unsupported, "A table has the same name in a subquery and around"),
+    // In HAVING and above GROUP BY, a subquery that depends on what a computed key is made of.
+    (ErrorCode::Unsupported, "A subquery here depends on"),
+    // What is tied to the query around below a ROLLUP, and in ON.
+    (ErrorCode::Unsupported, "A query that depends on the row beside it cannot"),
+    (ErrorCode::Unsupported, "A subquery of one value that depends on the row cannot stand in ON"),
     // A name that USING has merged, in a subquery; and USING after three tables.
     (ErrorCode::Unsupported, "Within a subquery, a column that USING has merged"),
     (ErrorCode::Unsupported, "Which table's column USING means here"),
