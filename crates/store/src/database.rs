@@ -5,8 +5,9 @@
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactionDecision, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
+    WriteOptions,
 };
 
 use crate::{
@@ -157,6 +158,19 @@ impl Database {
         self.db.property_int_value_cf(self.family(family).unwrap(), "rocksdb.total-sst-files-size").unwrap().unwrap()
     }
 
+    /// The blocks that it takes from files, and not from memory, to read a key.
+    #[cfg(test)]
+    pub(crate) fn blocks_read(&self, family: Family, key: &[u8]) -> u64 {
+        use rocksdb::{PerfContext, PerfMetric, PerfStatsLevel, perf::set_perf_stats};
+        let mut context = PerfContext::default();
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        context.reset();
+        assert!(self.get(family, key).unwrap().is_some());
+        let read = context.metric(PerfMetric::BlockReadCount);
+        set_perf_stats(PerfStatsLevel::Disable);
+        read
+    }
+
     /// Has RocksDB rewrite a family, and forget what is behind the horizon.
     #[cfg(test)]
     pub(crate) fn compact(&self, family: Family) {
@@ -203,6 +217,11 @@ fn family_options(family: Family, settings: &Settings, cache: &Cache, horizon: &
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
+    // In parts: the whole index of a large file, and its filter, are more than the cache takes in one piece, and were read
+    // and decompressed anew for each row that was looked for.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_bloom_filter(10.0, false);
     table.set_format_version(6);
     let mut options = Options::default();

@@ -1,9 +1,9 @@
 //! The disk that the database takes beside the messages.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
-use super::{Fixture, ai, id, message};
-use crate::{Change, keys::Family};
+use super::{Fixture, ai, id, message, settings};
+use crate::{Change, database::Database, horizon::Horizon, keys::Family};
 
 /// Bytes that the disk gives for a folder's files whose name ends so.
 fn disk_bytes(folder: &Path, ending: &str) -> u64 {
@@ -61,5 +61,23 @@ async fn the_cache_of_blocks_is_one_for_all_and_as_large_as_the_setting_says() {
     let database = &fixture.store.inner.database;
     for family in Family::ALL {
         assert_eq!(database.block_cache_bytes(family), 8 << 20, "{}", family.name());
+    }
+}
+
+/// A file's index may be larger than what the cache takes in one piece: then it is read from the file each time, all of it.
+#[test]
+fn a_row_of_a_large_file_that_was_read_is_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::open(folder.path(), &settings(folder.path()), &Arc::new(Horizon::default())).unwrap();
+    // Keys that differ at their ends alone make an index of a few thousand rows that is as large as that of millions.
+    let key = |number: u32| [&[b'k'; 1_000][..], &number.to_be_bytes()].concat();
+    let keys: Vec<_> = (0..4_000).map(key).collect();
+    let value = [b'v'; 2_500];
+    database.write(keys.iter().map(|key| (Family::Messages, key.as_slice(), Some(&value[..]))), false).unwrap();
+    database.compact(Family::Messages);
+    for at in [0, 1_000, 2_000, 3_999] {
+        let reads: Vec<_> = (0..2).map(|_| database.blocks_read(Family::Messages, &keys[at])).collect();
+        assert!(reads[0] > 0, "it lies in a file: {reads:?}");
+        assert_eq!(reads[1], 0, "{reads:?}");
     }
 }
