@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::{error::Result, keys::Family};
 
 /// The families whose rows are kept.
-const FAMILIES: [Family; 3] = [Family::Owners, Family::Conversations, Family::Groups];
+pub(crate) const FAMILIES: [Family; 3] = [Family::Owners, Family::Conversations, Family::Groups];
 
 /// Bytes of one of the two halves: some 30,000 rows, those of the users and conversations who write just now.
 const HALF_BYTES: usize = 4 << 20;
@@ -46,19 +46,30 @@ impl RowCache {
         key: &[u8],
         load: impl FnOnce() -> Result<Option<Vec<u8>>>,
     ) -> Result<Option<Vec<u8>>> {
-        let Some(at) = place(family) else { return load() };
+        self.view(family, key, load, |value| value.map(<[u8]>::to_vec))
+    }
+
+    /// What `see` makes of the value of a key.
+    pub(crate) fn view<T>(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        load: impl FnOnce() -> Result<Option<Vec<u8>>>,
+        see: impl FnOnce(Option<&[u8]>) -> T,
+    ) -> Result<T> {
+        let Some(at) = place(family) else { return Ok(see(load()?.as_deref())) };
         if let Some(value) = self.newer[at].get(key) {
-            return Ok(value.as_deref().map(<[u8]>::to_vec));
+            return Ok(see(value.as_deref()));
         }
         let value = match self.older[at].remove(key) {
             Some(value) => value.map(<[u8]>::into_vec),
             None => load()?,
         };
         self.put(at, key, value.as_deref());
-        Ok(value)
+        Ok(see(value.as_deref()))
     }
 
-    /// Takes in what a batch has written.
+    /// Takes in what a batch has written: rows of [`FAMILIES`], and of others, which are left.
     pub(crate) fn written<'e>(&mut self, entries: impl Iterator<Item = (Family, &'e [u8], Option<&'e [u8]>)>) {
         for (family, key, value) in entries {
             if let Some(at) = place(family) {

@@ -53,6 +53,9 @@ pub(crate) trait Read {
     /// The value of a key, if there is one.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// What `see` makes of the value of a key, if there is one, without a copy of it.
+    fn view<T>(&self, family: Family, key: &[u8], see: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>>;
+
     /// The entries with `from <= key < to` in order, or from the last backwards, until `each` breaks.
     fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()>;
 }
@@ -266,6 +269,10 @@ impl Read for Database {
         Ok(self.db.get_cf(self.family(family)?, key)?)
     }
 
+    fn view<T>(&self, family: Family, key: &[u8], see: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        self.db.get_pinned_cf(self.family(family)?, key)?.map(|value| see(&value)).transpose()
+    }
+
     fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(family)?, range_options(from, to));
         walk(&mut iterator, backwards, each)
@@ -359,6 +366,12 @@ impl DatabaseSnapshot {
 impl Read for DatabaseSnapshot {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.0.with_dependent(|database, snapshot| Ok(snapshot.get_cf(database.family(family)?, key)?))
+    }
+
+    fn view<T>(&self, family: Family, key: &[u8], see: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        self.0.with_dependent(|database, snapshot| {
+            snapshot.get_pinned_cf(database.family(family)?, key)?.map(|value| see(&value)).transpose()
+        })
     }
 
     fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {

@@ -7,7 +7,7 @@ use kalamdb_protocol::{Micros, MsgId, UserId};
 
 use crate::{
     error::{Error, Result},
-    keys,
+    keys::{self, Key},
     model::{ConversationKey, Seq},
 };
 
@@ -55,16 +55,16 @@ impl Due {
     /// The entry's key in `due`, by which entries sort by time: the move of `ann/msg-5.bin`, due at once, is
     /// `0000000000000000 01 616e6e2f6d73672d352e62696e`.
     pub(crate) fn key(&self, at: Micros) -> Vec<u8> {
-        let (kind, what) = match self {
-            Self::Move { path } => (MOVE, path.clone().into_bytes()),
-            Self::Removal { path } => (REMOVAL, path.clone().into_bytes()),
+        let (kind, what): (u8, Key) = match self {
+            Self::Move { path } => (MOVE, path.as_str().into()),
+            Self::Removal { path } => (REMOVAL, path.as_str().into()),
             Self::Trash { owner, msg_id } => (TRASH, keys::trash(owner, *msg_id)),
             Self::ColdTrash { owner, deletion, segment } => (COLD_TRASH, keys::cold_trash(owner, *deletion, *segment)),
             Self::Holding { owner, deletion, conversation, msg_id } => {
-                (HOLDING, [&deletion.to_be_bytes()[..], &keys::message(owner, conversation, *msg_id)].concat())
+                (HOLDING, [&deletion.to_be_bytes()[..], &keys::message(owner, conversation, *msg_id)].concat().into())
             }
             Self::Conversation { owner, conversation } => (CONVERSATION, keys::conversation(owner, conversation)),
-            Self::Upload { path } => (UPLOAD, path.clone().into_bytes()),
+            Self::Upload { path } => (UPLOAD, path.as_str().into()),
         };
         let mut key = Vec::with_capacity(9 + what.len());
         key.extend_from_slice(&time(at));

@@ -8,6 +8,13 @@
 //! Ids hold no control characters, so a NUL byte ends one without ambiguity; numbers are big-endian, so that bytes
 //! sort as numbers do.
 
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    hash::{Hash, Hasher},
+    ops::Deref,
+};
+
 use kalamdb_protocol::{ConversationId, ConversationType, MsgId, UserId};
 
 use crate::{
@@ -119,9 +126,116 @@ impl Family {
 /// Ends an id within a key.
 const END: u8 = 0;
 
+/// Bytes of a key that need no memory of their own: those of a message's, with ids of 30 bytes on average.
+const INLINE: usize = 70;
+
+/// A key. A send makes half a dozen for each who gets a copy, and they are kept until their batch is written, so that most
+/// of them are better not allocated one by one.
+#[derive(Clone)]
+pub(crate) enum Key {
+    /// One of at most [`INLINE`] bytes.
+    Short { len: u8, bytes: [u8; INLINE] },
+    /// Any other.
+    Long(Vec<u8>),
+}
+
+impl Key {
+    const fn new() -> Self {
+        Self::Short { len: 0, bytes: [0; INLINE] }
+    }
+
+    fn extend_from_slice(&mut self, more: &[u8]) {
+        match self {
+            Self::Long(all) => all.extend_from_slice(more),
+            Self::Short { len, bytes } => {
+                let (start, end) = (usize::from(*len), usize::from(*len) + more.len());
+                if let (Some(place), Ok(end)) = (bytes.get_mut(start..end), u8::try_from(end)) {
+                    place.copy_from_slice(more);
+                    *len = end;
+                } else {
+                    *self = Self::Long([&bytes[..start], more].concat());
+                }
+            }
+        }
+    }
+
+    /// Its bytes.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.extend_from_slice(&[byte]);
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(all) => all,
+        }
+    }
+}
+
+impl From<&[u8]> for Key {
+    fn from(bytes: &[u8]) -> Self {
+        let mut key = Self::new();
+        key.extend_from_slice(bytes);
+        key
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<Vec<u8>> for Key {
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() > INLINE { Self::Long(bytes) } else { bytes.as_slice().into() }
+    }
+}
+
+// As its bytes, in all that follows: so that a map of keys is asked with bytes.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
 /// `id NUL`: all keys of one owner, or of one group.
-pub(crate) fn id_prefix(id: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(id.len() + 40);
+pub(crate) fn id_prefix(id: &str) -> Key {
+    let mut key = Key::new();
     key.extend_from_slice(id.as_bytes());
     key.push(END);
     key
@@ -129,9 +243,9 @@ pub(crate) fn id_prefix(id: &str) -> Vec<u8> {
 
 /// The first key after all that start with `prefix`; of no prefix, one after all keys: they start with an id, and
 /// no UTF-8 text holds the byte 0xFF.
-pub(crate) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn after_prefix(prefix: &[u8]) -> Key {
     if prefix.is_empty() {
-        return vec![u8::MAX];
+        return [u8::MAX].as_slice().into();
     }
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -140,7 +254,7 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
             break;
         }
     }
-    end
+    end.into()
 }
 
 const fn kind_byte(kind: ConversationType) -> u8 {
@@ -150,13 +264,13 @@ const fn kind_byte(kind: ConversationType) -> u8 {
     }
 }
 
-fn push_conversation(key: &mut Vec<u8>, conversation: &ConversationKey) {
+fn push_conversation(key: &mut Key, conversation: &ConversationKey) {
     key.extend_from_slice(conversation.id.as_str().as_bytes());
     key.push(END);
     key.push(kind_byte(conversation.kind));
 }
 
-fn push_number(key: &mut Vec<u8>, number: u64) {
+fn push_number(key: &mut Key, number: u64) {
     key.extend_from_slice(&number.to_be_bytes());
 }
 
@@ -167,48 +281,48 @@ pub(crate) fn id_number(msg_id: MsgId) -> u64 {
 }
 
 /// The key of an owner's view of a conversation, and the prefix of its messages: `616e6e00 6300 00` is `ann`, `c`, AI.
-pub(crate) fn conversation(owner: &UserId, conversation: &ConversationKey) -> Vec<u8> {
+pub(crate) fn conversation(owner: &UserId, conversation: &ConversationKey) -> Key {
     let mut key = id_prefix(owner.as_str());
     push_conversation(&mut key, conversation);
     key
 }
 
 /// The key of a hot message, in the order in which a conversation is read: `616e6e00 6300 00 0000000000000005`.
-pub(crate) fn message(owner: &UserId, of: &ConversationKey, msg_id: MsgId) -> Vec<u8> {
+pub(crate) fn message(owner: &UserId, of: &ConversationKey, msg_id: MsgId) -> Key {
     let mut key = conversation(owner, of);
     push_number(&mut key, id_number(msg_id));
     key
 }
 
 /// The key of a hot message's entry by id: `616e6e00 0000000000000005`.
-pub(crate) fn message_id(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+pub(crate) fn message_id(owner: &UserId, msg_id: MsgId) -> Key {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, id_number(msg_id));
     key
 }
 
 /// The key of a participant, `ann` of the group `g`: `6700 616e6e`.
-pub(crate) fn participant(group: &ConversationId, user: &UserId) -> Vec<u8> {
+pub(crate) fn participant(group: &ConversationId, user: &UserId) -> Key {
     let mut key = id_prefix(group.as_str());
     key.extend_from_slice(user.as_str().as_bytes());
     key
 }
 
 /// The key of a segment, and of its deletion vector: `616e6e00 0000000000000001`.
-pub(crate) fn segment(owner: &UserId, number: u64) -> Vec<u8> {
+pub(crate) fn segment(owner: &UserId, number: u64) -> Key {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, number);
     key
 }
 
 /// The key of a deleted message that was hot: as [`message_id`].
-pub(crate) fn trash(owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+pub(crate) fn trash(owner: &UserId, msg_id: MsgId) -> Key {
     message_id(owner, msg_id)
 }
 
 /// The key of a segment's rows that a commit deleted, commit 7 in segment 1: `616e6e00 0000000000000007
 /// 0000000000000001`.
-pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Vec<u8> {
+pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Key {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, deletion);
     push_number(&mut key, segment);
@@ -216,19 +330,19 @@ pub(crate) fn cold_trash(owner: &UserId, deletion: Seq, segment: u64) -> Vec<u8>
 }
 
 /// The key of an audit entry: as [`message_id`].
-pub(crate) fn audit(owner: &UserId, audit_id: i64) -> Vec<u8> {
+pub(crate) fn audit(owner: &UserId, audit_id: i64) -> Key {
     message_id(owner, audit_id)
 }
 
 /// The key of a message's reference to a file: the path (`ann/msg-5.bin`), NUL, and `616e6e00 0000000000000005`.
-pub(crate) fn reference(path: &str, owner: &UserId, msg_id: MsgId) -> Vec<u8> {
+pub(crate) fn reference(path: &str, owner: &UserId, msg_id: MsgId) -> Key {
     let mut key = references_of(path, owner);
     push_number(&mut key, id_number(msg_id));
     key
 }
 
 /// The prefix of an owner's references to a file.
-pub(crate) fn references_of(path: &str, owner: &UserId) -> Vec<u8> {
+pub(crate) fn references_of(path: &str, owner: &UserId) -> Key {
     let mut key = id_prefix(path);
     key.extend_from_slice(owner.as_str().as_bytes());
     key.push(END);
@@ -236,7 +350,7 @@ pub(crate) fn references_of(path: &str, owner: &UserId) -> Vec<u8> {
 }
 
 /// The key of a change log entry, the second change of commit 7: `616e6e00 0000000000000007 00000002`.
-pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
+pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Key {
     let mut key = id_prefix(owner.as_str());
     push_number(&mut key, seq);
     key.extend_from_slice(&n.to_be_bytes());
@@ -244,7 +358,7 @@ pub(crate) fn change(owner: &UserId, seq: Seq, n: u32) -> Vec<u8> {
 }
 
 /// The key of a receipt, by the client's name for its request (`key`): `616e6e00 6b6579`.
-pub(crate) fn request(user: &UserId, client_key: &str) -> Vec<u8> {
+pub(crate) fn request(user: &UserId, client_key: &str) -> Key {
     let mut key = id_prefix(user.as_str());
     key.extend_from_slice(client_key.as_bytes());
     key
@@ -338,8 +452,8 @@ pub(crate) fn parse_segment(key: &[u8]) -> Result<u64> {
 }
 
 /// The value of [`Family::MessageIds`]: the conversation's part of the message's key.
-pub(crate) fn conversation_value(conversation: &ConversationKey) -> Vec<u8> {
-    let mut value = Vec::with_capacity(conversation.id.as_str().len() + 2);
+pub(crate) fn conversation_value(conversation: &ConversationKey) -> Key {
+    let mut value = Key::new();
     push_conversation(&mut value, conversation);
     value
 }
@@ -373,6 +487,25 @@ mod tests {
         for (row, key) in rows.iter().zip(&keys) {
             assert_eq!(&parse_message(key).unwrap(), row);
         }
+    }
+
+    #[test]
+    fn a_key_is_its_bytes_however_long_it_is() {
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        let mut keys = Vec::new();
+        for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, all.len()] {
+            for step in [1, 7, all.len()] {
+                let mut key = Key::new();
+                all[..len].chunks(step).for_each(|part| key.extend_from_slice(part));
+                assert_eq!(&*key, &all[..len]);
+                assert!(key == Key::from(&all[..len]) && key == Key::from(all[..len].to_vec()));
+                assert_eq!(matches!(key, Key::Long(_)), len > INLINE);
+            }
+            keys.push(Key::from(&all[..len]));
+        }
+        assert!(keys.is_sorted());
+        let map: std::collections::BTreeMap<Key, usize> = keys.into_iter().zip(0..).collect();
+        assert_eq!(map.get(&all[..=INLINE]), Some(&4));
     }
 
     #[test]

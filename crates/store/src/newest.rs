@@ -3,7 +3,11 @@
 //! Invariant: the entries and their order are those of a walk backwards. RocksDB's memtable is linked forwards only, so
 //! that a step back searches it from its head: for a page of fifty messages that was more work than all the rest.
 
-use crate::{database::Entries, error::Result, keys};
+use crate::{
+    database::Entries,
+    error::Result,
+    keys::{self, Key},
+};
 
 /// Entries that are read at a time, at the most.
 const MOST: usize = 64;
@@ -15,7 +19,7 @@ const FEW: usize = 16;
 /// Entries whose keys are one prefix and a number, the highest first.
 pub(crate) struct Newest<T> {
     entries: Entries,
-    prefix: Vec<u8>,
+    prefix: Key,
     /// The lowest number.
     from: u64,
     /// The number that all entries not read yet are below; `None` at the beginning.
@@ -29,7 +33,7 @@ pub(crate) struct Newest<T> {
 
 impl<T> Newest<T> {
     /// The entries of `entries`, which go backwards, with the numbers from `from` on behind this prefix.
-    pub(crate) fn new(entries: Entries, prefix: Vec<u8>, from: u64) -> Self {
+    pub(crate) fn new(entries: Entries, prefix: Key, from: u64) -> Self {
         Self { entries, prefix, from, below: None, span: None, part: Vec::new() }
     }
 
@@ -141,10 +145,10 @@ mod tests {
             let at = |index: &prop::sample::Index| if all.is_empty() { 7 } else { all[index.index(all.len())] };
             let (low, high) = (at(&low).min(at(&high)), at(&low).max(at(&high)));
             for (from, to) in [(0, u64::MAX), (low, high), (low + 1, high + 1)] {
-                let bounds = (key(from), if to == u64::MAX { keys::after_prefix(b"c") } else { key(to) });
+                let bounds = (key(from), if to == u64::MAX { keys::after_prefix(b"c") } else { key(to).into() });
                 let snapshot = DatabaseSnapshot::new(&database);
                 let entries = snapshot.iterate(Family::Messages, &bounds.0, &bounds.1, true).unwrap();
-                let mut newest = Newest::new(entries, b"c".to_vec(), from);
+                let mut newest = Newest::new(entries, "c".into(), from);
                 let read: Vec<u64> = std::iter::from_fn(|| newest.next(number)).map(Result::unwrap).collect();
                 let expected: Vec<u64> = kept.range(from..to.max(from)).rev().copied().collect();
                 prop_assert_eq!(read, expected);

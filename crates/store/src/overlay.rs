@@ -2,26 +2,29 @@
 //!
 //! Invariant: a write that is refused half-way leaves the overlay as it was.
 
-use std::{cell::RefCell, collections::BTreeMap, ops::Bound, ops::ControlFlow};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound, ops::ControlFlow, rc::Rc};
 
 use crate::{
     cache::RowCache,
     database::{Database, Each, Read},
     error::Result,
-    keys::Family,
+    keys::{Family, Key},
 };
 
+/// A value to be written. The copies of a message share theirs.
+pub(crate) type Value = Rc<[u8]>;
+
 /// What a key is to have: a value, or none.
-type Decided = Option<Vec<u8>>;
+type Decided = Option<Value>;
 
 /// The database with pending writes over it.
 pub(crate) struct Overlay<'a> {
     database: &'a Database,
     cache: &'a RefCell<RowCache>,
     /// What is decided of each family.
-    pending: [BTreeMap<Vec<u8>, Decided>; Family::ALL.len()],
+    pending: [BTreeMap<Key, Decided>; Family::ALL.len()],
     /// What the current commit has replaced in it, in that order: a decision of an earlier commit, or none.
-    replaced: Vec<(Family, Vec<u8>, Option<Decided>)>,
+    replaced: Vec<(Family, Key, Option<Decided>)>,
     /// Bytes of what earlier commits decided.
     bytes: usize,
     /// Bytes of what the current one did.
@@ -34,16 +37,16 @@ impl<'a> Overlay<'a> {
         Self { database, cache, pending: Default::default(), replaced: Vec::new(), bytes: 0, current_bytes: 0 }
     }
 
-    pub(crate) fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
-        self.decide(family, key, Some(value));
+    pub(crate) fn put(&mut self, family: Family, key: impl Into<Key>, value: impl Into<Value>) {
+        self.decide(family, key.into(), Some(value.into()));
     }
 
-    pub(crate) fn delete(&mut self, family: Family, key: Vec<u8>) {
-        self.decide(family, key, None);
+    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Key>) {
+        self.decide(family, key.into(), None);
     }
 
-    fn decide(&mut self, family: Family, key: Vec<u8>, value: Decided) {
-        self.current_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+    fn decide(&mut self, family: Family, key: Key, value: Decided) {
+        self.current_bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
         let replaced = self.pending[family as usize].insert(key.clone(), value);
         self.replaced.push((family, key, replaced));
     }
@@ -75,9 +78,13 @@ impl<'a> Overlay<'a> {
 
     /// Everything kept, for one atomic write, family by family.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Family, &[u8], Option<&[u8]>)> {
-        let families = Family::ALL.iter().zip(&self.pending);
-        families.flat_map(|(family, pending)| {
-            pending.iter().map(|(key, value)| (*family, key.as_slice(), value.as_deref()))
+        self.entries_of(&Family::ALL)
+    }
+
+    /// Those of some families.
+    pub(crate) fn entries_of(&self, families: &[Family]) -> impl Iterator<Item = (Family, &[u8], Option<&[u8]>)> {
+        families.iter().flat_map(|family| {
+            self.pending[*family as usize].iter().map(|(key, value)| (*family, &**key, value.as_deref()))
         })
     }
 
@@ -90,9 +97,17 @@ impl<'a> Overlay<'a> {
 impl Read for Overlay<'_> {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.pending[family as usize].get(key) {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value.as_deref().map(<[u8]>::to_vec)),
             None => self.cache.borrow_mut().get(family, key, || self.database.get(family, key)),
         }
+    }
+
+    fn view<T>(&self, family: Family, key: &[u8], see: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
+        if let Some(value) = self.pending[family as usize].get(key) {
+            return value.as_deref().map(see).transpose();
+        }
+        let load = || self.database.get(family, key);
+        self.cache.borrow_mut().view(family, key, load, |value| value.map(see).transpose())?
     }
 
     fn scan(&self, family: Family, from: &[u8], to: &[u8], backwards: bool, each: Each<'_>) -> Result<()> {
@@ -101,7 +116,7 @@ impl Read for Overlay<'_> {
         }
         let mut range = self.pending[family as usize].range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         let next = || if backwards { range.next_back() } else { range.next() };
-        let mut pending = std::iter::from_fn(next).map(|(key, value)| (key.as_slice(), value.as_deref())).peekable();
+        let mut pending = std::iter::from_fn(next).map(|(key, value)| (&**key, value.as_deref())).peekable();
         let mut broke = false;
         self.database.scan(family, from, to, backwards, &mut |key, value| {
             // Pending entries before this key come first; a pending entry at it hides the stored one.

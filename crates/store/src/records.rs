@@ -25,7 +25,10 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
 
     /// The record's bytes.
     fn encode(&self) -> Result<Vec<u8>> {
-        postcard::to_extend(self, vec![Self::VERSION]).map_err(|_| Error::corrupt(Self::NAME))
+        // Most records are shorter than this, and a buffer that grows from nothing is copied four times until then.
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(Self::VERSION);
+        postcard::to_extend(self, bytes).map_err(|_| Error::corrupt(Self::NAME))
     }
 
     /// Reads what [`Record::encode`] wrote, now or in an older program.

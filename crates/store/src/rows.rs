@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn decoded<T: Record>(read: &impl Read, family: Family, key: &[u8]) -> Result<Option<T>> {
-    read.get(family, key)?.map(|bytes| T::decode(&bytes)).transpose()
+    read.view(family, key, T::decode)
 }
 
 /// Everything under a prefix.
@@ -131,8 +131,8 @@ pub(crate) fn hot_message_of(
     conversation: ConversationKey,
     msg_id: MsgId,
 ) -> Result<Option<HotMessage>> {
-    let bytes = read.get(Family::Messages, &keys::message(owner, &conversation, msg_id))?;
-    bytes.map(|bytes| message(conversation, msg_id, &bytes)).transpose()
+    let key = keys::message(owner, &conversation, msg_id);
+    read.view(Family::Messages, &key, |bytes| message(conversation, msg_id, bytes))
 }
 
 /// A hot message from its value.

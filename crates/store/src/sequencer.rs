@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     MAX_PROPOSAL_BYTES,
     apply::{self, Aftermath, State},
-    cache::RowCache,
+    cache::{self, RowCache},
     command::{Ask, Command, Done, Entry},
     counters::Counters,
     database::Database,
@@ -252,7 +252,7 @@ impl Work {
         let wrote = Instant::now();
         if written.is_ok() {
             self.state = state;
-            self.cache.borrow_mut().written(overlay.entries());
+            self.cache.borrow_mut().written(overlay.entries_of(&cache::FAMILIES));
             self.publish(effects);
         } else {
             self.cache.borrow_mut().clear();

@@ -17,7 +17,7 @@ use crate::{
     counters,
     database::{DatabaseSnapshot, Entries},
     error::{Error, Result},
-    keys::{self, Family},
+    keys::{self, Family, Key},
     model::{
         AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, MessageRange, OwnerState,
         Participant, Segment, Seq, StoredFile, TrashedMessage,
@@ -434,7 +434,7 @@ enum Walk<T> {
 
 impl<T> Walk<T> {
     /// The entries in order; or from the newest on, of this prefix and of the numbers from this one on.
-    fn new(entries: Entries, newest_first: Option<(Vec<u8>, u64)>) -> Self {
+    fn new(entries: Entries, newest_first: Option<(Key, u64)>) -> Self {
         match newest_first {
             Some((prefix, from)) => Self::NewestFirst(Newest::new(entries, prefix, from)),
             None => Self::InOrder(entries),

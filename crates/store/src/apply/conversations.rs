@@ -4,11 +4,11 @@
 //! each participant's view of it too, and both are written by the same commit. A view is small: it is written with every
 //! message, and metadata is not.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, rc::Rc};
 
 use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Micros, MsgId, Role, UserId};
 
-use super::{Apply, audit, conflict, forbidden};
+use super::{Apply, audit, change_row, conflict, forbidden};
 use crate::{
     commit::Actor,
     database::Read,
@@ -114,8 +114,9 @@ impl Apply<'_, '_> {
     /// Notes a change of the group for everybody who takes part in it.
     pub(super) fn log_to_participants(&mut self, group: &ConversationId, kind: ChangeKind) -> Result<()> {
         let key = ConversationKey { id: group.clone(), kind: ConversationType::Group };
+        let change = change_row(kind, &key, None)?;
         for user in rows::participant_ids(self.overlay, group)? {
-            self.log(&user, kind, &key, None)?;
+            self.log_row(&user, Rc::clone(&change))?;
         }
         Ok(())
     }

@@ -2,11 +2,11 @@
 //!
 //! Invariant: a message's copies, their index entries, the conversations' rows and the change log move together.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, MsgId, UserId};
 
-use super::{Apply, ColdEnds, audit, forbidden, invalid};
+use super::{Apply, ColdEnds, audit, change_row, forbidden, invalid};
 use crate::{
     command::Spooled,
     commit::{Actor, Change, NewMessage, Place, Proposal, Sent},
@@ -16,6 +16,7 @@ use crate::{
     keys::{self, Family},
     large,
     model::{ChangeKind, ConversationKey, FileKind, Message, Seq},
+    overlay::Value,
     records::{ConversationRecord, MessageRecord, ReferenceRecord, TrashRecord},
     rows,
 };
@@ -51,10 +52,12 @@ impl Apply<'_, '_> {
             record.content_ref = Some(self.add_text(&new.owner, &key, msg_id, false, text)?);
             record.metadata = large::describe(record.metadata.as_deref(), text.bytes)?;
         }
-        let bytes = record.encode(self.seq)?;
+        // What the copies have in common is made once.
+        let (bytes, at) = (Value::from(record.encode(self.seq)?), Value::from(&*keys::conversation_value(&key)));
+        let change = change_row(ChangeKind::MessageSent, &key, Some(msg_id))?;
         let row = self.row_for(&recipients, &key, msg_id, &record);
         for owner in &recipients {
-            self.put_hot(owner, &key, msg_id, bytes.clone())?;
+            self.put_hot(owner, &key, msg_id, Rc::clone(&bytes), Rc::clone(&at))?;
             if let Some(path) = &record.content_ref {
                 self.refer(path, owner, &key, msg_id, ReferenceRecord::Shown)?;
             }
@@ -66,7 +69,7 @@ impl Apply<'_, '_> {
             if let Some(row) = &row {
                 self.tell_message(owner, &key, msg_id, RowState::Absent, RowState::There(Arc::clone(row)));
             }
-            self.log(owner, ChangeKind::MessageSent, &key, Some(msg_id))?;
+            self.log_row(owner, Rc::clone(&change))?;
         }
         Ok(Sent { msg_id, conversation: key, timestamp: record.timestamp, conversation_created })
     }
@@ -147,16 +150,18 @@ impl Apply<'_, '_> {
         Ok(self.overlay.get(Family::MessageIds, &keys::message_id(owner, msg_id))?.is_some())
     }
 
+    /// Writes a hot copy, and its entry by id, whose value is `at`: [`keys::conversation_value`].
     pub(super) fn put_hot(
         &mut self,
         owner: &UserId,
         key: &ConversationKey,
         msg_id: MsgId,
-        bytes: Vec<u8>,
+        bytes: Value,
+        at: Value,
     ) -> Result<()> {
         assert!(msg_id > 0, "a message's id is positive");
         self.put(Family::Messages, keys::message(owner, key, msg_id), bytes);
-        self.put(Family::MessageIds, keys::message_id(owner, msg_id), keys::conversation_value(key));
+        self.put(Family::MessageIds, keys::message_id(owner, msg_id), at);
         let now = self.now;
         let (record, _) = self.owner(owner)?;
         record.hot_messages += 1;
@@ -276,7 +281,8 @@ impl Apply<'_, '_> {
         let (deleted_at, expires_at) = match place {
             Place::Hot { .. } | Place::Cold { .. } => {
                 self.take(owner, key, msg_id, place)?;
-                self.put_hot(owner, key, msg_id, record.encode(self.seq)?)?;
+                let at = Value::from(&*keys::conversation_value(key));
+                self.put_hot(owner, key, msg_id, record.encode(self.seq)?.into(), at)?;
                 if let Some(row) = rows::conversation(self.overlay, owner, key)? {
                     self.put_conversation(owner, key, row)?;
                 }

@@ -13,7 +13,7 @@ mod segments;
 mod tell;
 mod trash;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use kalamdb_protocol::{ConversationType, ErrorCode, MAX_MICROS, Micros, MsgId, UserId};
 use roaring::RoaringBitmap;
@@ -21,15 +21,15 @@ use roaring::RoaringBitmap;
 use self::{audit::Notes, participants::ParticipantChange, trash::ColdTrashRows};
 use crate::{
     MAX_CHANGES, MAX_PROPOSAL_BYTES,
-    command::{Adopted, Command, Done, Entry, Expired, FileAdded, Reserved, Texts},
+    command::{self, Adopted, Command, Done, Expired, FileAdded, Reserved, Texts},
     commit::{Actor, Change, Expect, Proposal, Receipt},
     counters::Counters,
     database::Read,
     error::{Error, Result},
     feed::{Gathered, Watched},
-    keys::{self, Family},
+    keys::{self, Family, Key},
     model::{ChangeKind, ConversationKey, Seq},
-    overlay::Overlay,
+    overlay::{Overlay, Value},
     records::{ChangeRecord, ConversationRecord, MetadataRecord, OwnerRecord, Record, RulesRecord},
     rows,
 };
@@ -75,7 +75,7 @@ pub(crate) fn apply(
     overlay: &mut Overlay<'_>,
     state: &mut State,
     watched: &Watched,
-    entry: &Entry,
+    entry: &command::Entry,
 ) -> Result<(Done, Option<Aftermath>)> {
     assert!(entry.seq > state.counters.seq, "commit numbers rise");
     assert!(entry.time >= state.counters.time, "the times of commits do not fall");
@@ -332,7 +332,7 @@ impl<'a, 'db> Apply<'a, 'db> {
             if changed {
                 record.change = self.seq;
             }
-            self.put(Family::Owners, owner.as_str().as_bytes().to_vec(), record.encode()?);
+            self.put(Family::Owners, owner.as_str(), record.encode()?);
             hot_messages.push((owner, record.hot_messages));
         }
         self.check_bounds()?;
@@ -341,19 +341,21 @@ impl<'a, 'db> Apply<'a, 'db> {
 
     /// An owner's counters, to be written at the end.
     fn owner(&mut self, owner: &UserId) -> Result<&mut (OwnerRecord, bool)> {
-        if !self.owners.contains_key(owner) {
-            let record = rows::owner(self.overlay, owner)?;
-            self.owners.insert(owner.clone(), (record, false));
-        }
-        Ok(self.owners.get_mut(owner).expect("it has just been put there"))
+        Ok(match self.owners.entry(owner.clone()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert((rows::owner(self.overlay, owner)?, false)),
+        })
     }
 
     /// Notes in the change log that something changed for `owner`.
     fn log(&mut self, owner: &UserId, kind: ChangeKind, of: &ConversationKey, msg_id: Option<MsgId>) -> Result<()> {
+        self.log_row(owner, change_row(kind, of, msg_id)?)
+    }
+
+    /// As [`Self::log`], of a change that is the same for several owners.
+    fn log_row(&mut self, owner: &UserId, change: Value) -> Result<()> {
         self.touch(owner)?;
-        let record =
-            ChangeRecord { kind, conversation_id: of.id.as_str().to_owned(), conversation_type: of.kind, msg_id };
-        self.put(Family::Changes, keys::change(owner, self.seq, self.logged), record.encode()?);
+        self.put(Family::Changes, keys::change(owner, self.seq, self.logged), change);
         self.logged += 1;
         self.count_row()
     }
@@ -365,7 +367,8 @@ impl<'a, 'db> Apply<'a, 'db> {
     }
 
     /// Writes a row: the one way for a value into this commit, so that each of its bytes counts.
-    fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
+    fn put(&mut self, family: Family, key: impl Into<Key>, value: impl Into<Value>) {
+        let (key, value) = (key.into(), value.into());
         self.bytes += key.len() + value.len();
         self.overlay.put(family, key, value);
     }
@@ -461,6 +464,12 @@ impl<'a, 'db> Apply<'a, 'db> {
         }
         Ok(micros)
     }
+}
+
+/// An entry of the change log.
+fn change_row(kind: ChangeKind, of: &ConversationKey, msg_id: Option<MsgId>) -> Result<Value> {
+    let record = ChangeRecord { kind, conversation_id: of.id.as_str().to_owned(), conversation_type: of.kind, msg_id };
+    Ok(record.encode()?.into())
 }
 
 fn invalid(message: impl Into<String>) -> Error {

@@ -131,15 +131,15 @@ impl Apply<'_, '_> {
             .zip(written)
             .map(|(position, row)| (keys::message(owner, &row.conversation, row.msg_id), position, row.version));
         let Some(first) = rest.next() else { return Ok(unchanged) };
+        let start = first.0.clone();
         let mut next = Some(first);
         let end = keys::after_prefix(&keys::id_prefix(owner.as_str()));
-        let start = next.as_ref().map(|(key, ..)| key.clone()).unwrap_or_default();
         self.overlay.scan(Family::Messages, &start, &end, false, &mut |key, value| {
             while next.as_ref().is_some_and(|(wanted, ..)| wanted.as_slice() < key) {
                 next = rest.next();
             }
             match &next {
-                Some((wanted, position, version)) if wanted == key => {
+                Some((wanted, position, version)) if wanted.as_slice() == key => {
                     if MessageRecord::version(value)? == *version {
                         unchanged.insert(*position);
                     }

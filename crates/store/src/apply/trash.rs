@@ -15,6 +15,7 @@ use crate::{
     feed::RowState,
     keys::{self, Family},
     model::{ChangeKind, ConversationKey, Seq},
+    overlay::Value,
     records::{
         ColdTrashRecord, ConversationRecord, MessageRecord, Record, ReferenceRecord, TrashConversationRecord,
         TrashRecord,
@@ -214,9 +215,9 @@ impl Apply<'_, '_> {
         let after = match place {
             Place::TrashedHot { version } => {
                 let record = self.take_trash(owner, msg_id, Some(version))?;
-                let bytes = record.message.encode(self.seq)?;
+                let (bytes, at) = (record.message.encode(self.seq)?.into(), keys::conversation_value(key));
                 assert!(!self.has_hot(owner, msg_id)?, "a copy is in one place");
-                self.put_hot(owner, key, msg_id, bytes)?;
+                self.put_hot(owner, key, msg_id, bytes, Value::from(&*at))?;
                 RowState::There(Self::told_row(key, msg_id, &record.message))
             }
             Place::TrashedCold { deletion, segment, position } => {

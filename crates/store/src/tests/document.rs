@@ -14,7 +14,7 @@ use crate::{
     command::{Entry, ReleaseIntents},
     database::Read,
     due::{AT_ONCE, Due},
-    keys::{self, Family},
+    keys::{self, Family, Key},
     paths,
     records::{GroupRecord, RECORDS, Record},
     segment::DECODED_BYTES,
@@ -37,27 +37,27 @@ fn bytes(cell: &str) -> String {
 }
 
 /// The key that the page shows an instance of.
-fn instance(family: Family) -> Vec<u8> {
+fn instance(family: Family) -> Key {
     let (ann, conversation, path) = (id("ann"), ai("c"), "ann/msg-5.bin");
     match family {
-        Family::Meta => b"seq".to_vec(),
+        Family::Meta => "seq".into(),
         Family::Messages | Family::Holdings => keys::message(&ann, &conversation, 5),
         Family::MessageIds => keys::message_id(&ann, 5),
         Family::Conversations | Family::ConversationMetadata | Family::TrashConversations => {
             keys::conversation(&ann, &conversation)
         }
-        Family::Groups => b"g".to_vec(),
+        Family::Groups => "g".into(),
         Family::Participants => keys::participant(&group("g").id, &ann),
-        Family::Owners => b"ann".to_vec(),
+        Family::Owners => "ann".into(),
         Family::Segments | Family::Deletions => keys::segment(&ann, 1),
-        Family::Intents => paths::segment(&ann, 1, AT).into_bytes(),
+        Family::Intents => paths::segment(&ann, 1, AT).as_str().into(),
         Family::Changes => keys::change(&ann, 7, 2),
         Family::Requests => keys::request(&ann, "key"),
-        Family::Files => path.as_bytes().to_vec(),
+        Family::Files => path.into(),
         Family::References => keys::reference(path, &ann, 5),
         Family::Trash => keys::trash(&ann, 5),
         Family::ColdTrash => keys::cold_trash(&ann, 7, 1),
-        Family::Due => Due::Move { path: path.to_owned() }.key(AT_ONCE),
+        Family::Due => Due::Move { path: path.to_owned() }.key(AT_ONCE).into(),
         Family::Audit => keys::audit(&ann, 5),
     }
 }
