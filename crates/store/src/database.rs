@@ -350,6 +350,11 @@ impl DatabaseSnapshot {
         Self(Arc::new(cells::SnapshotCell::new(Arc::clone(database), |database| RawSnapshot::new(&database.db))))
     }
 
+    /// A snapshot of the same database as it is now.
+    pub(crate) fn of_now(&self) -> Self {
+        Self::new(self.0.borrow_owner())
+    }
+
     /// An iterator of its own over `from <= key < to`.
     pub(crate) fn iterate(&self, family: Family, from: &[u8], to: &[u8], backwards: bool) -> Result<Entries> {
         let cell = cells::IteratorCell::try_new(Arc::clone(&self.0), |snapshot| {

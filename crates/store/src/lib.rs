@@ -23,6 +23,7 @@ mod fatal;
 mod feed;
 mod files;
 mod horizon;
+mod inbox;
 mod keys;
 mod large;
 mod limits;
@@ -62,6 +63,7 @@ pub use compact::Compacted;
 pub use error::{Error, ErrorKind, Result};
 pub use feed::{Commit, Event, Feed, FeedItem, RowChange, RowState, Watching};
 pub use files::FileBytes;
+pub use inbox::{InboxColumn, InboxOrder};
 use kalamdb_protocol::{Micros, UserId};
 pub use limits::{MAX_CHANGES, MAX_PROPOSAL_BYTES};
 pub use model::{
@@ -84,6 +86,7 @@ use crate::{
     database::{Database, DatabaseSnapshot},
     feed::Watched,
     horizon::Horizon,
+    inbox::Inboxes,
     objects::Objects,
     sequencer::Sequencer,
     snapshot::Pins,
@@ -119,6 +122,7 @@ struct Inner {
     objects: Objects,
     components: Components,
     horizon: Arc<Horizon>,
+    inboxes: Arc<Inboxes>,
     rules: Rules,
     durability: Durability,
     epoch: u64,
@@ -200,6 +204,7 @@ impl Store {
             sequencer,
             objects,
             components,
+            inboxes: Arc::new(Inboxes::new(Arc::clone(&horizon))),
             horizon,
             rules: settings.rules,
             durability: settings.durability,
@@ -224,7 +229,7 @@ impl Store {
         // The pin comes first and may be older than the snapshot, never younger. A commit number that cannot be read
         // counts as the oldest; then the snapshot cannot be read either.
         let pin = self.inner.pins.pin(self.last_seq().unwrap_or(0));
-        Snapshot::new(DatabaseSnapshot::new(&self.inner.database), pin)
+        Snapshot::new(DatabaseSnapshot::new(&self.inner.database), Arc::clone(&self.inner.inboxes), pin)
     }
 
     /// Applies a proposal whole, or not at all; returns once it is as durable as the settings say.

@@ -4,7 +4,7 @@
 //! was ever released: `tests/formats.rs` keeps bytes of each. A hot message has its commit number next, in eight fixed bytes, so that a consolidation can check
 //! ten thousand of them without decoding one.
 
-use kalamdb_protocol::{AuditAction, ConversationType, Micros, MsgId, Role, UserId};
+use kalamdb_protocol::{AuditAction, ConversationId, ConversationType, Micros, MsgId, Role, UserId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -185,6 +185,14 @@ pub(crate) struct ChangeRecord {
     pub(crate) conversation_id: String,
     pub(crate) conversation_type: ConversationType,
     pub(crate) msg_id: Option<MsgId>,
+}
+
+impl ChangeRecord {
+    /// The conversation that it concerns.
+    pub(crate) fn conversation(&self) -> Result<ConversationKey> {
+        let id = ConversationId::new(&self.conversation_id).map_err(|_| Error::corrupt(Self::NAME))?;
+        Ok(ConversationKey { id, kind: self.conversation_type })
+    }
 }
 
 /// A content file, without its path.

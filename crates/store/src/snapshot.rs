@@ -17,6 +17,7 @@ use crate::{
     counters,
     database::{DatabaseSnapshot, Entries},
     error::{Error, Result},
+    inbox::{InboxOrder, Inboxes},
     keys::{self, Family, Key},
     model::{
         AuditEntry, ColdTrash, Conversation, ConversationKey, HotMessage, LoggedChange, MessageRange, OwnerState,
@@ -31,14 +32,15 @@ use crate::{
 #[derive(Clone)]
 pub struct Snapshot {
     database: DatabaseSnapshot,
+    inboxes: Arc<Inboxes>,
     _pin: Arc<Pin>,
 }
 
 #[allow(clippy::missing_errors_doc, reason = "each of these fails when the disk does, and only then")]
 impl Snapshot {
     /// Wraps a snapshot that was taken after `pin` was made.
-    pub(crate) fn new(database: DatabaseSnapshot, pin: Arc<Pin>) -> Self {
-        Self { database, _pin: pin }
+    pub(crate) fn new(database: DatabaseSnapshot, inboxes: Arc<Inboxes>, pin: Arc<Pin>) -> Self {
+        Self { database, inboxes, _pin: pin }
     }
 
     /// The last commit that it holds.
@@ -211,6 +213,28 @@ impl Snapshot {
         Ok(ConversationCursor { entries, snapshot: self.clone(), owner: owner.clone() })
     }
 
+    /// Conversations among which are the owner's first ones by this order, of these kinds, and all that share the last one's
+    /// place; in no order. `None` where they must be picked out of all, and [`Self::gather_inbox`] may help the next time.
+    pub fn first_conversations(
+        &self,
+        owner: &UserId,
+        order: InboxOrder,
+        kinds: &[ConversationType],
+    ) -> Result<Option<impl Iterator<Item = Result<Conversation>> + use<>>> {
+        let Some(keys) = self.inboxes.first(&self.database, owner, order, kinds)? else { return Ok(None) };
+        let (snapshot, owner) = (self.clone(), owner.clone());
+        Ok(Some(keys.into_iter().map(move |key| {
+            let row = snapshot.conversation(&owner, &key)?;
+            row.ok_or_else(|| Error::fault("an inbox has a conversation that is not there"))
+        })))
+    }
+
+    /// Has the owner's first conversations at hand from now on, if those that were `seen`, looking for the first by this
+    /// order, were so many that it helps.
+    pub fn gather_inbox(&self, owner: &UserId, order: InboxOrder, seen: usize) -> Result<()> {
+        self.inboxes.gather(&self.database, owner, order, seen)
+    }
+
     /// The participants of a group, by user id.
     pub fn participants(&self, group: &ConversationId) -> Result<Vec<Participant>> {
         let rows = rows::participants(&self.database, group)?;
@@ -343,9 +367,7 @@ impl Iterator for ChangeCursor {
         self.0.next(|key, value| {
             let (seq, n) = keys::parse_change(key)?;
             let record = ChangeRecord::decode(value)?;
-            let id = ConversationId::new(&record.conversation_id).map_err(|_| Error::corrupt("change"))?;
-            let conversation = ConversationKey { id, kind: record.conversation_type };
-            Ok(LoggedChange { seq, n, kind: record.kind, conversation, msg_id: record.msg_id })
+            Ok(LoggedChange { seq, n, kind: record.kind, conversation: record.conversation()?, msg_id: record.msg_id })
         })
     }
 }

@@ -8,6 +8,7 @@ mod fatal;
 mod feed;
 mod files;
 mod formats;
+mod inbox;
 mod old_folder;
 mod overlay;
 mod replay;

@@ -7,6 +7,7 @@ use datafusion::{
     execution::SendableRecordBatchStream,
 };
 use futures::TryStreamExt;
+use kalamdb_store::{InboxColumn, InboxOrder};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -24,6 +25,10 @@ enum Act {
     Consolidate,
     /// Of a conversation every so many-th goes.
     Delete { conversation: usize, every: i64 },
+    /// A conversation shows another last message, or none.
+    Show { conversation: usize, msg_id: Option<i64> },
+    /// An AI conversation goes, and comes back with the next message.
+    DeleteConversation { conversation: usize },
 }
 
 /// Their names are in order, and some begin alike.
@@ -36,6 +41,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => (conversation(), 1..1_000_i64).prop_map(|(conversation, msg_id)| Act::SendWithId { conversation, msg_id }),
         3 => Just(Act::Consolidate),
         1 => (conversation(), 1..5_i64).prop_map(|(conversation, every)| Act::Delete { conversation, every }),
+        1 => (conversation(), prop::option::of(1..1_000_i64))
+            .prop_map(|(conversation, msg_id)| Act::Show { conversation, msg_id }),
+        1 => (0..2_usize).prop_map(|conversation| Act::DeleteConversation { conversation }),
     ];
     prop::collection::vec(act, 1..10)
 }
@@ -48,6 +56,7 @@ async fn world(acts: &[Act]) -> World {
     }
     world.run("anna", "INSERT INTO conversationUsers (userId, conversationId) VALUES ('bert', 'c!')").await;
     world.run("bert", "INSERT INTO conversations (conversationId, conversationType) VALUES ('bob''s', 'group')").await;
+    more_conversations(&world).await;
     for (number, act) in acts.iter().enumerate() {
         match act {
             Act::Send { conversation, messages } => {
@@ -73,13 +82,52 @@ async fn world(acts: &[Act]) -> World {
                 let of = format!("conversationId = '{name}' AND conversationType = '{kind}'");
                 world.run("anna", &format!("DELETE FROM messages WHERE {of} AND msgId % {every} = 0")).await;
             }
+            Act::Show { conversation, msg_id } => {
+                let (name, kind) = CONVERSATIONS[*conversation];
+                let of = format!("conversationId = '{name}' AND conversationType = '{kind}'");
+                let last = msg_id.map_or("NULL".to_owned(), |msg_id| msg_id.to_string());
+                world.run("anna", &format!("UPDATE conversations SET lastMsgId = {last} WHERE {of}")).await;
+            }
+            Act::DeleteConversation { conversation } => {
+                let (name, kind) = CONVERSATIONS[*conversation];
+                let of = format!("conversationId = '{name}' AND conversationType = '{kind}'");
+                world.run("anna", &format!("DELETE FROM conversations WHERE {of}")).await;
+            }
         }
     }
     world
 }
 
+/// So many conversations, of which some have messages, that the first of them are at hand once they were asked for.
+async fn more_conversations(world: &World) {
+    for (number, columns) in ["(conversationId)", "(conversationId, content)"].into_iter().enumerate() {
+        let table = ["conversations", "messages"][number];
+        let content = ["", ", 'text'"][number];
+        let names = (0..300).filter(|at| at % 3 == number).map(|at| format!("('n{at}'{content})"));
+        let rows = names.collect::<Vec<_>>().join(", ");
+        world.run("anna", &format!("INSERT INTO {table} {columns} VALUES {rows}")).await;
+    }
+    let sent = (0..150).map(|at| format!("('m{at}', 'text')")).collect::<Vec<_>>().join(", ");
+    world.run("anna", &format!("INSERT INTO messages (conversationId, content) VALUES {sent}")).await;
+    let anna = caller("anna").user;
+    let order = InboxOrder { by: InboxColumn::Updated, descending: true, nulls_first: true, most: 9 };
+    let at_hand = || {
+        let snapshot = world.store.snapshot();
+        snapshot.first_conversations(&anna, order, ConversationType::ALL).unwrap().is_some()
+    };
+    assert!(!at_hand());
+    world.rows("anna", "SELECT conversationId FROM conversations ORDER BY lastMsgId DESC LIMIT 9").await;
+    assert!(at_hand());
+}
+
 /// Statements about conversations and groups that the short way takes. Their orders leave nothing open.
-const LISTS: [&str; 12] = [
+const LISTS: [&str; 18] = [
+    "SELECT conversationId, lastMsgId FROM conversations ORDER BY lastMsgId DESC, conversationId, conversationType LIMIT 5",
+    "SELECT * FROM conversations ORDER BY lastMsgId DESC NULLS LAST, conversationType, conversationId DESC LIMIT 40",
+    "SELECT conversationId FROM conversations ORDER BY lastMsgId, conversationId, conversationType LIMIT 9",
+    "SELECT conversationId FROM conversations ORDER BY lastMsgId NULLS FIRST, conversationId DESC, conversationType LIMIT 9",
+    "SELECT conversationId FROM conversations WHERE conversationType = 'group' ORDER BY updated DESC, conversationId LIMIT 2",
+    "SELECT updated, conversationId FROM conversations ORDER BY updated, conversationId, conversationType LIMIT 30",
     "SELECT * FROM conversations ORDER BY conversationId, conversationType",
     "SELECT conversationId, lastMsgId AS last FROM conversations ORDER BY lastMsgId DESC NULLS LAST, conversationId LIMIT 3",
     "SELECT unreadCount FROM conversations ORDER BY updated DESC, conversationId, conversationType DESC LIMIT 2",

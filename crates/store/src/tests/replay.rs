@@ -34,11 +34,11 @@ pub(super) fn local(key: &[u8]) -> Option<&'static str> {
     LOCAL.into_iter().find(|name| key == name.as_bytes() || (*name == "moment" && key.starts_with(b"moment")))
 }
 
-const USERS: [&str; 3] = ["ann", "bob", "cat"];
+pub(super) const USERS: [&str; 3] = ["ann", "bob", "cat"];
 
 /// What happens next; the numbers beside it choose among those that it may happen to.
 #[derive(Debug, Clone, Copy)]
-enum What {
+pub(super) enum What {
     Send,
     SendLarge,
     SendGiven,
@@ -66,9 +66,9 @@ enum What {
     Crash,
 }
 
-type Op = (What, u8, u8);
+pub(super) type Op = (What, u8, u8);
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     use What::*;
     let often = vec![Send, SendLarge, Burst, Edit, Delete, Restore, Join, Consolidate, Attach, Later];
     let rarely = vec![
@@ -93,7 +93,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// How every history ends, so that every command comes up in it: but the trimming of the audit log.
-const END: [Op; 9] = [
+pub(super) const END: [Op; 9] = [
     (What::Send, 0, 0),
     (What::Consolidate, 0, 0),
     (What::Send, 0, 0),
@@ -110,15 +110,15 @@ fn pick<T: Clone>(from: &[T], by: u8) -> Option<T> {
 }
 
 /// A store that writes down the log of what it does.
-struct History {
-    fixture: Fixture,
+pub(super) struct History {
+    pub(super) fixture: Fixture,
     entries: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Everybody is watched: that must not change what is written.
     _watching: Watching,
 }
 
 impl History {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let entries: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let log = Arc::clone(&entries);
         let fixture = Fixture::recorded(move |entry| log.lock().push(entry.to_vec()));
@@ -135,7 +135,7 @@ impl History {
     }
 
     /// What is refused leaves no trace: in the log, too, there is nothing of it.
-    async fn commit(&self, user: &str, changes: Vec<Change>) {
+    pub(super) async fn commit(&self, user: &str, changes: Vec<Change>) {
         drop(self.fixture.commit(user, changes).await);
     }
 
@@ -301,7 +301,7 @@ impl History {
         self.reopen(|_| {}).await
     }
 
-    async fn run(self, (what, a, b): Op) -> Self {
+    pub(super) async fn run(self, (what, a, b): Op) -> Self {
         let user = USERS[usize::from(a) % 3];
         let to = [ai("c"), ai("d"), group("g")][usize::from(b) % 3].clone();
         let plain = message(user, &to, &format!("text {b}"));

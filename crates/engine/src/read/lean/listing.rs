@@ -16,7 +16,7 @@ use datafusion::{
     execution::{SendableRecordBatchStream, memory_pool::MemoryReservation},
 };
 use kalamdb_protocol::{ConversationId, ConversationType, TableId, UserId};
-use kalamdb_store::{Conversation, ConversationKey, Participant, Snapshot};
+use kalamdb_store::{Conversation, ConversationKey, InboxColumn, InboxOrder, Participant, Snapshot};
 
 use super::{answer_schema, form::Listed, stream_of};
 use crate::read::{
@@ -44,8 +44,7 @@ impl View {
         let needed = Arc::new(all.project(&columns.iter().map(|(index, _)| *index).chain(by).collect::<Vec<_>>())?);
         let held = self.reservation("a list of conversations");
         let mut read = if table == TableId::Conversations {
-            let rows = conversations(self.snapshot(), owner, listed)?;
-            self.columns(rows, &needed, &held, |name, rows: &[Conversation]| conversation_column(name, rows.iter()))?
+            self.conversations(owner, listed, &needed, &held)?
         } else {
             let rows = participants(self.snapshot(), owner, listed.conversation.as_ref())?;
             self.columns(rows, &needed, &held, |name, rows: &[Participant]| participant_column(name, rows.iter()))?
@@ -58,6 +57,29 @@ impl View {
             drop(held);
             Ok(batch)
         }))
+    }
+
+    /// The columns that are needed of the conversations that a listing wants: of the first ones alone where the store has
+    /// them at hand, which it has after it was asked once.
+    fn conversations(
+        &self,
+        owner: &UserId,
+        listed: &Listed,
+        needed: &SchemaRef,
+        held: &MemoryReservation,
+    ) -> Result<Vec<ArrayRef>> {
+        let snapshot = self.snapshot();
+        let read = |rows| {
+            self.columns(rows, needed, held, |name, rows: &[Conversation]| conversation_column(name, rows.iter()))
+        };
+        let Some(order) = inbox_order(listed) else { return read(conversations(snapshot, owner, listed)?) };
+        if let Some(first) = snapshot.first_conversations(owner, order, &listed.kinds).map_err(store_error)? {
+            return read(Box::new(first));
+        }
+        let columns = read(conversations(snapshot, owner, listed)?)?;
+        let seen = columns.first().map_or(0, Array::len);
+        snapshot.gather_inbox(owner, order, seen).map_err(store_error)?;
+        Ok(columns)
     }
 
     /// The columns that are needed of all these rows.
@@ -107,6 +129,17 @@ fn conversations<'a>(snapshot: &'a Snapshot, owner: &UserId, listed: &'a Listed)
         snapshot.conversation(&owner, &ConversationKey { id: id.clone(), kind: *kind }).transpose()
     };
     Ok(Box::new(listed.kinds.iter().filter_map(of_kind)))
+}
+
+/// The order by which the store has conversations at hand, if it is the listing's: `ORDER BY lastMsgId DESC, …` with a LIMIT.
+fn inbox_order(listed: &Listed) -> Option<InboxOrder> {
+    let (&(column, descending, nulls_first), most) = (listed.order.first()?, listed.rows?);
+    let by = match TableId::Conversations.table().columns[column].name {
+        "lastMsgId" => InboxColumn::LastMsgId,
+        "updated" => InboxColumn::Updated,
+        _ => return None,
+    };
+    listed.conversation.is_none().then_some(InboxOrder { by, descending, nulls_first, most })
 }
 
 /// The participants of a group that the owner is in, or of all of them.
