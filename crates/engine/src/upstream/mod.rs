@@ -15,7 +15,9 @@
 //! | – | ANY and ALL compare a column of the subquery with itself | [`subqueries`] |
 //! | apache/datafusion#25519 | a condition on the outer row is moved above a ROLLUP | [`pulled_up`] |
 //! | – | of `CAST(u.v AS BIGINT) = t.id` a correlated aggregate makes a group for each `u.v` | [`dependents`] |
+//! | apache/datafusion#24960 | EXISTS and IN forget the row of an aggregate without GROUP BY | [`pulled_up`] |
 //! | – | a window in LATERAL is over the rows of all outer rows | [`dependents`] |
+//! | apache/datafusion#21198, #21201 | LATERAL with HAVING, and by other than its WHERE, is not taken | [`dependents`] |
 //! | – | correlated subqueries that make one value take equalities only, and no LIMIT | [`dependents`] |
 //! | – | and have to be aggregates | [`one_row`] |
 //! | – | what is constant below an outer join is taken for constant above | [`TakeBackClaims`] |
