@@ -1,4 +1,4 @@
-//! Window functions' arguments, computed below the window.
+//! Window functions' arguments, and keys of their partitions, computed below the window.
 //!
 //! Invariant: what a window function copies into its rows is a constant or a column that the window reads, so that
 //! [`super::metered`] sees its size before the window holds it. `max(repeat(content, 100)) OVER ()` reads texts of some
@@ -14,7 +14,7 @@ use datafusion::{
     logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window},
 };
 
-/// Moves computed arguments into a projection below their window.
+/// Moves computed arguments and keys into a projection below their window.
 pub(super) fn compute_below(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Window(window) => below(window),
@@ -46,23 +46,45 @@ fn below(window: Window) -> Result<Transformed<LogicalPlan>> {
         .map(Transformed::yes)
 }
 
-/// The call with columns in the place of its computed arguments.
+/// The call with columns in the place of what is computed for it.
 fn with_columns(call: &Expr, schema: &DFSchema, computed: &mut Vec<Expr>) -> Result<Expr> {
     call.clone()
         .transform_down(|expr| {
             let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
-            for argument in function.params.args.iter_mut().filter(|argument| is_moved(argument, schema)) {
-                let column = Column::from_name(format!("__argument_{}", computed.len()));
-                computed.push(std::mem::replace(argument, Expr::Column(column.clone())).alias(column.name));
+            let params = &mut function.params;
+            for argument in params.args.iter_mut().filter(|argument| is_moved(argument, schema)) {
+                move_below(argument, computed);
+            }
+            // Of `(SELECT msgId AS a, msgId AS b …)` the planner sorts by one for the other, and then misses the key
+            // `a + 1` beside `b`.
+            let keys = &mut params.partition_by;
+            if keys.len() > 1 {
+                keys.iter_mut().filter(|key| is_computed(key)).for_each(|key| move_below(key, computed));
             }
             Ok(Transformed::yes(Expr::WindowFunction(function)))
         })
         .data()
 }
 
-/// Whether an argument's size is known only when it is computed: numbers have one size, and what names no column is a
-/// constant when the statement runs.
+/// Puts a column in the place of an expression that is computed below. Calls of one window have their keys in common, and
+/// so the columns of these.
+fn move_below(expr: &mut Expr, computed: &mut Vec<Expr>) {
+    let is_same = |known: &Expr| matches!(known, Expr::Alias(known) if *known.expr == *expr);
+    let at = computed.iter().position(is_same);
+    let column = Column::from_name(format!("__argument_{}", at.unwrap_or(computed.len())));
+    let moved = std::mem::replace(expr, Expr::Column(column.clone()));
+    if at.is_none() {
+        computed.push(moved.alias(column.name));
+    }
+}
+
+/// Whether an argument's size is known only when it is computed: numbers have one size.
 fn is_moved(argument: &Expr, schema: &DFSchema) -> bool {
     let has_one_size = || argument.get_type(schema).is_ok_and(|kind| kind.primitive_width().is_some());
-    !matches!(argument, Expr::Column(_)) && !argument.column_refs().is_empty() && !has_one_size()
+    is_computed(argument) && !has_one_size()
+}
+
+/// Whether it is computed for each row: what names no column is a constant when the statement runs.
+fn is_computed(expr: &Expr) -> bool {
+    !matches!(expr, Expr::Column(_)) && !expr.column_refs().is_empty()
 }
