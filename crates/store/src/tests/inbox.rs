@@ -168,3 +168,22 @@ async fn a_log_that_does_not_reach_back_is_no_reason_to_be_wrong() {
     // An earlier reader has no log to go by: all rows are read, as if nothing were at hand.
     assert!(!check(&old, "ann", newest(3), ConversationType::ALL));
 }
+
+/// Of more conversations than are held in all inboxes none are at hand, where they are read anew and not all of them.
+#[tokio::test]
+async fn an_inbox_that_would_be_too_large_answers_nothing() {
+    let fixture = filled(12).await;
+    fixture.store.forget(0).unwrap();
+    fixture.later(DAY);
+    for number in 0..250 {
+        fixture.send("ann", &ai(&format!("x{number}")), "text").await.unwrap();
+    }
+    fixture.send("ann", &ai("z"), "text").await.unwrap();
+    fixture.store.forget(0).unwrap();
+    fixture.later(DAY);
+    fixture.store.forget(0).unwrap();
+    fixture.store.inner.database.compact(crate::keys::Family::Changes);
+    for _ in 0..2 {
+        assert!(!check(&fixture.store.snapshot(), "ann", newest(3), ConversationType::ALL));
+    }
+}

@@ -1,3 +1,7 @@
+//! Queries that depend on the row beside them, over small tables.
+//!
+//! Invariant: what is `mended` here DataFusion alone refuses or answers wrongly; so each says when its rule can go.
+
 use crate::upstream::tests::{answer, mended, refused, right};
 
 #[tokio::test]
